@@ -1,0 +1,18 @@
+"""aigc: which of these generated images are good, and do they show what was asked?"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Scorer", "__version__"]
+
+if TYPE_CHECKING:
+    from aigc_cli.workflows.score import Scorer
+
+
+def __getattr__(name: str) -> Any:
+    """Loads `Scorer`, and torch with it, only when it is asked for."""
+    if name == "Scorer":
+        from aigc_cli.workflows.score import Scorer
+
+        return Scorer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

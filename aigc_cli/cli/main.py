@@ -1,0 +1,96 @@
+"""The executable: joins the commands and turns every ending into an exit code."""
+
+import difflib
+import os
+import sys
+import traceback
+from typing import Any
+
+import typer
+
+from aigc_cli.errors import AigcError
+
+_ClickException: Any = typer.BadParameter.__mro__[2]  # Typer carries its own copy of Click and exports only this child
+
+app = typer.Typer(
+    name="aigc",
+    invoke_without_command=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        from aigc_cli import __version__
+
+        typer.echo(f"aigc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an unexpected error."),
+) -> None:
+    """Which of these generated images are good, and do they show what was asked?"""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Runs `aigc` and exits with the code that README lists."""
+    from aigc_cli.cli import commands
+
+    commands.register(app)
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]  # accepted anywhere on the line
+    try:
+        code: Any = typer.main.get_command(app)(arguments, prog_name="aigc", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except AigcError as error:
+        return _complain(error.message, error.hint, error.exit_code)
+    except typer.Exit as error:
+        return error.exit_code
+    except _ClickException as error:
+        return _complain(error.message, _usage_hint(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("Interrupted; what was finished is kept.", "", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nobody waits for the rest
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        name = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _complain(f"A bug in aigc: {name}", "Run again with --debug and report what it shows.", 1)
+
+
+def _usage_hint(error: Any) -> str:
+    """The nearest option to one that does not exist, else where to look."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return ""
+    unknown = getattr(error, "option_name", None)
+    if unknown:
+        known = [name for parameter in context.command.params for name in parameter.opts + parameter.secondary_opts]
+        if near := difflib.get_close_matches(unknown, known, 1):
+            return f"Did you mean {near[0]}?"
+    return f"`{context.command_path} --help` lists what there is."
+
+
+def _complain(message: str, hint: str, code: int) -> int:
+    from aigc_cli.io.text import printable
+
+    lines = [f"aigc: {message}", *([f"      {hint}"] if hint else [])]
+    for line in lines:
+        print("\n".join(printable(part) for part in line.split("\n")), file=sys.stderr)
+    return code

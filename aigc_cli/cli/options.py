@@ -1,0 +1,72 @@
+"""Options that several commands share, and those that are made from the recipe's fields."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from aigc_cli.errors import AigcError
+from aigc_cli.recipe import FIELDS, field_type
+
+Data = Annotated[
+    Optional[Path], typer.Option(help="CSV with name, prompt, mos_quality, mos_align; without it: the demonstration.")
+]
+Images = Annotated[Optional[Path], typer.Option(help="Folder of the images; default: the table's own folder.")]
+Columns = Annotated[Optional[list[str]], typer.Option(help="THEIRS=OURS renames a column; may be repeated.")]
+Separator = Annotated[str, typer.Option("--sep", help="The table's delimiter.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep what is frozen in the feature store.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only on stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def renames(columns: list[str] | None) -> dict[str, str] | None:
+    """{their column: ours} from `THEIRS=OURS` arguments, commas allowed between several."""
+    if not columns:
+        return None
+    pairs = [pair.partition("=") for text in columns for pair in text.split(",")]
+    for theirs, equals, ours in pairs:
+        if not (theirs and equals and ours):
+            raise AigcError(f"Expected --columns THEIRS=OURS, found '{theirs}{equals}{ours}'.", "Example: score=mos_quality")
+    return {theirs: ours for theirs, _, ours in pairs}
+
+
+def with_recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds one option for each recipe field to a command that takes `settings`, a dict of those that were given."""
+
+    @functools.wraps(function)
+    def command(**given: Any) -> Any:
+        settings = {name: given.pop(name) for name in FIELDS}
+        return function(**given, settings=settings)
+
+    own = [p for name, p in inspect.signature(function).parameters.items() if name != "settings"]
+    made = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name)) for name in FIELDS
+    ]
+    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    command.__signature__ = inspect.Signature([*keyword, *made])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*own, *made)}
+    return command
+
+
+def _option(name: str) -> Any:
+    meta, (kind, _) = FIELDS[name].metadata, field_type(name)
+    flag = name.replace("_", "-")
+    words = [meta["help"]]
+    if meta["choices"]:
+        words.append(f"({', '.join(meta['choices'])})")
+    if meta["sensible"]:
+        words.append("({:g} to {:g})".format(*meta["sensible"]))
+    if FIELDS[name].default is not None:
+        default = FIELDS[name].default
+        words.append(f"[default: {('on' if default else 'off') if kind is bool else default}]")
+    flags = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
+    option = typer.Option(flags, help=" ".join(words), rich_help_panel=meta["group"], show_default=False)
+    wanted = kind if kind is bool else str  # the recipe converts and checks, so that every source has the same errors
+    metavar = {int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(kind)
+    option.metavar = metavar
+    return Annotated[Optional[wanted], option]  # type: ignore[valid-type]

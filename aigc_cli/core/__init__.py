@@ -1,0 +1,1 @@
+"""Computes and returns values; never prints, never parses a command line."""

@@ -1,0 +1,245 @@
+"""Everything before the freeze boundary, computed once for each image and view, from the store or on the fly."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from aigc_cli.core.backbones import Backbone
+from aigc_cli.io.images import ImageFault, decode, image_digest, read_bytes
+from aigc_cli.io.store import Bank
+from aigc_cli.progress import Progress
+
+Job = TypeVar("Job")
+Loaded = TypeVar("Loaded")
+
+EVALUATION = -1
+VIEW_SEED = 0
+CHUNK = 32
+SHARD = 256
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How a cached augmented view differs from the evaluation view.
+
+    Attributes:
+        crop_scale_min: the smallest share of the image's area that a view keeps.
+        flip: whether half of the views are mirrored.
+    """
+
+    crop_scale_min: float
+    flip: bool
+
+
+def augment(image: Image.Image, digest: str, view: int, settings: ViewSettings) -> Image.Image:
+    """View number `view` of an image: a random crop of the same aspect, mirrored or not.
+
+    The same view of the same bytes is the same picture in every run; `EVALUATION` is the image itself.
+    """
+    if view == EVALUATION:
+        return image
+    random = np.random.default_rng([VIEW_SEED, view, int(digest[:12], 16)])
+    side = float(np.sqrt(random.uniform(settings.crop_scale_min, 1.0)))
+    width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
+    left, top = random.integers(image.width - width + 1), random.integers(image.height - height + 1)
+    image = image.crop((int(left), int(top), int(left) + width, int(top) + height))
+    if settings.flip and random.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image
+
+
+class ImageFeatures:
+    """The state at the freeze boundary of every image of a data set, for any view.
+
+    With a store, `prepare` computes what is missing and `get` reads it; without one, `get` computes. Both give the same
+    numbers, up to the rounding of hidden activations to float16.
+
+    Args:
+        backbone: its image tower is used in eval mode up to the boundary.
+        boundary: the number of frozen blocks of the image tower, see `Freezing`.
+        paths: the images, all readable.
+        digests: SHA-256 of each image's bytes.
+        settings: how augmented views are made.
+        store: the folder of the feature store; None computes everything on the fly.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        boundary: int,
+        paths: Sequence[Path],
+        digests: Sequence[str],
+        settings: ViewSettings,
+        store: Path | None,
+    ) -> None:
+        self.backbone, self.boundary = backbone, boundary
+        self.paths, self.digests, self.settings = paths, digests, settings
+        self.store = store
+        self._transform = backbone.preprocessing.transform()
+        self._banks: dict[int, Bank] = {}
+        self._pool = ThreadPoolExecutor(2)
+
+    def bank(self, view: int) -> Bank:
+        """The store's bank for one view."""
+        assert self.store is not None
+        if view not in self._banks:
+            key: dict[str, Any] = {
+                "backbone": self.backbone.name,
+                "weights": self.backbone.weights_hash,
+                "preprocessing": asdict(self.backbone.preprocessing),
+                "levels": self.backbone.hints.levels,
+                "boundary": self.boundary,
+            }
+            if view != EVALUATION:
+                key["view"] = {"number": view, "seed": VIEW_SEED, **asdict(self.settings)}
+            self._banks[view] = Bank(self.store, key)
+        return self._banks[view]
+
+    def prepare(self, rows_by_view: Mapping[int, Sequence[int]], progress: Progress) -> dict[int, str]:
+        """Computes and stores what is missing, each image decoded once for all of its views.
+
+        Returns:
+            {row: reason} of the images that can't be decoded; every other row can be read with `get` from now on.
+        """
+        if self.store is None:
+            return self._check(sorted({row for rows in rows_by_view.values() for row in rows}), progress)
+        wanted: dict[str, list[int]] = {}
+        for view, rows in rows_by_view.items():
+            for digest in self.bank(view).missing(self.digests[row] for row in rows):
+                wanted.setdefault(digest, []).append(view)
+        total = sum(map(len, wanted.values()))
+        if not total:
+            return {}
+        row_of = {digest: row for row, digest in enumerate(self.digests)}
+        progress.start("frozen features", total)
+        pending: dict[int, list[tuple[str, dict[str, Tensor]]]] = {}
+        jobs = [(row_of[digest], views) for digest, views in wanted.items()]
+        faults: dict[str, str] = {}
+        for chunk, loaded in prefetch(jobs, self._views, max(1, CHUNK // len(jobs[0][1]))):
+            faults |= {
+                self.digests[job[0]]: pixels.reason
+                for job, pixels in zip(chunk, loaded, strict=True)
+                if isinstance(pixels, ImageFault)
+            }
+            pixels = [part for part in loaded if isinstance(part, Tensor)]
+            if not pixels:
+                continue
+            state = self._compute(torch.cat(pixels))
+            position = 0
+            for row, views in chunk:
+                if self.digests[row] in faults:
+                    continue
+                for view in views:
+                    entry = {name: value[position].clone() for name, value in state.items()}
+                    pending.setdefault(view, []).append((self.digests[row], entry))
+                    position += 1
+            for view in [view for view, entries in pending.items() if len(entries) >= SHARD]:
+                self._flush(view, pending.pop(view))
+            progress.advance(position)
+        for view, entries in pending.items():
+            self._flush(view, entries)
+        return {row: faults[digest] for row, digest in enumerate(self.digests) if digest in faults}
+
+    def _check(self, rows: Sequence[int], progress: Progress) -> dict[int, str]:
+        """Decodes images only to know which ones can be."""
+        progress.start("checking images", len(rows))
+        faults = {}
+        for chunk, decoded in prefetch(rows, lambda row: decode(read_bytes(self.paths[row])).width, CHUNK):
+            faults |= {r: d.reason for r, d in zip(chunk, decoded, strict=True) if isinstance(d, ImageFault)}
+            progress.advance(len(chunk))
+        return faults
+
+    def get(self, rows: Sequence[int], views: Sequence[int]) -> dict[str, Tensor]:
+        """The boundary state of images `rows`, each in its own view; float32 on the backbone's device."""
+        device = next(self.backbone.image.module.parameters()).device
+        if self.store is None:
+            jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]
+            return self._compute(torch.cat(list(self._pool.map(self._views, jobs))), keep=True)
+        out: dict[str, Tensor] = {}
+        for view in dict.fromkeys(views):
+            picked = [i for i, v in enumerate(views) if v == view]
+            for name, array in self.bank(view).read([self.digests[rows[i]] for i in picked]).items():
+                tensor = torch.from_numpy(array).to(device, torch.float32)
+                if name not in out:
+                    out[name] = tensor.new_empty((len(rows), *tensor.shape[1:]))
+                out[name][picked] = tensor
+        return out
+
+    def _views(self, job: tuple[int, Sequence[int]]) -> Tensor:
+        row, views = job
+        image = decode(read_bytes(self.paths[row])).image
+        digest = self.digests[row]
+        return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
+
+    def _compute(self, pixels: Tensor, keep: bool = False) -> dict[str, Tensor]:
+        """The boundary state; hidden activations in float16 unless they are used at once (`keep`)."""
+        device = next(self.backbone.image.module.parameters()).device
+        with torch.no_grad():
+            state = self.backbone.image_boundary(pixels.to(device), self.boundary)
+        if keep:
+            return state
+        return {name: (value.half() if name == "hidden" else value).cpu() for name, value in state.items()}
+
+    def _flush(self, view: int, entries: Sequence[tuple[str, dict[str, Tensor]]]) -> None:
+        fields = entries[0][1]
+        arrays = {field: torch.stack([state[field] for _, state in entries]).numpy() for field in fields}
+        self.bank(view).append([digest for digest, _ in entries], arrays)
+
+
+def prefetch(
+    jobs: Sequence[Job], load: Callable[[Job], Loaded], size: int
+) -> Iterator[tuple[Sequence[Job], list[Loaded | ImageFault]]]:
+    """Chunks of `size` jobs with what `load` made of each, or the ImageFault it raised.
+
+    The next two chunks are loaded in threads while the caller works on one; Pillow decodes outside the interpreter's lock.
+    """
+
+    def attempt(job: Job) -> Loaded | ImageFault:
+        try:
+            return load(job)
+        except ImageFault as fault:
+            return fault
+
+    chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    with ThreadPoolExecutor(2) as pool:
+        queue = [[pool.submit(attempt, job) for job in chunk] for chunk in chunks[:2]]
+        for position, chunk in enumerate(chunks):
+            loaded = [future.result() for future in queue.pop(0)]
+            if position + 2 < len(chunks):
+                queue.append([pool.submit(attempt, job) for job in chunks[position + 2]])
+            yield chunk, loaded
+
+
+class TextFeatures:
+    """The state at the freeze boundary of every distinct prompt of a data set, each computed once."""
+
+    def __init__(self, backbone: Backbone, boundary: int, prompts: Sequence[str]) -> None:
+        self.backbone, self.boundary = backbone, boundary
+        self.prompts = list(dict.fromkeys(prompts))
+        self._row = {prompt: row for row, prompt in enumerate(self.prompts)}
+        device = next(backbone.text.module.parameters()).device
+        tokens = backbone.tokenize(self.prompts).to(device) if self.prompts else torch.empty(0, 1, dtype=torch.long)
+        with torch.no_grad():
+            parts = [backbone.text_boundary(part, boundary) for part in tokens.split(CHUNK)]
+        self._state = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if self.prompts else {})}
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """L2-normalised embeddings (len(prompts), D); each distinct prompt runs through the rest of the tower once."""
+        distinct = list(dict.fromkeys(prompts))
+        rows = torch.tensor([self._row[prompt] for prompt in distinct])
+        state = {name: value[rows.to(value.device)] for name, value in self._state.items()}
+        embeddings = self.backbone.text_from_boundary(state, self.boundary)
+        position = {prompt: index for index, prompt in enumerate(distinct)}
+        return embeddings[torch.tensor([position[prompt] for prompt in prompts], device=embeddings.device)]
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of the file's bytes; ImageFault when it can't be read."""
+    return image_digest(read_bytes(path))

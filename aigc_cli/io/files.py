@@ -1,0 +1,84 @@
+"""The one place that writes plain files: to a temporary file in the same folder, synced and renamed.
+
+So a result is whole or it is not there, and the old one stays until the new one is complete.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.io.text import printable
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """A file that appears under `path` only when it is complete; the old one stays until then.
+
+    Raises:
+        EnvironmentProblem: the disk is full or the folder can't be written.
+    """
+    temporary: Path | None = None
+    try:
+        text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=".aigc-", delete=False, **text) as stream:  # type: ignore[call-overload]
+            temporary = Path(stream.name)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{path} could not be written: {error.strerror or error}.", "Free some space or choose another place with -o."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE_SUFFIXES) -> None:
+    """Refuses an output that can't or must not be written, before anything is computed.
+
+    Raises:
+        AigcError: another suffix than `suffixes` (none given: a folder), or it exists and `overwrite` is off, or it is a
+            link, a device or a folder where a file is meant.
+        EnvironmentProblem: its folder is missing or can't be written.
+    """
+    if suffixes and path.suffix not in suffixes:
+        raise AigcError(f"Expected an output ending in {', '.join(suffixes)}, found {printable(str(path))}.", "Change -o.")
+    if path.is_symlink() or (path.exists() and suffixes and not path.is_file()):
+        raise AigcError(f"Expected a plain file for the output, found a link, device or folder: {path}.", "Change -o.")
+    if path.exists() and not suffixes and not path.is_dir():
+        raise AigcError(f"Expected a folder for the output, found a file: {path}.", "Change -o.")
+    if path.exists() and not overwrite and (suffixes or any(path.iterdir())):
+        raise AigcError(f"The output {path} exists.", "Add --overwrite, or choose another place with -o.")
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    if suffixes and parent.resolve() != path.absolute().parent.resolve():
+        raise EnvironmentProblem(f"The folder {path.parent} does not exist.", "Make it, or change -o.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise EnvironmentProblem(f"The folder {parent} can't be written.", "Change its permissions, or -o.")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON with sorted keys; NaN is an error here, so clean first."""
+    with whole_file(path) as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file."""
+    with whole_file(path) as stream:
+        stream.write(text)

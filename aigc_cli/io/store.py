@@ -1,0 +1,120 @@
+"""The feature store: arrays that depend only on their key, computed once and shared by every command.
+
+A bank holds the arrays of one recipe for computing them (backbone, weights, preprocessing, boundary, view); its entries
+are named by the digest of the image's bytes. On disk a bank is a folder of shards:
+
+    <root>/<digest of the bank's key>/key.json
+    <root>/<digest of the bank's key>/<shard>/keys.json, <array>.npy ...
+
+A shard is written into a temporary folder and renamed when it is whole, so a reader never sees half of one, and two
+processes that compute the same entries at the same time only waste work.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_cli.errors import EnvironmentProblem
+
+FORMAT_VERSION = 1
+_TEMPORARY = ".tmp-"
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def cache_folder() -> Path:
+    """Where the feature store lies: `AIGC_CACHE`, else `aigc` in the user's cache folder (XDG)."""
+    if named := os.environ.get("AIGC_CACHE"):
+        return Path(named)
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "aigc"
+
+
+class Bank:
+    """The entries of one way of computing features.
+
+    Args:
+        root: the store's folder; it is made when the first shard is written.
+        key: what the arrays depend on besides the image; it must be JSON.
+    """
+
+    def __init__(self, root: Path, key: Mapping[str, Any]) -> None:
+        self.key = {"format_version": FORMAT_VERSION, **key}
+        text = json.dumps(self.key, sort_keys=True)
+        self.folder = root / "features" / sha256(text.encode()).hexdigest()[:24]
+        self._shards: list[Arrays] = []
+        self._place: dict[str, tuple[int, int]] = {}
+        self._seen: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes in the shards that other processes have finished."""
+        names = sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+        for name in names:
+            if not name.startswith(_TEMPORARY) and name not in self._seen:
+                self._take(name)
+
+    def _take(self, name: str) -> None:
+        try:
+            keys = json.loads((self.folder / name / "keys.json").read_text())
+            arrays = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in (self.folder / name).glob("*.npy")}
+        except (OSError, ValueError):
+            return  # a shard that was removed meanwhile or is damaged: its entries are computed again
+        if any(len(array) != len(keys) for array in arrays.values()):
+            return
+        self._seen.add(name)
+        self._shards.append(arrays)
+        for row, key in enumerate(keys):
+            self._place.setdefault(key, (len(self._shards) - 1, row))
+
+    def __contains__(self, entry: str) -> bool:
+        return entry in self._place
+
+    def missing(self, entries: Iterable[str]) -> list[str]:
+        """Those of `entries` that are not stored, each once, in order."""
+        return [entry for entry in dict.fromkeys(entries) if entry not in self._place]
+
+    def append(self, entries: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Stores one shard: row i of every array belongs to entries[i].
+
+        Raises:
+            EnvironmentProblem: the disk is full or the folder can't be written; earlier shards stay whole.
+        """
+        name = f"{uuid.uuid4().hex}"
+        temporary = self.folder / f"{_TEMPORARY}{name}"
+        try:
+            temporary.mkdir(parents=True)
+            if not (self.folder / "key.json").exists():
+                (self.folder / "key.json").write_text(json.dumps(self.key, sort_keys=True, indent=1))
+            for field, array in arrays.items():
+                np.save(temporary / f"{field}.npy", array, allow_pickle=False)
+            (temporary / "keys.json").write_text(json.dumps(list(entries)))
+            temporary.rename(self.folder / name)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise EnvironmentProblem(
+                f"Features could not be stored in {self.folder}: {error.strerror or error}.",
+                "Free some space, or set AIGC_CACHE to a folder that can be written.",
+            ) from error
+        self._take(name)
+
+    def read(self, entries: Sequence[str]) -> Arrays:
+        """The arrays of `entries`, rows in their order; KeyError for one that is not stored."""
+        places = np.array([self._place[entry] for entry in entries], dtype=np.int64).reshape(-1, 2)
+        fields = self._shards[places[0, 0]] if len(places) else {}
+        out: Arrays = {
+            field: np.empty((len(places), *array.shape[1:]), dtype=array.dtype) for field, array in fields.items()
+        }
+        for shard in np.unique(places[:, 0]):
+            rows = np.flatnonzero(places[:, 0] == shard)
+            for field, array in self._shards[shard].items():
+                out[field][rows] = array[places[rows, 1]]
+        return out

@@ -1,0 +1,318 @@
+"""Recipes: every setting of a training run, its sensible range, and where its value came from.
+
+A field added here is at once a key of the recipe files, an option of `aigc train` and an `AIGC_*` variable.
+"""
+
+import dataclasses
+import difflib
+import math
+import os
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aigc_cli.errors import AigcError
+
+MAX_BYTES, MAX_DEPTH = 2**20, 20
+PROJECT_FILE = "aigc.yaml"
+GROUPS = ("Model", "Freezing", "Optimisation", "Loss", "Views", "Data")
+
+
+def _setting(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    sensible: tuple[float, float] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A recipe field; outside `sensible` it warns, outside [low, high] or `choices` it is an error."""
+    meta = {"group": group, "help": help, "sensible": sensible, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of one training run, resolved; None leaves a choice to the backbone or to another field."""
+
+    backbone: str = _setting("mini", "Model", "mini, ARCHITECTURE/WEIGHTS or local-dir:PATH")
+    image_size: int | None = _setting(None, "Model", "pixels of the square input; default: the backbone's", low=32)
+    residual: bool = _setting(True, "Model", "base + bounded correction; off: score = f(features)")
+    scale_q: float = _setting(0.2, "Model", "largest correction of quality", sensible=(0.1, 0.5), low=0, high=1)
+    scale_c: float = _setting(0.2, "Model", "largest correction of consistency", sensible=(0.1, 0.5), low=0, high=1)
+    quality_input: str | None = _setting(
+        None, "Model", "what the quality head reads; default: the backbone's", choices=("embedding", "multilevel")
+    )
+    consistency_input: str | None = _setting(
+        None, "Model", "what the consistency head reads; default: the backbone's", choices=("embedding", "multilevel")
+    )
+    hidden_q: int = _setting(128, "Model", "width of the quality head", sensible=(64, 512), low=1)
+    hidden_c: int = _setting(256, "Model", "width of the consistency head", sensible=(64, 512), low=1)
+    dropout: float = _setting(0.1, "Model", "before each head's last layer", sensible=(0, 0.3), low=0, high=0.95)
+    freeze: str = _setting("partial", "Freezing", "how much stays frozen", choices=("all", "partial", "none"))
+    freeze_depth: float = _setting(
+        0.75, "Freezing", "frozen share of each tower's blocks", sensible=(0.66, 0.92), low=0, high=1
+    )
+    lr: float = _setting(3e-5, "Optimisation", "learning rate", sensible=(1e-6, 1e-3), low=0, high=1)
+    lr_backbone: float | None = _setting(
+        None, "Optimisation", "learning rate of the backbone; default: lr", sensible=(1e-6, 1e-3), low=0, high=1
+    )
+    epochs: int = _setting(20, "Optimisation", "passes over the images", sensible=(10, 50), low=1)
+    batch_size: int = _setting(32, "Optimisation", "images per step", sensible=(8, 128), low=2)
+    weight_decay: float = _setting(1e-4, "Optimisation", "AdamW's decay", sensible=(1e-5, 1e-3), low=0)
+    scheduler: str = _setting(
+        "cosine", "Optimisation", "course of the learning rate", choices=("cosine", "linear", "step", "constant")
+    )
+    warmup_ratio: float = _setting(
+        0.05, "Optimisation", "share of the steps that warm up", sensible=(0.01, 0.1), low=0, high=0.9
+    )
+    max_grad_norm: float = _setting(1.0, "Optimisation", "gradient clipping; 0: off", sensible=(0.5, 2), low=0)
+    patience: int = _setting(0, "Optimisation", "stop after so many epochs without gain; 0: off", sensible=(3, 10), low=0)
+    min_delta: float = _setting(0.001, "Optimisation", "what counts as a gain", low=0)
+    checkpoint: str = _setting("best", "Optimisation", "which epoch is kept", choices=("best", "last"))
+    seed: int = _setting(0, "Optimisation", "of splits, initialisation and order", low=0)
+    loss: str = _setting("mse", "Loss", "mse, l1, plcc, rank, or a sum such as l1+plcc")
+    w_q: float = _setting(0.5, "Loss", "weight of quality", sensible=(0.3, 0.7), low=0)
+    w_c: float = _setting(0.5, "Loss", "weight of consistency", sensible=(0.3, 0.7), low=0)
+    views: int = _setting(4, "Views", "augmented views of each image", sensible=(1, 16), low=1, high=1000)
+    crop_scale_min: float = _setting(
+        0.8, "Views", "smallest share of the area that a view keeps", sensible=(0.6, 1), low=0.05, high=1
+    )
+    flip: bool = _setting(True, "Views", "mirror half of the views")
+    val_fraction: float = _setting(0.2, "Data", "share that chooses the checkpoint", low=0, high=0.9)
+    group_by: str = _setting("prompt", "Data", "what never spans two parts: prompt, name, or a column of the table")
+    mos_min: float = _setting(0.0, "Data", "lowest score that people could give")
+    mos_max: float = _setting(5.0, "Data", "highest score that people could give")
+
+    def __post_init__(self) -> None:
+        if not self.mos_min < self.mos_max:
+            raise AigcError(f"Expected mos_min < mos_max, found {self.mos_min:g} and {self.mos_max:g}.", "Swap them.")
+        if self.w_q + self.w_c <= 0:
+            raise AigcError("Expected w_q or w_c above 0, found 0 for both.", "Give one of them a weight.")
+        if self.checkpoint == "best" and self.val_fraction == 0:
+            object.__setattr__(self, "checkpoint", "last")  # nothing could choose
+        if self.patience and self.val_fraction == 0:
+            raise AigcError("Expected val_fraction above 0 for early stopping, found 0.", "Set patience to 0.")
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Recipe)}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with the source of every value and what is worth a warning."""
+
+    recipe: Recipe
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def recipe_folder() -> Path:
+    """The one copy of the recipes: beside the package in a checkout, inside it once installed."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package, by name."""
+    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by name or by path; AigcError names the nearest one."""
+    if name.endswith((".yaml", ".yml")):
+        if Path(name).is_file():
+            return Path(name)
+        raise AigcError(f"Expected a recipe file, found none at {name}.", "Check the path.")
+    if name not in recipe_names():
+        near = difflib.get_close_matches(name, recipe_names(), 1)
+        hint = f"Did you mean '{near[0]}'?" if near else "A file of your own ends in .yaml."
+        raise AigcError(f"Expected a recipe out of {', '.join(recipe_names())}, found '{name}'.", hint)
+    return recipe_folder() / f"{name}.yaml"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML with one meaning: no aliases, no tags, no duplicate keys, `1e-4` a number, `no` a word."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(problem="an alias; write the value out", problem_mark=event.start_mark)
+        event = self.peek_event()
+        if getattr(event, "tag", None) not in (None, "!") and not getattr(event, "implicit", (True,))[0]:
+            raise yaml.MarkedYAMLError(problem=f"the tag {event.tag}", problem_mark=event.start_mark)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels", problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, str) or key in seen:
+                problem = f"the key '{key}' twice" if key in seen else f"the key {key!r}, which is no word"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("tag:yaml.org,2002:bool", r"^(?:true|false)$", "tf"),
+    ("tag:yaml.org,2002:null", r"^(?:null|~|)$", ["n", "~", ""]),
+    ("tag:yaml.org,2002:int", r"^[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
+    ("tag:yaml.org,2002:float", r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+):
+    _StrictLoader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file, read strictly.
+
+    Raises:
+        AigcError: no such file, over 1 MiB, not UTF-8, deeper than 20 levels, tags, aliases, duplicate keys, or not a
+            mapping of words to values; the message names file and line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise AigcError(f"Expected a recipe file at {path}: {error.strerror}.", "Check the path.") from error
+    if len(data) > MAX_BYTES:
+        raise AigcError(f"Expected at most 1 MiB in {path}, found {len(data):,} bytes.", "Is it a recipe at all?")
+    try:
+        value = yaml.load(data.decode("utf-8-sig"), _StrictLoader)  # noqa: S506  (derives from SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        line = f", line {mark.line + 1}" if mark else ""
+        raise AigcError(f"Expected plain YAML in {path}{line}, found {problem}.", "Write `key: value` lines.") from error
+    if not isinstance(value, dict):
+        raise AigcError(f"Expected `key: value` lines in {path}, found {type(value).__name__}.", "See recipes/medium.yaml.")
+    return value
+
+
+def read_recipe(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a recipe file, checked, with those of the recipe that it `extends` beneath them."""
+    values = read_yaml(path)
+    base: dict[str, Any] = {}
+    if (parent := values.pop("extends", None)) is not None:
+        target = find_recipe(str(parent))
+        if target.resolve() in {p.resolve() for p in (*_seen, path)}:
+            raise AigcError(f"Expected recipes that end somewhere, found {path} extending itself.", "Remove `extends`.")
+        base = read_recipe(target, (*_seen, path))
+    return base | {key: checked(key, value, str(path)) for key, value in values.items()}
+
+
+def checked(key: str, value: Any, source: str) -> Any:
+    """`value` in the type of the field `key`, from a recipe file or from text; AigcError names source and key."""
+    if key not in FIELDS:
+        near = difflib.get_close_matches(key, FIELDS, 1)
+        hint = f"Did you mean '{near[0]}'?" if near else "See `aigc train --help` for the settings."
+        raise AigcError(f"Expected a known setting in {source}, found '{key}'.", hint)
+    spec, (wanted, optional) = FIELDS[key], field_type(key)
+    if value is None:
+        if optional:
+            return None
+        raise AigcError(f"Expected a value for {key} in {source}, found nothing.", f"Its default is {spec.default}.")
+    converted = _convert(value, wanted)
+    if converted is None:
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[wanted]
+        raise AigcError(f"Expected {kind} for {key} in {source}, found '{value}'.", f"Its default is {spec.default}.")
+    _check_range(key, converted, source)
+    return converted
+
+
+def field_type(key: str) -> tuple[type, bool]:
+    """The plain type of a field and whether it may be None."""
+    options = typing.get_args(FIELDS[key].type) or (FIELDS[key].type,)
+    return next(option for option in options if option is not type(None)), type(None) in options
+
+
+def _convert(value: Any, wanted: type) -> Any:
+    text = isinstance(value, str)
+    if wanted is bool:
+        return {"true": True, "false": False}.get(value) if text else value if isinstance(value, bool) else None
+    if isinstance(value, bool):
+        return None
+    if wanted is str:
+        return value if text else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(number) or (text and "_" in value):
+        return None
+    if wanted is int:
+        return int(number) if number == int(number) else None
+    return number
+
+
+def _check_range(key: str, value: Any, source: str) -> None:
+    meta = FIELDS[key].metadata
+    if meta["choices"] and value not in meta["choices"]:
+        near = difflib.get_close_matches(str(value), meta["choices"], 1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"The default is {FIELDS[key].default}."
+        raise AigcError(f"Expected {key} out of {', '.join(meta['choices'])} in {source}, found '{value}'.", hint)
+    low, high = meta["low"], meta["high"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+        raise AigcError(f"Expected {key} of {span} in {source}, found {value:g}.", f"The default is {FIELDS[key].default}.")
+
+
+def resolve(flags: Mapping[str, Any], recipe: str | None = None, folder: Path = Path()) -> Resolved:
+    """One recipe from all sources: flag > AIGC_* > aigc.yaml in `folder` > recipe > default.
+
+    Args:
+        flags: settings given on the command line; None means not given.
+        recipe: name or path of a recipe; None for what AIGC_RECIPE or aigc.yaml names, else the defaults.
+    """
+    project = folder / PROJECT_FILE
+    local = read_yaml(project) if project.is_file() else {}
+    recipe = recipe or os.environ.get("AIGC_RECIPE") or local.pop("recipe", None)
+    local.pop("recipe", None)
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if recipe:
+        layers.append((f"recipe {recipe}", read_recipe(find_recipe(str(recipe)))))
+    layers.append((PROJECT_FILE, {key: checked(key, value, str(project)) for key, value in local.items()}))
+    environment = {key: os.environ[name] for key in FIELDS if (name := f"AIGC_{key.upper()}") in os.environ}
+    layers.append(("environment", {k: checked(k, v, f"AIGC_{k.upper()}") for k, v in environment.items()}))
+    given = {key: value for key, value in flags.items() if value is not None}
+    layers.append(("flag", {k: checked(k, v, f"--{k.replace('_', '-')}") for k, v in given.items()}))
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(FIELDS, "default")
+    for source, layer in layers:
+        values |= layer
+        sources |= dict.fromkeys(layer, source)
+    result = Recipe(**values)
+    return Resolved(result, sources, tuple(_warnings(result, sources)))
+
+
+def _warnings(recipe: Recipe, sources: Mapping[str, str]) -> list[str]:
+    found = []
+    for key, spec in FIELDS.items():
+        span, value = spec.metadata["sensible"], getattr(recipe, key)
+        off = key in ("patience", "max_grad_norm") and value == 0
+        if span and value is not None and not off and not span[0] <= value <= span[1]:
+            found.append(f"{key} = {value:g} ({sources[key]}) is outside its sensible range {span[0]:g} to {span[1]:g}.")
+    return found
+
+
+def to_yaml(resolved: Resolved, notes: Mapping[str, str] | None = None) -> str:
+    """The resolved recipe as a file that runs again, each value with its source as a comment."""
+    lines = []
+    for key in FIELDS:
+        value = yaml.safe_dump(getattr(resolved.recipe, key)).splitlines()[0]
+        note = f"; {notes[key]}" if notes and key in notes else ""
+        lines.append(f"{key}: {value}  # {resolved.sources[key]}{note}")
+    return "\n".join(lines) + "\n"

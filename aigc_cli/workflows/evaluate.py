@@ -1,0 +1,121 @@
+"""`aigc eval`: how far a model's scores agree with people's."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aigc_cli import __version__
+from aigc_cli.core.training import Data, Judge, predict
+from aigc_cli.io.files import check_output
+from aigc_cli.io.results import write_table
+from aigc_cli.progress import Progress
+from aigc_cli.workflows.models import load_model
+from aigc_cli.workflows.ratings import Source, image_features, read_rated, tell_skipped, training_data
+from aigc_cli.workflows.train import evaluation_rows, prompt_digest
+
+UNSEEN = "unseen"
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: rows of the metrics table; `split` says whether the model saw the prompts in training (train), chose
+            its checkpoint on them (val), or never saw them (unseen).
+        skipped: (name, reason) of the images that were left out.
+        model: the model's name.
+    """
+
+    metrics: list[dict[str, Any]]
+    skipped: Sequence[tuple[str, str]]
+    model: str
+
+
+def evaluate(
+    place: Path | None,
+    source: Source,
+    *,
+    progress: Progress,
+    by: str | None = None,
+    output: Path | None = None,
+    device: str = "auto",
+    cache: bool = True,
+    overwrite: bool = False,
+    mos: tuple[float, float] | None = None,
+) -> EvalResult:
+    """SROCC, PLCC, KROCC and RMSE of both targets with prompt-clustered intervals, the zero-shot cosine beside them.
+
+    Args:
+        place: a run or model folder; None for the shipped scorer.
+        by: a column of the table (or prompt, name) whose values get rows of their own.
+        output: where the metrics table goes, if anywhere.
+        mos: the range of the human scores when it is not the model's own; predictions are moved onto it.
+
+    Raises:
+        AigcError: the model, the table or the output is not as it should be.
+    """
+    if output:
+        check_output(output, overwrite=overwrite)
+    model = load_model(place, device)
+    recipe, judge = model.recipe, model.judge
+    if mos is not None:
+        recipe = _with_range(recipe, *mos)
+    rated = read_rated(source, recipe, progress)
+    images, rated = image_features(judge.backbone, judge.freezing, rated, recipe, cache, progress)
+    tell_skipped(rated.skipped, progress)
+    groups = rated.groups(by) if by else []
+    data = training_data(images, judge.freezing, rated, recipe)
+    cosine = _zero_shot(judge, data, len(rated.samples))
+    memory = model.checkpoint.description.get("prompts", {})
+    part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
+    splits = [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in data.prompts]
+    metrics: list[dict[str, Any]] = []
+    name = model.metadata()["model"]
+    for split in (UNSEEN, "val", "train"):
+        rows = [row for row, found in enumerate(splits) if found == split]
+        chosen: dict[str, list[int]] = {"all": rows}
+        for row in rows if groups else ():
+            chosen.setdefault(f"{by}={groups[row]}", []).append(row)
+        for group, members in sorted(chosen.items(), key=lambda item: (item[0] != "all", item[0])):
+            labels = {"run": name, "split": split, "group": group}
+            metrics += evaluation_rows(judge, data, members, cosine[members], recipe, data.prompts, labels)
+    if output:
+        write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
+    return EvalResult(metrics, rated.skipped, name)
+
+
+def _with_range(recipe: Any, low: float, high: float) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(recipe, mos_min=low, mos_max=high)
+
+
+def _zero_shot(judge: Judge, data: Data, n: int) -> torch.Tensor:
+    """The cosine (n,) of the backbone as it was before training."""
+    from aigc_cli.core.backbones import load_backbone
+
+    learnt = [name for name in judge.state() if name.startswith("backbone.")]
+    if not learnt:
+        return predict(judge, data, range(n)).cosine
+    fresh = load_backbone(judge.backbone.name, judge.backbone.preprocessing.size[0])
+    fresh.modules().to(next(judge.heads.parameters()).device)
+    plain = Judge(fresh, judge.heads, judge.freezing)
+    images, texts = copy.copy(data.images), copy.copy(data.texts)
+    images.backbone = texts.backbone = fresh
+    return predict(plain, Data(images, texts, data.prompts, data.targets), range(n)).cosine
+
+
+def headline(metrics: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """{split: {target: SROCC}} over all images, for a line on the terminal or a test."""
+    found: dict[str, dict[str, float | None]] = {}
+    for row in metrics:
+        if row["metric"] == "srocc" and row["group"] == "all":
+            value = row["value"]
+            found.setdefault(row["split"], {})[row["target"]] = None if value is None or np.isnan(value) else value
+    return found

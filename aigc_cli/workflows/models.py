@@ -1,0 +1,81 @@
+"""From a checkpoint back to a judge."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aigc_cli.core.backbones import Freezing, load_backbone
+from aigc_cli.core.devices import pick_device
+from aigc_cli.core.model import HeadConfig, ResidualHeads
+from aigc_cli.core.training import Judge
+from aigc_cli.errors import AigcError
+from aigc_cli.io.checkpoints import Checkpoint, load_checkpoint
+from aigc_cli.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model ready to judge.
+
+    Attributes:
+        judge: in eval mode on its device.
+        recipe: the recipe it was trained with; its MOS range is the scale of the scores.
+        checkpoint: what was on disk.
+    """
+
+    judge: Judge
+    recipe: Recipe
+    checkpoint: Checkpoint
+
+    def metadata(self) -> dict[str, str]:
+        """What a result table says about the model that made it."""
+        backbone = self.checkpoint.description["backbone"]
+        return {
+            "model": self.checkpoint.folder.parent.name
+            if self.checkpoint.folder.name == "checkpoint"
+            else self.checkpoint.folder.name,
+            "model_hash": self.checkpoint.digest,
+            "backbone": backbone["name"],
+            "backbone_hash": backbone["weights_hash"],
+            "preprocessing": str(backbone["preprocessing"]),
+            "mos_min": str(self.recipe.mos_min),
+            "mos_max": str(self.recipe.mos_max),
+        }
+
+
+def load_model(place: Path | None, device: str = "auto") -> Model:
+    """Reads a run or a model folder (None: the shipped scorer) and puts its tensors on its backbone.
+
+    Raises:
+        AigcError: no model there, or its tensors don't fit; the message names them.
+        EnvironmentProblem: the backbone's weights can't be had, or no such device.
+    """
+    checkpoint = load_checkpoint(place)
+    said: dict[str, Any] = checkpoint.description
+    try:
+        recipe = Recipe(**said["recipe"])
+        heads = ResidualHeads(HeadConfig(**said["heads"]))
+        freezing = Freezing(**said["backbone"]["frozen_blocks"])
+    except (TypeError, KeyError) as error:
+        raise AigcError(f"Expected a model of this version in {checkpoint.folder}, found {error}.", "Train again.") from error
+    backbone = load_backbone(said["backbone"]["name"], said["backbone"]["image_size"])
+    if backbone.weights_hash != said["backbone"]["weights_hash"]:
+        raise AigcError(
+            f"Expected the backbone {backbone.name} with weights {said['backbone']['weights_hash'][:12]}, as when this "
+            f"model was trained, found {backbone.weights_hash[:12]}.",
+            "Use the same backbone weights, or train again.",
+        )
+    judge = Judge(backbone, heads, freezing)
+    expected = {name: tuple(tensor.shape) for name, tensor in judge.state().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise AigcError(
+            f"Expected tensors that fit the model in {checkpoint.folder}; these don't: {', '.join(wrong[:5])}.",
+            "Was the folder put together by hand? Train again.",
+        )
+    judge.load(checkpoint.tensors)
+    backbone.modules().to(pick_device(device))
+    heads.to(pick_device(device))
+    judge.eval()
+    return Model(judge, recipe, checkpoint)

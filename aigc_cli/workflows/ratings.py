@@ -1,0 +1,166 @@
+"""Rated images, from the user's table or the demonstration set, on their way to the freeze boundary."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from aigc_cli.core.backbones import Backbone, Freezing
+from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, ViewSettings, digest_of
+from aigc_cli.core.training import Data
+from aigc_cli.errors import AigcError
+from aigc_cli.io.demo import demo_samples
+from aigc_cli.io.images import ImageFault
+from aigc_cli.io.samples import Sample
+from aigc_cli.io.store import cache_folder
+from aigc_cli.io.tables import read_ratings
+from aigc_cli.progress import Progress
+from aigc_cli.recipe import Recipe
+
+NOT_HUMAN = (
+    "No --data given: using the built-in demonstration set. Its scores are computed from how the images were rendered; "
+    "they are not human scores."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rated images come from.
+
+    Attributes:
+        data: the table; None for the demonstration set.
+        images: the folder that its names are in; None for the table's own folder.
+        columns: {their column: ours}.
+        sep: the table's delimiter.
+    """
+
+    data: Path | None = None
+    images: Path | None = None
+    columns: Mapping[str, str] | None = None
+    sep: str = ","
+
+    def describe(self) -> str:
+        """For a person and for a run's description."""
+        return "the built-in demonstration set" if self.data is None else self.data.name
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Readable rated images and what was left out.
+
+    Attributes:
+        samples: one for each image that could be read.
+        digests: SHA-256 of each one's bytes.
+        skipped: (name, reason) of the others.
+    """
+
+    samples: Sequence[Sample]
+    digests: Sequence[str]
+    skipped: Sequence[tuple[str, str]]
+
+    def groups(self, by: str) -> list[str]:
+        """The group of each row: its prompt, its name, or a column of the table."""
+        if by == "prompt":
+            return [sample.prompt or "" for sample in self.samples]
+        if by == "name":
+            return [sample.name for sample in self.samples]
+        known = sorted({name for sample in self.samples for name in sample.groups})
+        if by not in known:
+            raise AigcError(
+                f"Expected a column to group by out of prompt, name, {', '.join(known) or 'none other'}, found '{by}'.",
+                "Check the table's header.",
+            )
+        return [sample.groups[by] for sample in self.samples]
+
+
+def read_rated(source: Source, recipe: Recipe, progress: Progress) -> Rated:
+    """All rated images of `source` whose file can be opened; the demonstration set is rendered when it is asked for.
+
+    Raises:
+        AigcError: the table is not as it should be, or no image is left.
+    """
+    if source.data is None:
+        if source.images is not None:
+            raise AigcError("Expected --data beside --images, found none.", "Name the table with the scores.")
+        progress.say(NOT_HUMAN)
+        folder = cache_folder() / "demo"
+        folder.mkdir(parents=True, exist_ok=True)
+        samples = demo_samples(folder)
+    else:
+        folder = source.images or source.data.parent
+        samples = read_ratings(
+            source.data,
+            folder,
+            mos_min=recipe.mos_min,
+            mos_max=recipe.mos_max,
+            columns=source.columns,
+            sep=source.sep,
+        )
+    kept, digests, skipped = [], [], []
+    for sample in samples:
+        if not sample.prompt:
+            skipped.append((sample.name, "no_prompt"))
+            continue
+        try:
+            digests.append(digest_of(sample.path))
+            kept.append(sample)
+        except ImageFault as fault:
+            skipped.append((sample.name, fault.reason))
+    return _not_empty(Rated(kept, digests, skipped), source)
+
+
+def _not_empty(rated: Rated, source: Source) -> Rated:
+    if not rated.samples:
+        reasons = ", ".join(sorted({reason for _, reason in rated.skipped})) or "no rows"
+        raise AigcError(f"Expected rated images in {source.describe()}, found none usable ({reasons}).", "Check --images.")
+    return rated
+
+
+def image_features(
+    backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool, progress: Progress
+) -> tuple[ImageFeatures, Rated]:
+    """The images at the freeze boundary, with every evaluation view computed; images that can't be decoded leave `rated`.
+
+    Args:
+        cache: whether what is frozen is kept in the feature store; it is not when nothing is frozen.
+    """
+    settings = ViewSettings(recipe.crop_scale_min, recipe.flip)
+    store = cache_folder() if cache and recipe.freeze != "none" else None
+
+    def features(of: Rated) -> ImageFeatures:
+        return ImageFeatures(backbone, freezing.image, [s.path for s in of.samples], of.digests, settings, store)
+
+    images = features(rated)
+    faults = images.prepare({EVALUATION: range(len(rated.samples))}, progress)
+    if not faults:
+        return images, rated
+    kept = [row for row in range(len(rated.samples)) if row not in faults]
+    skipped = [*rated.skipped, *((rated.samples[row].name, reason) for row, reason in sorted(faults.items()))]
+    whole = Rated([rated.samples[row] for row in kept], [rated.digests[row] for row in kept], skipped)
+    return features(whole), whole
+
+
+def training_data(images: ImageFeatures, freezing: Freezing, rated: Rated, recipe: Recipe) -> Data:
+    """Images, prompts and scores in the form that the training loop reads."""
+    prompts = [sample.prompt or "" for sample in rated.samples]
+    span = recipe.mos_max - recipe.mos_min
+    nothing = float("nan")
+    scores = [
+        [
+            nothing if mos is None else (mos - recipe.mos_min) / span
+            for mos in (sample.mos_quality, sample.mos_align)
+        ]
+        for sample in rated.samples
+    ]
+    device = next(images.backbone.image.module.parameters()).device
+    texts = TextFeatures(images.backbone, freezing.text, prompts)
+    return Data(images, texts, prompts, torch.tensor(scores, dtype=torch.float32, device=device))
+
+
+def tell_skipped(skipped: Sequence[tuple[str, str]], progress: Progress) -> None:
+    """One line about what was left out."""
+    if skipped:
+        shown = ", ".join(f"{name} ({reason})" for name, reason in skipped[:3])
+        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        progress.say(f"Left out {len(skipped)} rows: {shown}{more}.")

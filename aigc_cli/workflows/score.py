@@ -1,0 +1,256 @@
+"""`aigc score`: rate a folder of images, and the same from Python."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+from torch import Tensor
+
+from aigc_cli import __version__
+from aigc_cli.core.features import prefetch
+from aigc_cli.core.scoring import PromptEncoder, score_batch
+from aigc_cli.errors import AigcError
+from aigc_cli.io.files import check_output
+from aigc_cli.io.images import DecodedImage, ImageFault, decode, from_pil, list_images, read_bytes
+from aigc_cli.io.results import SCHEMAS, TableWriter
+from aigc_cli.io.tables import read_prompts
+from aigc_cli.io.text import printable
+from aigc_cli.progress import Progress, Silent
+from aigc_cli.workflows.models import Model, load_model
+
+BATCH = 32
+WINDOW = 1024  # rows prepared at a time, so that memory does not grow with the folder
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image to score: its name, where its pixels come from, and its prompt with that prompt's source."""
+
+    name: str
+    source: Path | Image.Image
+    prompt: str | None
+    prompt_source: str | None
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What a scoring run did.
+
+    Attributes:
+        output: the table.
+        rows, failed: how many images were in it, and how many of them have no score.
+        best, worst: the rows of highest and lowest quality.
+        means: {score: mean over the rows that have it}.
+        reasons: {reason: rows}.
+    """
+
+    output: Path
+    rows: int
+    failed: int
+    best: list[dict[str, Any]]
+    worst: list[dict[str, Any]]
+    means: dict[str, float | None]
+    reasons: dict[str, int]
+
+
+class Scorer:
+    """Scores images from Python.
+
+        from aigc_cli import Scorer
+        table = Scorer.load().score(images=["a.png", "b.png"], prompts=["a red fox", "a blue house"])
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._encode = PromptEncoder(model.judge)
+        self._transform = model.judge.backbone.preprocessing.transform()
+
+    @classmethod
+    def load(cls, model: str | Path | None = None, device: str = "auto") -> "Scorer":
+        """The shipped scorer, or the model of a run folder.
+
+        Raises:
+            AigcError: no model there.
+            EnvironmentProblem: its backbone's weights can't be had, or no such device.
+        """
+        return cls(load_model(None if model is None else Path(model), device))
+
+    def score(
+        self, *, images: Sequence[str | Path | Image.Image], prompts: Sequence[str | None] | None = None
+    ) -> pd.DataFrame:
+        """Scores of `images`, one row each, in their order, with the columns of the scores table.
+
+        Args:
+            images: paths or PIL images.
+            prompts: as many prompts; None (for one or for all) gives quality only.
+
+        Raises:
+            AigcError: the lengths differ. An image that can't be read is a row with `status` failed and its `reason`.
+        """
+        if prompts is not None and len(prompts) != len(images):
+            raise AigcError(f"Expected {len(images)} prompts, one for each image, found {len(prompts)}.", "Add None.")
+        texts = [prompt or None for prompt in prompts] if prompts is not None else [None] * len(images)
+        entries = [
+            Entry(f"image_{i}", image, text, text and "argument")
+            if isinstance(image, Image.Image)
+            else Entry(Path(image).name, Path(image), text, text and "argument")
+            for i, (image, text) in enumerate(zip(images, texts, strict=True))
+        ]
+        names = SCHEMAS["scores"].names
+        return pd.DataFrame(list(self.rows(entries)), columns=names)
+
+    def rows(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+        """One row of the scores table for each entry, in order; decoding runs ahead of the forward pass."""
+        for chunk, loaded in prefetch(entries, self._load, BATCH):
+            yield from self._chunk_rows(chunk, loaded)
+
+    def _load(self, entry: Entry) -> tuple[DecodedImage, Tensor]:
+        decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode(read_bytes(entry.source))
+        return decoded, self._transform(decoded.image)
+
+    def _chunk_rows(
+        self, chunk: Sequence[Entry], loaded: Sequence[tuple[DecodedImage, Tensor] | ImageFault]
+    ) -> Iterator[dict[str, Any]]:
+        import torch
+
+        good = [(entry, found) for entry, found in zip(chunk, loaded, strict=True) if not isinstance(found, ImageFault)]
+        scored: Iterator[dict[str, Any]] = iter(())
+        if good:
+            text, cut = self._encode([entry.prompt for entry, _ in good])
+            scores = score_batch(self.model.judge, torch.stack([pixels for _, (_, pixels) in good]), text)
+            columns = self._mos(scores)
+            scored = (
+                self._good_row(entry, decoded, {name: float(column[i]) for name, column in columns.items()}, cut[i])
+                for i, (entry, (decoded, _)) in enumerate(good)
+            )
+        for entry, found in zip(chunk, loaded, strict=True):
+            yield _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
+
+    def _mos(self, scores: Any) -> dict[str, Any]:
+        """Scores, bases and corrections in MOS units; only the final scores are clipped to the range."""
+        low, span = self.model.recipe.mos_min, self.model.recipe.mos_max - self.model.recipe.mos_min
+        config = self.model.judge.heads.config
+        return {
+            "quality": low + span * scores.quality.clamp(0, 1),
+            "consistency": low + span * scores.consistency.clamp(0, 1),
+            "quality_base": low + span * scores.quality_base,
+            "quality_delta": span * config.scale_q * scores.quality_delta,
+            "consistency_base": low + span * scores.consistency_base,
+            "consistency_delta": span * config.scale_c * scores.consistency_delta,
+            "clip_cosine": scores.cosine,
+        }
+
+    def _good_row(self, entry: Entry, decoded: DecodedImage, values: dict[str, float], cut: bool) -> dict[str, Any]:
+        row = _blank(entry) | {"width": decoded.width, "height": decoded.height, "status": "ok", "reason": decoded.note}
+        if entry.prompt is None:
+            notes = [note for note in (decoded.note, "no_prompt") if note]
+            return row | {k: v for k, v in values.items() if k.startswith("quality")} | {"reason": ",".join(notes)}
+        return row | values | {"prompt_truncated": cut}
+
+
+def _blank(entry: Entry) -> dict[str, Any]:
+    """A row without scores."""
+    path = None if isinstance(entry.source, Image.Image) else printable(str(entry.source))
+    row: dict[str, Any] = dict.fromkeys(SCHEMAS["scores"].names)
+    return row | {
+        "name": printable(entry.name),
+        "path": path,
+        "prompt": entry.prompt,
+        "prompt_source": entry.prompt_source,
+        "status": "failed",
+    }
+
+
+def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | None) -> list[Entry]:
+    """What `aigc score` rates: the folder's images by name, then the table's rows that have no image.
+
+    Args:
+        folder: searched for images, not below.
+        prompts: {image name: prompt} from a table; it comes before `prompt`.
+        prompt: one text for every image that the table has none for.
+    """
+    known, names = dict(prompts or {}), list_images(folder)
+    entries = []
+    for name in names:
+        text, origin = (known[name], "table") if name in known else (prompt, "argument" if prompt else None)
+        entries.append(Entry(name, folder / name, text, origin))
+    there = set(names)
+    entries += [Entry(name, folder / name, text, "table") for name, text in known.items() if name not in there]
+    return entries
+
+
+def score_folder(
+    folder: Path,
+    output: Path,
+    *,
+    prompts: Path | None = None,
+    prompt: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    sep: str = ",",
+    model: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ScoreSummary:
+    """Scores every image of a folder into one table; memory does not grow with the folder's images.
+
+    Raises:
+        AigcError: the folder, the table of prompts, the model or the output is not as it should be.
+        EnvironmentProblem: the output can't be written.
+    """
+    progress = progress or Silent()
+    check_output(output, overwrite=overwrite)
+    table = read_prompts(prompts, columns=columns, sep=sep) if prompts else None
+    entries = entries_of(folder, table, prompt)
+    scorer = Scorer(load_model(model, device))
+    summary = _Summary()
+    progress.start("scoring", len(entries))
+    metadata = {"aigc_version": __version__, **scorer.model.metadata()}
+    with TableWriter(output, "scores", metadata) as writer:
+        for start in range(0, len(entries), WINDOW):
+            for rows in _batched(scorer.rows(entries[start : start + WINDOW]), BATCH):
+                writer.write(rows)
+                summary.add(rows)
+                progress.advance(len(rows))
+    return summary.result(output)
+
+
+def _batched(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+class _Summary:
+    """Keeps what the terminal shows while rows stream past."""
+
+    def __init__(self) -> None:
+        self.rows = self.failed = 0
+        self.best: list[dict[str, Any]] = []
+        self.worst: list[dict[str, Any]] = []
+        self.sums = {"quality": [0, 0.0], "consistency": [0, 0.0]}
+        self.reasons: dict[str, int] = {}
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.rows += len(rows)
+        scored = [row for row in rows if row["status"] == "ok"]
+        self.failed += len(rows) - len(scored)
+        for row in rows:
+            if row["reason"]:
+                self.reasons[row["reason"]] = self.reasons.get(row["reason"], 0) + 1
+        for name, total in self.sums.items():
+            values = [row[name] for row in scored if row[name] is not None]
+            total[0] += len(values)
+            total[1] += sum(values)
+        quality: Callable[[dict[str, Any]], float] = lambda row: row["quality"]  # noqa: E731
+        self.best = sorted(self.best + scored, key=quality, reverse=True)[:SHOWN]
+        self.worst = sorted(self.worst + scored, key=quality)[:SHOWN]
+
+    def result(self, output: Path) -> ScoreSummary:
+        means = {name: total / count if count else None for name, (count, total) in self.sums.items()}
+        return ScoreSummary(output, self.rows, self.failed, self.best, self.worst, means, self.reasons)

@@ -1,0 +1,251 @@
+"""`aigc train`: learn from rated images, and leave a run folder."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_cli import __version__
+from aigc_cli.core.backbones import hints_of, load_backbone
+from aigc_cli.core.devices import pick_device
+from aigc_cli.core.diagnosis import paragraph
+from aigc_cli.core.metrics import metric_rows
+from aigc_cli.core.splits import grouped_holdout
+from aigc_cli.core.training import Data, Fit, Judge, fit, learning_rates, new_judge, predict
+from aigc_cli.errors import AigcError, Diverged
+from aigc_cli.io.checkpoints import save_checkpoint
+from aigc_cli.io.files import check_output, write_json, write_text
+from aigc_cli.io.results import write_table
+from aigc_cli.progress import Progress
+from aigc_cli.recipe import Recipe, Resolved, to_yaml
+from aigc_cli.workflows.ratings import Rated, Source, image_features, read_rated, tell_skipped, training_data
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run found.
+
+    Attributes:
+        run: the run folder.
+        metrics: rows of the metrics table (validation part; none without one).
+        diagnosis: a paragraph about the curves.
+        epochs: rows of the epochs table.
+        kept_epoch: the epoch whose weights were kept.
+        n_train, n_val: images in both parts.
+        trainable: parameters that were trained.
+        chosen_on_val: whether the validation part chose the checkpoint, so that its figures are a little optimistic.
+    """
+
+    run: Path
+    metrics: list[dict[str, Any]]
+    diagnosis: str
+    epochs: list[dict[str, Any]]
+    kept_epoch: int
+    n_train: int
+    n_val: int
+    trainable: int
+    chosen_on_val: bool
+
+
+def prompt_digest(prompt: str) -> str:
+    """A short name for a prompt: a model remembers which ones it was trained on without carrying their texts."""
+    return sha256(prompt.strip().encode()).hexdigest()[:12]
+
+
+def default_run(recipe: str | None, folder: Path = Path("runs")) -> Path:
+    """A run folder named by the time and the recipe that does not exist yet."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    stem = folder / f"{stamp}-{Path(recipe).stem if recipe else 'default'}"
+    return next(p for p in (stem, *(stem.with_name(f"{stem.name}-{i}") for i in range(2, 1000))) if not p.exists())
+
+
+def train(
+    resolved: Resolved,
+    source: Source,
+    run: Path,
+    *,
+    progress: Progress,
+    device: str = "auto",
+    cache: bool = True,
+    overwrite: bool = False,
+    freeze_layers: int | None = None,
+) -> TrainResult:
+    """Trains one model as the recipe says and writes the run folder.
+
+    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, run.json and checkpoint/.
+
+    Raises:
+        AigcError: the recipe, the table or the output is not as it should be; nothing was written.
+        EnvironmentProblem: no weights, no such device, or the disk is full.
+        Diverged: the loss was not finite; the last good epoch is in checkpoint/.
+    """
+    recipe = resolved.recipe
+    if freeze_layers is not None:
+        resolved = with_frozen_layers(resolved, freeze_layers)
+        recipe = resolved.recipe
+    check_output(run, overwrite=overwrite, suffixes=())
+    place = pick_device(device)
+    rated = read_rated(source, recipe, progress)
+    for warning in resolved.warnings:
+        progress.say(warning)
+    backbone = load_backbone(recipe.backbone, recipe.image_size)
+    backbone.modules().to(place)
+    judge = new_judge(backbone, recipe)
+    images, rated = image_features(backbone, judge.freezing, rated, recipe, cache, progress)
+    tell_skipped(rated.skipped, progress)
+    groups = rated.groups(recipe.group_by)
+    rows_train, rows_val = grouped_holdout(groups, recipe.val_fraction, recipe.seed)
+    images.prepare(dict.fromkeys(range(recipe.views), rows_train), progress)
+    data = training_data(images, judge.freezing, rated, recipe)
+    zero_shot = predict(judge, data, rows_val).cosine
+    result = fit(judge, data, rows_train, rows_val, recipe, progress)
+    metrics = evaluation_rows(judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"})
+    name = {"run": run.name}
+    write_run(run, resolved, rated, {"train": rows_train, "val": rows_val}, result, metrics, judge, source)
+    if result.diverged:
+        raise Diverged(
+            f"Training diverged: {result.diverged}.",
+            f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. Try a third of lr ({recipe.lr:g}).",
+        )
+    trainable = sum(p.numel() for module in (judge.heads, backbone.modules()) for p in module.parameters() if p.requires_grad)
+    return TrainResult(
+        run=run,
+        metrics=metrics,
+        diagnosis=paragraph(result.epochs, recipe.residual),
+        epochs=[{**name, **row} for row in result.epochs],
+        kept_epoch=result.kept_epoch,
+        n_train=len(rows_train),
+        n_val=len(rows_val),
+        trainable=trainable,
+        chosen_on_val=bool(rows_val) and (recipe.checkpoint == "best" or recipe.patience > 0),
+    )
+
+
+def with_frozen_layers(resolved: Resolved, layers: int) -> Resolved:
+    """The recipe with `freeze_depth` set so that `layers` blocks of the image tower are frozen.
+
+    Raises:
+        AigcError: the tower has fewer blocks.
+    """
+    blocks = len(load_backbone(resolved.recipe.backbone, resolved.recipe.image_size).image.blocks)
+    if not 0 <= layers <= blocks:
+        raise AigcError(
+            f"Expected --freeze-layers of 0 to {blocks}, the blocks of {resolved.recipe.backbone}'s image tower, found {layers}.",
+            "Use --freeze-depth for a share instead.",
+        )
+    recipe = replace(resolved.recipe, freeze="partial", freeze_depth=layers / blocks)
+    sources = {**resolved.sources, "freeze": "flag", "freeze_depth": f"flag, {layers} of {blocks} blocks"}
+    return Resolved(recipe, sources, resolved.warnings)
+
+
+def factor_notes(recipe: Recipe) -> dict[str, str]:
+    """What the backbone makes of the recipe's learning rates, for `--print-config`."""
+    hints = hints_of(recipe.backbone)
+    if recipe.freeze == "all" or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
+        return {}
+    heads, backbone = learning_rates(recipe, hints)
+    return {
+        "lr": f"times {recipe.backbone}'s own factor for fine-tuning: heads learn at {heads:.3g}",
+        "lr_backbone": f"times {recipe.backbone}'s own factor: the backbone learns at {backbone:.3g}",
+    }
+
+
+def to_mos(score: Tensor, recipe: Recipe) -> Any:
+    """Scores on [0, 1] as MOS, clipped to the range that people could give; float64 array of the same length."""
+    return (recipe.mos_min + score.clamp(0, 1).double() * (recipe.mos_max - recipe.mos_min)).numpy()
+
+
+def evaluation_rows(
+    judge: Judge,
+    data: Data,
+    rows: Sequence[int],
+    zero_shot: Tensor,
+    recipe: Recipe,
+    groups: Sequence[str],
+    labels: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units."""
+    if not rows:
+        return []
+    scores = predict(judge, data, rows)
+    human = data.targets[list(rows)].cpu().double() * (recipe.mos_max - recipe.mos_min) + recipe.mos_min
+    predictions = {
+        "quality": (to_mos(scores.quality, recipe), human[:, 0].numpy()),
+        "consistency": (to_mos(scores.consistency, recipe), human[:, 1].numpy()),
+    }
+    picked = [groups[row] for row in rows]
+    found = metric_rows(predictions, picked, labels)
+    baseline = metric_rows({"zero_shot_cosine": (zero_shot.numpy(), human[:, 1].numpy())}, picked, labels)
+    return found + [row for row in baseline if row["metric"] != "rmse"]  # a cosine has no MOS units
+
+
+def describe(
+    judge: Judge, resolved: Resolved, result: Fit, metrics: Sequence[Mapping[str, Any]], source: Source, prompts: Mapping[str, set[str]]
+) -> dict[str, Any]:
+    """The JSON beside a checkpoint's weights: everything needed to use the model and to know where it came from."""
+    recipe = resolved.recipe
+    rates = learning_rates(recipe, judge.backbone.hints)
+    return {
+        "backbone": {
+            "name": recipe.backbone,
+            "image_size": recipe.image_size,
+            "weights_hash": judge.backbone.weights_hash,
+            "preprocessing": asdict(judge.backbone.preprocessing),
+            "frozen_blocks": asdict(judge.freezing),
+        },
+        "heads": judge.heads.config.to_json(),
+        "recipe": asdict(recipe),
+        "learning_rates": {"heads": rates[0], "backbone": rates[1]},
+        "kept_epoch": result.kept_epoch,
+        "metrics": [dict(row) for row in metrics],
+        "trained_on": source.describe(),
+        "prompts": {split: sorted(map(prompt_digest, texts)) for split, texts in prompts.items()},
+        "versions": {"aigc": __version__, "torch": torch.__version__},
+    }
+
+
+def write_run(
+    run: Path,
+    resolved: Resolved,
+    rated: Rated,
+    splits: Mapping[str, Sequence[int]],
+    result: Fit,
+    metrics: Sequence[dict[str, Any]],
+    judge: Judge,
+    source: Source,
+) -> None:
+    """Writes the run folder; run.json comes last and says that everything else is whole."""
+    run.mkdir(parents=True, exist_ok=True)
+    prompts = {split: {rated.samples[row].prompt or "" for row in rows} for split, rows in splits.items()}
+    description = describe(judge, resolved, result, metrics, source, prompts)
+    save_checkpoint(run / "checkpoint", judge.state(), description)
+    meta = {"aigc_version": __version__, "weights_hash": judge.backbone.weights_hash, "run": run.name}
+    write_text(run / "recipe.yaml", to_yaml(resolved))
+    rows = [
+        {"name": rated.samples[row].name, "prompt": rated.samples[row].prompt, "split": split}
+        for split, chosen in splits.items()
+        for row in chosen
+    ]
+    write_table(run / "splits.parquet", "splits", rows, meta)
+    write_table(run / "epochs.parquet", "epochs", [{"run": run.name, **row} for row in result.epochs], meta)
+    write_table(run / "metrics.parquet", "metrics", metrics, meta)
+    write_json(
+        run / "run.json",
+        {
+            "run": run.name,
+            "status": f"diverged: {result.diverged}" if result.diverged else "done",
+            "kept_epoch": result.kept_epoch,
+            "stopped_early": result.stopped_early,
+            "images": {split: len(chosen) for split, chosen in splits.items()},
+            "group_by": resolved.recipe.group_by,
+            "skipped": [{"name": name, "reason": reason} for name, reason in rated.skipped],
+            "diagnosis": paragraph(result.epochs, resolved.recipe.residual),
+            "trained_on": source.describe(),
+            "version": __version__,
+        },
+    )
