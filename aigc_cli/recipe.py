@@ -74,7 +74,9 @@ class Recipe:
         0.05, "Optimisation", "share of the steps that warm up", sensible=(0.01, 0.1), low=0, high=0.9
     )
     max_grad_norm: float = _setting(1.0, "Optimisation", "gradient clipping; 0: off", sensible=(0.5, 2), low=0)
-    patience: int = _setting(0, "Optimisation", "stop after so many epochs without gain; 0: off", sensible=(3, 10), low=0)
+    patience: int = _setting(
+        0, "Optimisation", "stop after so many epochs without gain; 0: off", sensible=(3, 10), low=0
+    )
     min_delta: float = _setting(0.001, "Optimisation", "what counts as a gain", low=0)
     checkpoint: str = _setting("best", "Optimisation", "which epoch is kept", choices=("best", "last"))
     seed: int = _setting(0, "Optimisation", "of splits, initialisation and order", low=0)
@@ -145,9 +147,9 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="an alias; write the value out", problem_mark=event.start_mark)
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) not in (None, "!") and not getattr(event, "implicit", (True,))[0]:
             raise yaml.MarkedYAMLError(problem=f"the tag {event.tag}", problem_mark=event.start_mark)
         self.depth += 1
@@ -160,7 +162,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str) or key in seen:
                 problem = f"the key '{key}' twice" if key in seen else f"the key {key!r}, which is no word"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
@@ -196,9 +198,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         line = f", line {mark.line + 1}" if mark else ""
-        raise AigcError(f"Expected plain YAML in {path}{line}, found {problem}.", "Write `key: value` lines.") from error
+        raise AigcError(
+            f"Expected plain YAML in {path}{line}, found {problem}.", "Write `key: value` lines."
+        ) from error
     if not isinstance(value, dict):
-        raise AigcError(f"Expected `key: value` lines in {path}, found {type(value).__name__}.", "See recipes/medium.yaml.")
+        raise AigcError(
+            f"Expected `key: value` lines in {path}, found {type(value).__name__}.", "See recipes/medium.yaml."
+        )
     return value
 
 
@@ -267,7 +273,9 @@ def _check_range(key: str, value: Any, source: str) -> None:
     low, high = meta["low"], meta["high"]
     if (low is not None and value < low) or (high is not None and value > high):
         span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
-        raise AigcError(f"Expected {key} of {span} in {source}, found {value:g}.", f"The default is {FIELDS[key].default}.")
+        raise AigcError(
+            f"Expected {key} of {span} in {source}, found {value:g}.", f"The default is {FIELDS[key].default}."
+        )
 
 
 def resolve(flags: Mapping[str, Any], recipe: str | None = None, folder: Path = Path()) -> Resolved:
@@ -304,7 +312,9 @@ def _warnings(recipe: Recipe, sources: Mapping[str, str]) -> list[str]:
         span, value = spec.metadata["sensible"], getattr(recipe, key)
         off = key in ("patience", "max_grad_norm") and value == 0
         if span and value is not None and not off and not span[0] <= value <= span[1]:
-            found.append(f"{key} = {value:g} ({sources[key]}) is outside its sensible range {span[0]:g} to {span[1]:g}.")
+            found.append(
+                f"{key} = {value:g} ({sources[key]}) is outside its sensible range {span[0]:g} to {span[1]:g}."
+            )
     return found
 
 

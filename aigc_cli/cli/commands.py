@@ -1,5 +1,6 @@
 """The commands: each reads its options, calls one workflow, and shows what came back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -27,8 +28,12 @@ def train(
     images: options.Images = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
-    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")] = None,
-    freeze_layers: Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")
+    ] = None,
+    freeze_layers: Annotated[
+        Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")
+    ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
     cache: options.Cache = True,
@@ -67,8 +72,13 @@ def train(
             freeze_layers=freeze_layers,
         )
     if as_json:
-        print_json({"run": str(result.run), "metrics": result.metrics, "diagnosis": result.diagnosis, "kept_epoch": result.kept_epoch})
-        return
+        shown = ("metrics", "diagnosis", "kept_epoch", "n_train", "n_val", "trainable")
+        print_json({"run": str(result.run), **{name: getattr(result, name) for name in shown}})
+    else:
+        _print_training(result)
+
+
+def _print_training(result: Any) -> None:
     how = "chose the checkpoint, so a little optimistic" if result.chosen_on_val else "untouched by training"
     title = f"Validation, {result.n_val} images ({how}); trained on {result.n_train}, {result.trainable:,} parameters"
     _print_metrics(title, result.metrics)
@@ -95,7 +105,9 @@ def evaluate(
     by: Annotated[Optional[str], typer.Option(help="Also report each value of this column.")] = None,
     mos_min: Annotated[Optional[float], typer.Option(help="Lowest human score; default: the model's.")] = None,
     mos_max: Annotated[Optional[float], typer.Option(help="Highest human score; default: the model's.")] = None,
-    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
+    ] = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
     overwrite: options.Overwrite = False,
@@ -104,7 +116,7 @@ def evaluate(
 ) -> None:
     """How far a model's scores agree with people's.
 
-    Prompts that the model was trained on are reported apart from unseen ones; only the latter say how it does on new work.
+    Prompts that the model was trained on are reported apart from unseen ones; only those say how it does on new work.
     """
     from aigc_cli.workflows.evaluate import evaluate as run_evaluation
     from aigc_cli.workflows.ratings import Source
@@ -126,7 +138,9 @@ def evaluate(
         )
         splits = {row["split"] for row in result.metrics}
         if "train" in splits:
-            progress.say("Rows marked train: the model was trained on these prompts, so they say little about new ones.")
+            progress.say(
+                "Rows marked train: the model was trained on these prompts, so they say little about new ones."
+            )
         if "val" in splits:
             progress.say("Rows marked val: prompts of the run's validation part.")
     if as_json:
@@ -142,7 +156,9 @@ def score(
     columns: options.Columns = None,
     sep: options.Separator = ",",
     model: Annotated[Optional[Path], typer.Option(help="Run or model folder; default: the shipped scorer.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl).")] = Path("scores.parquet"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl).")] = Path(
+        "scores.parquet"
+    ),
     fail_on_bad: Annotated[bool, typer.Option("--fail-on-bad", help="Exit with 3 when an image failed.")] = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -165,27 +181,33 @@ def score(
             overwrite=overwrite,
             progress=progress,
         )
-        if summary.reasons:
-            from aigc_cli.io.images import REASONS
-
-            for reason, count in sorted(summary.reasons.items()):
-                words = "; ".join(REASONS[part] for part in reason.split(","))  # type: ignore[index]
-                progress.say(f"{count} x {reason}: {words}")
+        for reason, count in sorted(summary.reasons.items()):
+            progress.say(f"{count} x {reason}: {_explained(reason)}")
     if as_json:
-        print_json(
-            {"output": str(output), "rows": summary.rows, "failed": summary.failed, "means": summary.means, "reasons": summary.reasons}
-        )
+        print_json({"output": str(output), **{k: getattr(summary, k) for k in ("rows", "failed", "means", "reasons")}})
     else:
-        twice = 2 * len(summary.best) > summary.rows - summary.failed
-        shown = summary.best if twice else summary.best + summary.worst[::-1]
-        if twice:
-            shown += [row for row in summary.worst[::-1] if row["name"] not in {r["name"] for r in summary.best}]
-        cells = [[row["name"], number(row["quality"], ".2f"), number(row["consistency"], ".2f"), _short(row["prompt"])] for row in shown]
-        print_table("Best and worst by quality", ("image", "quality", "consistency", "prompt"), cells)
-        means = ", ".join(f"mean {name} {number(mean, '.2f')}" for name, mean in summary.means.items())
-        print(f"{summary.rows} images, {summary.failed} failed, {means}; scores in {output}")
+        _print_scores(summary)
     if fail_on_bad and summary.failed:
         raise typer.Exit(FAILED_ROWS)
+
+
+def _explained(reason: str) -> str:
+    from aigc_cli.io.images import REASONS
+
+    return "; ".join(REASONS[part] for part in reason.split(","))
+
+
+def _print_scores(summary: Any) -> None:
+    """The best rows, then the worst ones that are not among them."""
+    among = {row["name"] for row in summary.best}
+    rows = summary.best + [row for row in summary.worst[::-1] if row["name"] not in among]
+    cells = [
+        [row["name"], number(row["quality"], ".2f"), number(row["consistency"], ".2f"), _short(row["prompt"])]
+        for row in rows
+    ]
+    print_table("Best and worst by quality", ("image", "quality", "consistency", "prompt"), cells)
+    means = ", ".join(f"mean {name} {number(mean, '.2f')}" for name, mean in summary.means.items())
+    print(f"{summary.rows} images, {summary.failed} failed, {means}; scores in {summary.output}")
 
 
 def _short(text: str | None, width: int = 40) -> str:
@@ -200,11 +222,17 @@ def ablate(
     columns: options.Columns = None,
     sep: options.Separator = ",",
     recipe: Annotated[str, typer.Option(help="The recipe that the variants differ from.")] = "medium",
-    recipes: Annotated[Optional[str], typer.Option(help="Compare whole recipes instead: names with commas between.")] = None,
-    folds: Annotated[Optional[int], typer.Option(help="Prompt-disjoint folds; default 5, 2 for the demonstration.")] = None,
+    recipes: Annotated[
+        Optional[str], typer.Option(help="Compare whole recipes instead: names with commas between.")
+    ] = None,
+    folds: Annotated[
+        Optional[int], typer.Option(help="Prompt-disjoint folds; default 5, 2 for the demonstration.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds with commas between.")] = "0",
     epochs: Annotated[Optional[int], typer.Option(help="Epochs of every variant; default: the recipe's.")] = None,
-    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="Folder; default: runs/TIME-ablation.")] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", help="Folder; default: runs/TIME-ablation.")
+    ] = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
     overwrite: options.Overwrite = False,
@@ -213,7 +241,7 @@ def ablate(
 ) -> None:
     """Does each idea help? Trains every variant on the same folds and compares them in pairs."""
     from aigc_cli.recipe import resolve
-    from aigc_cli.workflows.ablate import VARIANTS, recipe_variants, shown
+    from aigc_cli.workflows.ablate import VARIANTS, recipe_variants
     from aigc_cli.workflows.ablate import ablate as run_ablation
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.train import default_run
@@ -244,6 +272,13 @@ def ablate(
 
         print_json([asdict(summary) for summary in summaries])
         return
+    _print_ablation(summaries)
+    print(f"Results: {place / 'ablation.parquet'}, {place / 'ablation.md'}")
+
+
+def _print_ablation(summaries: Sequence[Any]) -> None:
+    from aigc_cli.workflows.ablate import TARGETS, shown
+
     cells = [
         [
             summary.variant,
@@ -254,15 +289,16 @@ def ablate(
             f"{summary.seconds:.0f}",
         ]
         for summary in summaries
-        for target in ("quality", "consistency")
+        for target in TARGETS
     ]
     print_table("Mean SROCC over folds", ("variant", "target", "SROCC [95%]", "difference", "verdict", "s/fold"), cells)
-    print(f"Results: {place / 'ablation.parquet'}, {place / 'ablation.md'}")
 
 
 def recommend(
     n: Annotated[int, typer.Option("--n", help="Number of rated images.")],
-    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="Also write it as a recipe file (.yaml).")] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", help="Also write it as a recipe file (.yaml).")
+    ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:

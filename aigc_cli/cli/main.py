@@ -61,7 +61,8 @@ def _run(arguments: list[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except _ClickException as error:
-        return _complain(error.message, _usage_hint(error), 2)
+        unknown_option = getattr(error, "option_name", None) is not None and hasattr(error, "possibilities")
+        return _complain(error.message if unknown_option else error.format_message(), _usage_hint(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("Interrupted; what was finished is kept.", "", 130)
     except BrokenPipeError:

@@ -31,7 +31,9 @@ def renames(columns: list[str] | None) -> dict[str, str] | None:
     pairs = [pair.partition("=") for text in columns for pair in text.split(",")]
     for theirs, equals, ours in pairs:
         if not (theirs and equals and ours):
-            raise AigcError(f"Expected --columns THEIRS=OURS, found '{theirs}{equals}{ours}'.", "Example: score=mos_quality")
+            raise AigcError(
+                f"Expected --columns THEIRS=OURS, found '{theirs}{equals}{ours}'.", "Example: score=mos_quality"
+            )
     return {theirs: ours for theirs, _, ours in pairs}
 
 
@@ -45,7 +47,8 @@ def with_recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     own = [p for name, p in inspect.signature(function).parameters.items() if name != "settings"]
     made = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name)) for name in FIELDS
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
+        for name in FIELDS
     ]
     keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     command.__signature__ = inspect.Signature([*keyword, *made])  # type: ignore[attr-defined]
@@ -69,4 +72,4 @@ def _option(name: str) -> Any:
     wanted = kind if kind is bool else str  # the recipe converts and checks, so that every source has the same errors
     metavar = {int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(kind)
     option.metavar = metavar
-    return Annotated[Optional[wanted], option]  # type: ignore[valid-type]
+    return Annotated[Optional[wanted], option]

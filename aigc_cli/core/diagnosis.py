@@ -1,5 +1,6 @@
 """What a run's curves show, and the one change to try next."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ def _underfit(train: Curve, val: Curve) -> bool:
 def _unstable(train: Curve, val: Curve) -> bool:
     """The training loss rose by half between two neighbouring epochs after the first, or ended above its start."""
     losses = [row["loss"] for row in train]
-    jumps = any(b > 1.5 * a for a, b in zip(losses[1:], losses[2:], strict=False))
+    jumps = any(b > 1.5 * a for a, b in itertools.pairwise(losses[1:]))
     return jumps or (len(losses) > 2 and losses[-1] > 1.05 * losses[0])
 
 
@@ -63,7 +64,7 @@ def _lagging(train: Curve, val: Curve) -> bool:
     return q is not None and c is not None and abs(q - c) > LAGGING_GAP
 
 
-# In the order in which changes are worth trying: learning rate, freeze depth, residual scale, loss weights, regularisation.
+# In the order in which changes are worth trying: learning rate, freeze depth, residual scale, loss weights.
 RULES: tuple[Rule, ...] = (
     Rule("unstable", _unstable, "the training loss jumps or rises", "lower lr to a third"),
     Rule("underfit", _underfit, "even the training images are not learnt", "raise lr threefold, then epochs"),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from aigc_cli.core.backbones import Backbone
+from aigc_cli.core.backbone import Backbone
 from aigc_cli.io.images import ImageFault, decode, image_digest, read_bytes
 from aigc_cli.io.store import Bank
 from aigc_cli.progress import Progress
@@ -82,7 +82,7 @@ class ImageFeatures:
         self.backbone, self.boundary = backbone, boundary
         self.paths, self.digests, self.settings = paths, digests, settings
         self.store = store
-        self._transform = backbone.preprocessing.transform()
+        self._transform = backbone.transform
         self._banks: dict[int, Bank] = {}
         self._pool = ThreadPoolExecutor(2)
 
@@ -123,34 +123,36 @@ class ImageFeatures:
         jobs = [(row_of[digest], views) for digest, views in wanted.items()]
         faults: dict[str, str] = {}
         for chunk, loaded in prefetch(jobs, self._views, max(1, CHUNK // len(jobs[0][1]))):
-            faults |= {
-                self.digests[job[0]]: pixels.reason
-                for job, pixels in zip(chunk, loaded, strict=True)
-                if isinstance(pixels, ImageFault)
-            }
-            pixels = [part for part in loaded if isinstance(part, Tensor)]
-            if not pixels:
-                continue
-            state = self._compute(torch.cat(pixels))
-            position = 0
-            for row, views in chunk:
-                if self.digests[row] in faults:
-                    continue
-                for view in views:
-                    entry = {name: value[position].clone() for name, value in state.items()}
-                    pending.setdefault(view, []).append((self.digests[row], entry))
-                    position += 1
+            good = []
+            for (row, views), pixels in zip(chunk, loaded, strict=True):
+                if isinstance(pixels, ImageFault):
+                    faults[self.digests[row]] = pixels.reason
+                else:
+                    good.append((self.digests[row], views, pixels))
+            for view, entry in self._entries(good):
+                pending.setdefault(view, []).append(entry)
             for view in [view for view, entries in pending.items() if len(entries) >= SHARD]:
                 self._flush(view, pending.pop(view))
-            progress.advance(position)
+            progress.advance(sum(len(views) for _, views in chunk))
         for view, entries in pending.items():
             self._flush(view, entries)
         return {row: faults[digest] for row, digest in enumerate(self.digests) if digest in faults}
 
+    def _entries(
+        self, good: Sequence[tuple[str, list[int], Tensor]]
+    ) -> Iterator[tuple[int, tuple[str, dict[str, Tensor]]]]:
+        """(view, (digest, state of one image)) of decoded images, computed in one batch."""
+        if not good:
+            return
+        state = self._compute(torch.cat([pixels for _, _, pixels in good]))
+        names = [(digest, view) for digest, views, _ in good for view in views]
+        for position, (digest, view) in enumerate(names):
+            yield view, (digest, {name: value[position].clone() for name, value in state.items()})
+
     def _check(self, rows: Sequence[int], progress: Progress) -> dict[int, str]:
         """Decodes images only to know which ones can be."""
         progress.start("checking images", len(rows))
-        faults = {}
+        faults: dict[int, str] = {}
         for chunk, decoded in prefetch(rows, lambda row: decode(read_bytes(self.paths[row])).width, CHUNK):
             faults |= {r: d.reason for r, d in zip(chunk, decoded, strict=True) if isinstance(d, ImageFault)}
             progress.advance(len(chunk))
@@ -198,7 +200,7 @@ def prefetch(
 ) -> Iterator[tuple[Sequence[Job], list[Loaded | ImageFault]]]:
     """Chunks of `size` jobs with what `load` made of each, or the ImageFault it raised.
 
-    The next two chunks are loaded in threads while the caller works on one; Pillow decodes outside the interpreter's lock.
+    The next two chunks are loaded in threads while the caller works on one; Pillow decodes outside Python's lock.
     """
 
     def attempt(job: Job) -> Loaded | ImageFault:
@@ -227,7 +229,7 @@ class TextFeatures:
         device = next(backbone.text.module.parameters()).device
         tokens = backbone.tokenize(self.prompts).to(device) if self.prompts else torch.empty(0, 1, dtype=torch.long)
         with torch.no_grad():
-            parts = [backbone.text_boundary(part, boundary) for part in tokens.split(CHUNK)]
+            parts = [backbone.text_boundary(part, boundary) for part in torch.split(tokens, CHUNK)]
         self._state = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if self.prompts else {})}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:

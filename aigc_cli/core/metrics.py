@@ -1,6 +1,6 @@
 """Agreement between predictions and human scores, with bootstrap intervals clustered by prompt.
 
-SciPy computes every correlation. A metric that is not defined (n < 2, a constant side) is None with a reason, never NaN.
+SciPy computes what it can. A metric that is not defined (n < 2, a constant side) is None with a reason, never NaN.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,7 @@ def estimate(
     p, t = p[kept], t[kept]
     if reason := undefined(name, p, t):
         return Estimate(None, None, None, len(p), reason)
-    draws = cluster_resamples([groups[i] for i in kept], resamples, seed)
+    draws = cluster_resamples([groups[i] for i in kept.tolist()], resamples, seed)
     low, high = interval([value(name, p[rows], t[rows]) for rows in draws])
     return Estimate(METRICS[name].function(p, t), low, high, len(p))
 
@@ -144,7 +144,10 @@ def fold_mean(
 
 
 def metric_rows(
-    predictions: Mapping[str, tuple[Any, Any]], groups: Sequence[str], labels: Mapping[str, str], resamples: int = RESAMPLES
+    predictions: Mapping[str, tuple[Any, Any]],
+    groups: Sequence[str],
+    labels: Mapping[str, str],
+    resamples: int = RESAMPLES,
 ) -> list[dict[str, Any]]:
     """Rows of the metrics table: every metric of every target.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aigc_cli.core.backbones import HeadInput, ImageFeatures
+from aigc_cli.core.backbone import HeadInput, ImageFeatures
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class ResidualHeads(nn.Module):
         q = q_base + scale_q * dq     q_base = sigmoid(Linear(h))       dq = tanh(MLP(h))
         c = c_base + scale_c * dc     c_base = a * (s + 1) / 2 + b      dc = tanh(MLP(g))
 
-    with v and t the image and text embeddings and s = v.t. In the literal formulas h = v and g = LayerNorm[v, t, s]; with
-    `multilevel`, h = [v, levels] and g = [v, t, v * t, s, levels], standardised over the training images. a = 1 and b = 0
-    at the start. Nothing is clipped here: a clipped score has no gradient.
+    with v and t the image and text embeddings and s = v.t. In the literal formulas h = v and g = LayerNorm[v, t, s];
+    with `multilevel`, h = [v, levels] and g = [v, t, v * t, s, levels], standardised over the training images. a = 1
+    and b = 0 at the start. Nothing is clipped here: a clipped score has no gradient.
     """
 
     def __init__(self, config: HeadConfig) -> None:

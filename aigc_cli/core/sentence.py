@@ -42,7 +42,15 @@ class SentenceEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, vocab_size: int, width: int, heads: int, layers: int, mlp_width: int, context_length: int, embed_dim: int
+        self,
+        *,
+        vocab_size: int,
+        width: int,
+        heads: int,
+        layers: int,
+        mlp_width: int,
+        context_length: int,
+        embed_dim: int,
     ) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, width)

@@ -40,12 +40,6 @@ class Tower(ABC):
     def tail_parts(self) -> Iterable[nn.Module | nn.Parameter | None]:
         """The modules and bare parameters that only `tail` uses; None for one that this network lacks."""
 
-    def run(self, hidden: Tensor, start: int, stop: int, inputs: Tensor | None) -> Iterable[tuple[int, Tensor]]:
-        """Yields (index, output) of blocks start..stop-1, fed with `hidden`."""
-        for index in range(start, stop):
-            hidden = self.call_block(self.blocks[index], hidden, inputs)
-            yield index, hidden
-
     def call_block(self, block: nn.Module, hidden: Tensor, inputs: Tensor | None) -> Tensor:
         """One block's output."""
         return block(hidden)
@@ -222,7 +216,9 @@ class ClipTextTower(Tower):
         projection = self.module.text_projection
         if projection is None:
             return pooled
-        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        if isinstance(projection, nn.Linear):
+            return projection(pooled)
+        return pooled @ projection
 
     def tail_parts(self) -> Iterable[nn.Module | nn.Parameter | None]:
         return (self.module.ln_final, self.module.text_projection)
@@ -269,7 +265,8 @@ def image_tower(module: nn.Module) -> Tower:
         if all(hasattr(module if trunk is None else trunk, name) for name in attributes):
             return tower(module)
     raise AigcError(
-        f"Expected an image tower of a known family (ViT, ResNet, EfficientNet, ConvNeXt), found {type(trunk or module).__name__}.",
+        f"Expected an image tower of a known family (ViT, ResNet, EfficientNet, ConvNeXt), found "
+        f"{type(trunk or module).__name__}.",
         "Choose another backbone, for example ViT-B-32/laion2b_s34b_b79k.",
     )
 

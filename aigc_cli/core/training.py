@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from aigc_cli.core.backbones import Backbone, Freezing, Hints
+from aigc_cli.core.backbone import Backbone, Freezing, Hints
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
 from aigc_cli.core.losses import loss_named
 from aigc_cli.core.metrics import value
@@ -52,6 +52,11 @@ class Judge:
             own |= self.heads.state_dict(prefix="heads.", keep_vars=True)
             for name, tensor in state.items():
                 own[name].copy_(tensor)
+
+    def trainable(self) -> int:
+        """How many parameters are trained."""
+        modules = (self.heads, self.backbone.modules())
+        return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
 
     def eval(self) -> None:
         """Eval mode throughout."""
@@ -145,7 +150,9 @@ def schedule(name: str, step: int, steps: int, warmup: int) -> float:
     return courses[name](done)
 
 
-def batches(rows: Sequence[int], size: int, views: int, random: np.random.Generator) -> Iterator[tuple[list[int], list[int]]]:
+def batches(
+    rows: Sequence[int], size: int, views: int, random: np.random.Generator
+) -> Iterator[tuple[list[int], list[int]]]:
     """One epoch's (rows, view of each): shuffled; a last batch of one joins the one before it."""
     order = [rows[i] for i in random.permutation(len(rows))]
     drawn = random.integers(views, size=len(rows)).tolist()
@@ -202,13 +209,21 @@ class _Tally:
         """The weighted loss of a batch, remembered."""
         loss_q, loss_c = self.loss_of(scores.quality, targets[:, 0]), self.loss_of(scores.consistency, targets[:, 1])
         self.losses.append((len(targets), float(loss_q.detach()), float(loss_c.detach())))
-        columns = (scores.quality, scores.consistency, scores.quality_delta, scores.consistency_delta, *targets.unbind(1))
+        columns = (
+            scores.quality,
+            scores.consistency,
+            scores.quality_delta,
+            scores.consistency_delta,
+            *targets.unbind(1),
+        )
         self.scores.append([column.detach().cpu().numpy() for column in columns])
         return self.recipe.w_q * loss_q + self.recipe.w_c * loss_c
 
     def row(self) -> dict[str, Any]:
         """loss, srocc, plcc and the spread of the corrections."""
-        quality, consistency, delta_q, delta_c, human_q, human_c = (np.concatenate(c) for c in zip(*self.scores, strict=True))
+        quality, consistency, delta_q, delta_c, human_q, human_c = (
+            np.concatenate(c) for c in zip(*self.scores, strict=True)
+        )
         weights = np.array([n for n, _, _ in self.losses], dtype=float)
         loss_q, loss_c = (float(np.average([x[i] for x in self.losses], weights=weights)) for i in (1, 2))
         row: dict[str, Any] = {
@@ -232,12 +247,10 @@ def merit(row: dict[str, Any], recipe: Recipe) -> float:
     known = [(weight, srocc) for weight, srocc in parts if srocc is not None and weight > 0]
     if not known:
         return -2 - float(row["loss"])
-    return sum(weight * srocc for weight, srocc in known) / sum(weight for weight, _ in known)
+    return float(sum(weight * srocc for weight, srocc in known) / sum(weight for weight, _ in known))
 
 
-def fit(
-    judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], recipe: Recipe, progress: Progress
-) -> Fit:
+def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], recipe: Recipe, progress: Progress) -> Fit:
     """Trains `judge` in place on rows `train`, leaves it with the weights of the kept epoch, and returns the curves.
 
     The kept epoch is the best on rows `val` (by `merit`), or the last one when the recipe says so or `val` is empty. A
@@ -265,7 +278,7 @@ def fit(
                 judge.load(result.kept_state)
                 return result
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if recipe.max_grad_norm > 0:
                 nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm)
             optimiser.step()
@@ -302,4 +315,6 @@ def _validate(judge: Judge, data: Data, rows: Sequence[int], recipe: Recipe) -> 
 def _note(epoch: int, epochs: int, parts: dict[str, dict[str, Any]]) -> str:
     row = parts.get("val", parts["train"])
     shown = ["-" if row[key] is None else f"{row[key]:.3f}" for key in ("srocc_q", "srocc_c")]
-    return f"epoch {epoch}/{epochs} {'val' if 'val' in parts else 'train'} SROCC quality {shown[0]} consistency {shown[1]}"
+    return (
+        f"epoch {epoch}/{epochs} {'val' if 'val' in parts else 'train'} SROCC quality {shown[0]} consistency {shown[1]}"
+    )

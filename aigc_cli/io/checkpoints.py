@@ -97,7 +97,9 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
         version = description["format_version"]
         description["backbone"]["name"], description["recipe"], description["heads"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AigcError(f"Expected a model description in {folder / DESCRIPTION}, found {error!r}.", "Train again.") from error
+        raise AigcError(
+            f"Expected a model description in {folder / DESCRIPTION}, found {error!r}.", "Train again."
+        ) from error
     if version != FORMAT_VERSION:
         raise AigcError(f"Expected a model of format {FORMAT_VERSION} in {folder}, found {version!r}.", "Train again.")
     tensors = load_tensors(folder / WEIGHTS)

@@ -36,7 +36,8 @@ def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
         temporary.replace(path)
     except OSError as error:
         raise EnvironmentProblem(
-            f"{path} could not be written: {error.strerror or error}.", "Free some space or choose another place with -o."
+            f"{path} could not be written: {error.strerror or error}.",
+            "Free some space or choose another place with -o.",
         ) from error
     finally:
         if temporary is not None:
@@ -53,12 +54,14 @@ def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE
     """Refuses an output that can't or must not be written, before anything is computed.
 
     Raises:
-        AigcError: another suffix than `suffixes` (none given: a folder), or it exists and `overwrite` is off, or it is a
-            link, a device or a folder where a file is meant.
+        AigcError: another suffix than `suffixes` (none given: a folder), or it exists and `overwrite` is off, or it is
+            a link, a device or a folder where a file is meant.
         EnvironmentProblem: its folder is missing or can't be written.
     """
     if suffixes and path.suffix not in suffixes:
-        raise AigcError(f"Expected an output ending in {', '.join(suffixes)}, found {printable(str(path))}.", "Change -o.")
+        raise AigcError(
+            f"Expected an output ending in {', '.join(suffixes)}, found {printable(str(path))}.", "Change -o."
+        )
     if path.is_symlink() or (path.exists() and suffixes and not path.is_file()):
         raise AigcError(f"Expected a plain file for the output, found a link, device or folder: {path}.", "Change -o.")
     if path.exists() and not suffixes and not path.is_dir():

@@ -51,7 +51,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         tensors[name] = tensor
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise AigcError(f"Expected finite weights in {path}, found NaN or infinity in {', '.join(broken)}.", "Train again.")
+        raise AigcError(
+            f"Expected finite weights in {path}, found NaN or infinity in {', '.join(broken)}.", "Train again."
+        )
     return tensors
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from aigc_cli import __version__
-from aigc_cli.core.backbones import Backbone, load_backbone
+from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.devices import pick_device
 from aigc_cli.core.metrics import Estimate, fold_mean, interval, value
 from aigc_cli.core.splits import grouped_folds, grouped_holdout
@@ -40,7 +41,7 @@ class Summary:
     Attributes:
         variant: its name.
         srocc: {target: mean SROCC over folds with its 95% interval}.
-        difference: {target: paired difference of mean SROCC to the first variant, with its interval}; empty for the first.
+        difference: {target: paired difference of mean SROCC to the first variant, with its interval}.
         verdict: {target: better, worse or can't tell at this n}.
         seconds: training time of one fold, mean.
         trainable: parameters that were trained.
@@ -144,7 +145,7 @@ def _variant(
                 {"quality": human[:, 0], "consistency": human[:, 1]},
                 [groups[row] for row in held_out],
                 sum(row["seconds"] for row in result.epochs if row["split"] == "train"),
-                sum(p.numel() for m in (judge.heads, backbone.modules()) for p in m.parameters() if p.requires_grad),
+                judge.trainable(),
             )
         )
     return found
@@ -187,7 +188,7 @@ def summarise(results: Mapping[str, Sequence[_Fold]]) -> list[Summary]:
             triples = []
             for fold in folds:
                 rated = np.flatnonzero(~np.isnan(fold.human[target]))
-                groups = [fold.groups[i] for i in rated]
+                groups = [fold.groups[i] for i in rated.tolist()]
                 triples.append((fold.predicted[target][rated], fold.human[target][rated], groups))
             srocc[target], draws = fold_mean("srocc", triples)
             point = srocc[target].value
@@ -220,9 +221,7 @@ def shown(estimate: Estimate | None, signed: bool = False) -> str:
     return f"{estimate.value:{form}}{span}"
 
 
-def markdown(
-    summaries: Sequence[Summary], rated: Rated, source: Source, folds: int, seeds: Sequence[int]
-) -> str:
+def markdown(summaries: Sequence[Summary], rated: Rated, source: Source, folds: int, seeds: Sequence[int]) -> str:
     """The result as a page."""
     lines = [
         "# Ablation",
@@ -237,7 +236,9 @@ def markdown(
     ]
     for summary in summaries:
         differences = [
-            f"{shown(summary.difference[target], signed=True)} {summary.verdict[target]}" if target in summary.difference else "-"
+            f"{shown(summary.difference[target], signed=True)} {summary.verdict[target]}"
+            if target in summary.difference
+            else "-"
             for target in TARGETS
         ]
         lines.append(

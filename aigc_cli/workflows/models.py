@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aigc_cli.core.backbones import Freezing, load_backbone
+from aigc_cli.core.backbone import Freezing
+from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.devices import pick_device
 from aigc_cli.core.model import HeadConfig, ResidualHeads
 from aigc_cli.core.training import Judge
@@ -57,7 +58,9 @@ def load_model(place: Path | None, device: str = "auto") -> Model:
         heads = ResidualHeads(HeadConfig(**said["heads"]))
         freezing = Freezing(**said["backbone"]["frozen_blocks"])
     except (TypeError, KeyError) as error:
-        raise AigcError(f"Expected a model of this version in {checkpoint.folder}, found {error}.", "Train again.") from error
+        raise AigcError(
+            f"Expected a model of this version in {checkpoint.folder}, found {error}.", "Train again."
+        ) from error
     backbone = load_backbone(said["backbone"]["name"], said["backbone"]["image_size"])
     if backbone.weights_hash != said["backbone"]["weights_hash"]:
         raise AigcError(

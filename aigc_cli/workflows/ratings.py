@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from aigc_cli.core.backbones import Backbone, Freezing
+from aigc_cli.core.backbone import Backbone, Freezing
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, ViewSettings, digest_of
 from aigc_cli.core.training import Data
 from aigc_cli.errors import AigcError
@@ -113,14 +113,16 @@ def read_rated(source: Source, recipe: Recipe, progress: Progress) -> Rated:
 def _not_empty(rated: Rated, source: Source) -> Rated:
     if not rated.samples:
         reasons = ", ".join(sorted({reason for _, reason in rated.skipped})) or "no rows"
-        raise AigcError(f"Expected rated images in {source.describe()}, found none usable ({reasons}).", "Check --images.")
+        raise AigcError(
+            f"Expected rated images in {source.describe()}, found none usable ({reasons}).", "Check --images."
+        )
     return rated
 
 
 def image_features(
     backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool, progress: Progress
 ) -> tuple[ImageFeatures, Rated]:
-    """The images at the freeze boundary, with every evaluation view computed; images that can't be decoded leave `rated`.
+    """The images at the freeze boundary, evaluation views computed; images that can't be decoded leave `rated`.
 
     Args:
         cache: whether what is frozen is kept in the feature store; it is not when nothing is frozen.
@@ -147,10 +149,7 @@ def training_data(images: ImageFeatures, freezing: Freezing, rated: Rated, recip
     span = recipe.mos_max - recipe.mos_min
     nothing = float("nan")
     scores = [
-        [
-            nothing if mos is None else (mos - recipe.mos_min) / span
-            for mos in (sample.mos_quality, sample.mos_align)
-        ]
+        [nothing if mos is None else (mos - recipe.mos_min) / span for mos in (sample.mos_quality, sample.mos_align)]
         for sample in rated.samples
     ]
     device = next(images.backbone.image.module.parameters()).device

@@ -110,7 +110,11 @@ def recommend(n: int) -> Recommendation:
     flags = {key: value for key, value in size.settings.items() if getattr(base, key) != value}
     recipe = Recipe(**{**asdict(base), **size.settings})
     command = " ".join(
-        ["aigc train --recipe", size.recipe, *(f"--{k.replace('_', '-')} {v:g}" if isinstance(v, float) else f"--{k} {v}" for k, v in flags.items())]
+        [
+            "aigc train --recipe",
+            size.recipe,
+            *(f"--{k.replace('_', '-')} {v:g}" if isinstance(v, float) else f"--{k} {v}" for k, v in flags.items()),
+        ]
     )
     reasons = dict(size.reasons) | {key: text.format(recipe=size.recipe) for key, text in _COMMON_REASONS.items()}
     return Recommendation(n, recipe, reasons, _neighbours(index), command + " --data ratings.csv --images images/")
@@ -127,4 +131,6 @@ def _neighbours(index: int) -> list[str]:
 
 def _shown(other: Size, mine: Size) -> str:
     changed = {k: v for k, v in other.settings.items() if mine.settings.get(k) != v}
-    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in changed.items())
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in changed.items()
+    )

@@ -61,14 +61,14 @@ class ScoreSummary:
 class Scorer:
     """Scores images from Python.
 
-        from aigc_cli import Scorer
-        table = Scorer.load().score(images=["a.png", "b.png"], prompts=["a red fox", "a blue house"])
+    from aigc_cli import Scorer
+    table = Scorer.load().score(images=["a.png", "b.png"], prompts=["a red fox", "a blue house"])
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._encode = PromptEncoder(model.judge)
-        self._transform = model.judge.backbone.preprocessing.transform()
+        self._transform = model.judge.backbone.transform
 
     @classmethod
     def load(cls, model: str | Path | None = None, device: str = "auto") -> "Scorer":

@@ -34,7 +34,7 @@ class TrainResult:
         run: the run folder.
         metrics: rows of the metrics table (validation part; none without one).
         diagnosis: a paragraph about the curves.
-        epochs: rows of the epochs table.
+        epochs: rows of the epochs table, without the run.
         kept_epoch: the epoch whose weights were kept.
         n_train, n_val: images in both parts.
         trainable: parameters that were trained.
@@ -104,24 +104,24 @@ def train(
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
     result = fit(judge, data, rows_train, rows_val, recipe, progress)
-    metrics = evaluation_rows(judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"})
-    name = {"run": run.name}
+    metrics = evaluation_rows(
+        judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"}
+    )
     write_run(run, resolved, rated, {"train": rows_train, "val": rows_val}, result, metrics, judge, source)
     if result.diverged:
         raise Diverged(
             f"Training diverged: {result.diverged}.",
             f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. Try a third of lr ({recipe.lr:g}).",
         )
-    trainable = sum(p.numel() for module in (judge.heads, backbone.modules()) for p in module.parameters() if p.requires_grad)
     return TrainResult(
         run=run,
         metrics=metrics,
         diagnosis=paragraph(result.epochs, recipe.residual),
-        epochs=[{**name, **row} for row in result.epochs],
+        epochs=result.epochs,
         kept_epoch=result.kept_epoch,
         n_train=len(rows_train),
         n_val=len(rows_val),
-        trainable=trainable,
+        trainable=judge.trainable(),
         chosen_on_val=bool(rows_val) and (recipe.checkpoint == "best" or recipe.patience > 0),
     )
 
@@ -135,7 +135,8 @@ def with_frozen_layers(resolved: Resolved, layers: int) -> Resolved:
     blocks = len(load_backbone(resolved.recipe.backbone, resolved.recipe.image_size).image.blocks)
     if not 0 <= layers <= blocks:
         raise AigcError(
-            f"Expected --freeze-layers of 0 to {blocks}, the blocks of {resolved.recipe.backbone}'s image tower, found {layers}.",
+            f"Expected --freeze-layers of 0 to {blocks}, the blocks of {resolved.recipe.backbone}'s image tower, "
+            f"found {layers}.",
             "Use --freeze-depth for a share instead.",
         )
     recipe = replace(resolved.recipe, freeze="partial", freeze_depth=layers / blocks)
@@ -185,7 +186,12 @@ def evaluation_rows(
 
 
 def describe(
-    judge: Judge, resolved: Resolved, result: Fit, metrics: Sequence[Mapping[str, Any]], source: Source, prompts: Mapping[str, set[str]]
+    judge: Judge,
+    resolved: Resolved,
+    result: Fit,
+    metrics: Sequence[Mapping[str, Any]],
+    source: Source,
+    prompts: Mapping[str, set[str]],
 ) -> dict[str, Any]:
     """The JSON beside a checkpoint's weights: everything needed to use the model and to know where it came from."""
     recipe = resolved.recipe

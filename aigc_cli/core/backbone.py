@@ -1,0 +1,214 @@
+"""What every backbone can do: embed images and texts, in two steps that meet at the freeze boundary."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aigc_cli.core.towers import UNFROZEN, Tower
+from aigc_cli.io.weights import tensors_digest
+
+HeadInput = Literal["embedding", "multilevel"]
+FreezeMode = Literal["all", "partial", "none"]
+
+
+class ImageFeatures(NamedTuple):
+    """What the heads read of an image: the L2-normalised embedding (B, D) and the pooled levels (B, L)."""
+
+    embedding: Tensor
+    levels: Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes pixels, as the checkpoint says (the fields of open_clip's PreprocessCfg).
+
+    Attributes:
+        size: height and width in pixels.
+        mean, std: per channel, for values in [0, 1].
+        interpolation: "bicubic" or "bilinear".
+        resize_mode: "shortest" (then centre crop), "longest" (then pad) or "squash".
+        fill_color: padding value, 0 to 255.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize_mode: str
+    fill_color: int = 0
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a recipe leaves to the backbone.
+
+    Attributes:
+        levels: indices of the image tower's blocks whose pooled outputs `multilevel` heads read.
+        head_input: what the heads read unless the recipe says so.
+        finetune_lr_factor: multiplies the heads' learning rate when a part of the backbone is trained: the recipes'
+            3e-5 suits a ViT with hundreds of millions of parameters, a small CNN wants more.
+        finetune_backbone_lr_factor: the same for the backbone's own parameters.
+    """
+
+    levels: tuple[int, ...]
+    head_input: HeadInput = "embedding"
+    finetune_lr_factor: float = 1.0
+    finetune_backbone_lr_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """The freeze boundary of both towers: blocks below it are frozen, with everything before them.
+
+    -1 (`UNFROZEN`) trains the whole tower; one more than the number of blocks freezes all of it, tail included.
+    """
+
+    image: int
+    text: int
+
+
+@dataclass
+class Backbone:
+    """A CLIP-like model cut into image and text towers.
+
+    Attributes:
+        name: as the user wrote it, for example `ViT-L-14/openai` or `mini`.
+        image, text: the towers; their modules own all parameters.
+        tokenize: texts to int64 token ids (B, L).
+        truncates: whether a text is longer than the text tower's window.
+        preprocessing: how an image becomes pixels.
+        transform: does it: an RGB image in, float32 pixels (3, H, W) out.
+        embed_dim: D, the size of both embeddings.
+        hints: choices that a recipe leaves to the backbone.
+        weights_hash: SHA-256 of the loaded weights.
+    """
+
+    name: str
+    image: Tower
+    text: Tower
+    tokenize: Callable[[Sequence[str]], Tensor]
+    truncates: Callable[[str], bool]
+    preprocessing: Preprocessing
+    transform: Callable[[Image.Image], Tensor]
+    embed_dim: int
+    hints: Hints
+    weights_hash: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights_hash = tensors_digest(self.modules().state_dict())
+        self.modules().eval().requires_grad_(False)
+        self.image.module.to(memory_format=torch.channels_last)
+
+    def modules(self) -> nn.ModuleDict:
+        """Both networks under the names `image` and `text`."""
+        return nn.ModuleDict({"image": self.image.module, "text": self.text.module})
+
+    def boundaries(self, mode: FreezeMode, depth: float) -> Freezing:
+        """The freeze boundary of each tower; `depth` is the frozen share of a tower's blocks (for `partial`)."""
+        if mode == "none":
+            return Freezing(UNFROZEN, UNFROZEN)
+        image, text = len(self.image.blocks), len(self.text.blocks)
+        if mode == "all":
+            return Freezing(image + 1, text + 1)
+        return Freezing(int(depth * image + 0.5), int(depth * text + 0.5))
+
+    def freeze(self, freezing: Freezing) -> list[nn.Parameter]:
+        """Freezes up to the boundary of each tower and returns what stays trainable."""
+        self.image.freeze(freezing.image)
+        self.text.freeze(freezing.text)
+        return [p for p in self.modules().parameters() if p.requires_grad]
+
+    def train(self, freezing: Freezing) -> None:
+        """Training mode beyond the freeze boundary, eval mode before it."""
+        self.image.train(freezing.image)
+        self.text.train(freezing.text)
+
+    def eval(self) -> None:
+        """Eval mode throughout."""
+        self.modules().eval()
+
+    def image_boundary(self, pixels: Tensor, boundary: int) -> dict[str, Tensor]:
+        """Everything before the freeze boundary: the part that is computed once.
+
+        Args:
+            pixels: (B, 3, H, W), preprocessed.
+            boundary: the number of frozen blocks, see `Freezing`.
+
+        Returns:
+            {"pixels"} when nothing is frozen, {"embedding" (B, D), "levels" (B, L)} when everything is, else
+            {"hidden": what enters block `boundary`, "levels": the levels pooled so far}.
+        """
+        if boundary == UNFROZEN:
+            return {"pixels": pixels}
+        tower = self.image
+        hidden, pooled = self._blocks(tower.stem(_channels_last(pixels)), 0, min(boundary, len(tower.blocks)))
+        levels = torch.cat([hidden.new_empty(len(hidden), 0), *pooled], dim=1)
+        if boundary <= len(tower.blocks):
+            return {"hidden": hidden, "levels": levels}
+        return {"embedding": F.normalize(tower.tail(hidden, None), dim=-1), "levels": levels}
+
+    def image_from_boundary(self, state: Mapping[str, Tensor], boundary: int) -> ImageFeatures:
+        """Everything after the freeze boundary, from what `image_boundary` returned."""
+        if "embedding" in state:
+            return ImageFeatures(state["embedding"], state["levels"])
+        if "pixels" in state:
+            state = self.image_boundary(state["pixels"], 0)
+            boundary = 0
+        hidden, pooled = self._blocks(_channels_last(state["hidden"]), boundary, len(self.image.blocks))
+        embedding = F.normalize(self.image.tail(hidden, None), dim=-1)
+        return ImageFeatures(embedding, torch.cat([state["levels"], *pooled], dim=1))
+
+    def _blocks(self, hidden: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
+        pooled = []
+        for index in range(start, stop):
+            hidden = self.image.call_block(self.image.blocks[index], hidden, None)
+            if index in self.hints.levels:
+                pooled.append(self.image.pool(hidden))
+        return hidden, pooled
+
+    def text_boundary(self, tokens: Tensor, boundary: int) -> dict[str, Tensor]:
+        """As `image_boundary`, for token ids (B, L): {"tokens"}, {"hidden", "tokens"} or {"embedding"}."""
+        if boundary == UNFROZEN:
+            return {"tokens": tokens}
+        hidden = self.text.stem(tokens)
+        for block in self.text.blocks[:boundary]:
+            hidden = self.text.call_block(block, hidden, tokens)
+        if boundary <= len(self.text.blocks):
+            return {"hidden": hidden, "tokens": tokens}
+        return {"embedding": F.normalize(self.text.tail(hidden, tokens), dim=-1)}
+
+    def text_from_boundary(self, state: Mapping[str, Tensor], boundary: int) -> Tensor:
+        """L2-normalised text embeddings (B, D) from what `text_boundary` returned."""
+        if "embedding" in state:
+            return state["embedding"]
+        tokens = state["tokens"]
+        hidden = state["hidden"] if "hidden" in state else self.text.stem(tokens)
+        for block in self.text.blocks[max(boundary, 0) :]:
+            hidden = self.text.call_block(block, hidden, tokens)
+        return F.normalize(self.text.tail(hidden, tokens), dim=-1)
+
+    def encode_image(self, pixels: Tensor) -> ImageFeatures:
+        """Embedding (B, D) and levels (B, L) of preprocessed pixels (B, 3, H, W)."""
+        return self.image_from_boundary(self.image_boundary(pixels, 0), 0)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised embeddings (len(texts), D)."""
+        tokens = self.tokenize(texts).to(next(self.text.module.parameters()).device)
+        return self.text_from_boundary(self.text_boundary(tokens, 0), 0)
+
+    def level_dim(self) -> int:
+        """L, the number of pooled level features."""
+        height, width = self.preprocessing.size
+        device = next(self.image.module.parameters()).device
+        with torch.inference_mode():
+            return self.encode_image(torch.zeros(1, 3, height, width, device=device)).levels.shape[1]
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """Feature maps (B, C, H, W) in the memory order that convolutions are fast in; tokens (B, L, C) as they are."""
+    return maps.contiguous(memory_format=torch.channels_last) if maps.ndim == 4 else maps
