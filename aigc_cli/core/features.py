@@ -110,15 +110,11 @@ class ImageFeatures:
         """
         if self.store is None:
             return self._check(sorted({row for rows in rows_by_view.values() for row in rows}), progress)
-        wanted: dict[str, list[int]] = {}
-        for view, rows in rows_by_view.items():
-            for digest in self.bank(view).missing(self.digests[row] for row in rows):
-                wanted.setdefault(digest, []).append(view)
-        total = sum(map(len, wanted.values()))
-        if not total:
+        wanted = self._missing(rows_by_view)
+        if not wanted:
             return {}
+        progress.start("frozen features", sum(map(len, wanted.values())))
         row_of = {digest: row for row, digest in enumerate(self.digests)}
-        progress.start("frozen features", total)
         pending: dict[int, list[tuple[str, dict[str, Tensor]]]] = {}
         jobs = [(row_of[digest], views) for digest, views in wanted.items()]
         faults: dict[str, str] = {}
@@ -137,6 +133,14 @@ class ImageFeatures:
         for view, entries in pending.items():
             self._flush(view, entries)
         return {row: faults[digest] for row, digest in enumerate(self.digests) if digest in faults}
+
+    def _missing(self, rows_by_view: Mapping[int, Sequence[int]]) -> dict[str, list[int]]:
+        """{digest: views} of what the store does not hold yet."""
+        wanted: dict[str, list[int]] = {}
+        for view, rows in rows_by_view.items():
+            for digest in self.bank(view).missing(self.digests[row] for row in rows):
+                wanted.setdefault(digest, []).append(view)
+        return wanted
 
     def _entries(
         self, good: Sequence[tuple[str, list[int], Tensor]]

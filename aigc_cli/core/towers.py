@@ -195,7 +195,7 @@ class ClipTextTower(Tower):
     def __init__(self, module: Any) -> None:
         if module.cls_emb is not None:
             raise AigcError(
-                "Expected a text tower that pools one of its own tokens, found one with an appended class token (CoCa).",
+                "Expected a text tower that pools one of its own tokens, found an appended class token (CoCa).",
                 "Use a CLIP or SigLIP backbone.",
             )
         self.module = module

@@ -1,0 +1,90 @@
+"""What every test shares: a cache of its own, no network, one tiny CLIP and a small rated set."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+
+from aigc_cli.core.backbones import Backbone, load_backbone
+from aigc_cli.io.demo import demo_samples
+from aigc_cli.io.samples import Sample
+from aigc_cli.io.weights import save_tensors
+
+TINY_VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 4}
+TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4}
+CLIP_PREPROCESSING = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it brings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads the user's settings or touches the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AIGC_")]:
+            patch.delenv(name)
+        patch.setenv("AIGC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def save_open_clip_folder(folder: Path, vision: dict[str, Any], seed: int = 0) -> Path:
+    """A random CLIP with the image tower `vision` and a small text tower, in open_clip's local-dir format."""
+    import open_clip
+
+    size = vision["image_size"]
+    model = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TINY_TEXT}
+    text = json.dumps({"model_cfg": model, "preprocess_cfg": {"size": [size, size], **CLIP_PREPROCESSING}})
+    (folder / "open_clip_config.json").write_text(text)
+    torch.manual_seed(seed)
+    network = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_tensors(folder / "open_clip_model.safetensors", network.state_dict())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def open_clip_folder() -> Callable[..., Path]:
+    """`save_open_clip_folder`, for tests that need another image tower than the tiny ViT."""
+    return save_open_clip_folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP of four small blocks for each tower; images of 32 pixels, embeddings of 32 numbers."""
+    return save_open_clip_folder(tmp_path_factory.mktemp("tiny"), TINY_VISION)
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> Backbone:
+    """The tiny CLIP, loaded afresh: a test may train it."""
+    return load_backbone(f"local-dir:{tiny_folder}")
+
+
+@pytest.fixture(scope="session")
+def mini() -> Backbone:
+    """The shipped backbone, shared: a test must leave its weights as they are."""
+    return load_backbone("mini")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """48 rated images of 64 pixels."""
+    return demo_samples(tmp_path_factory.mktemp("demo"), n=48, size=64)
+
+
+@pytest.fixture
+def noise_image() -> Image.Image:
+    """A random RGB image that is wider than high."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8))
