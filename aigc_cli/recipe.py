@@ -78,7 +78,9 @@ class Recipe:
         0, "Optimisation", "stop after so many epochs without gain; 0: off", sensible=(3, 10), low=0
     )
     min_delta: float = _setting(0.001, "Optimisation", "what counts as a gain", low=0)
-    checkpoint: str = _setting("best", "Optimisation", "which epoch is kept", choices=("best", "last"))
+    checkpoint: str = _setting(
+        "last", "Optimisation", "which epoch is kept; best: of validation", choices=("best", "last")
+    )
     seed: int = _setting(0, "Optimisation", "of splits, initialisation and order", low=0)
     loss: str = _setting("mse", "Loss", "mse, l1, plcc, rank, or a sum such as l1+plcc")
     w_q: float = _setting(0.5, "Loss", "weight of quality", sensible=(0.3, 0.7), low=0)
@@ -98,10 +100,16 @@ class Recipe:
             raise AigcError(f"Expected mos_min < mos_max, found {self.mos_min:g} and {self.mos_max:g}.", "Swap them.")
         if self.w_q + self.w_c <= 0:
             raise AigcError("Expected w_q or w_c above 0, found 0 for both.", "Give one of them a weight.")
-        if self.checkpoint == "best" and self.val_fraction == 0:
-            object.__setattr__(self, "checkpoint", "last")  # nothing could choose
-        if self.patience and self.val_fraction == 0:
-            raise AigcError("Expected val_fraction above 0 for early stopping, found 0.", "Set patience to 0.")
+        if self.chooses and self.val_fraction == 0:
+            raise AigcError(
+                "Expected val_fraction above 0 to choose a checkpoint on, found 0.",
+                "Set checkpoint to last and patience to 0.",
+            )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the validation part chooses the epoch that is kept; otherwise it stays untouched by training."""
+        return self.checkpoint == "best" or self.patience > 0
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Recipe)}

@@ -117,27 +117,30 @@ def estimate(
 
 
 def fold_mean(
-    name: str, folds: Sequence[tuple[Values, Values, Sequence[str]]], resamples: int = RESAMPLES, seed: int = 0
+    name: str,
+    folds: Sequence[tuple[Values, Values, Sequence[str]]],
+    numbers: Sequence[int] | None = None,
+    resamples: int = RESAMPLES,
 ) -> tuple[Estimate, Values]:
     """The mean of a metric over folds, its interval from resampling groups within each fold.
 
     Args:
         name: the metric.
         folds: (predicted, target, groups) of each fold's reported part.
+        numbers: which fold each one is (default: 0, 1, ...); the same fold under another seed has the same number and
+            draws the same groups.
 
     Returns:
-        (the estimate, the bootstrap draws (resamples,)); draws of two variants over the same folds and seed are paired.
+        (the estimate, the bootstrap draws (resamples,)); draws of two variants over the same folds are paired.
     """
     values, draws = [], np.zeros(resamples)
-    for index, (predicted, target, groups) in enumerate(folds):
+    for seed, (predicted, target, groups) in zip(numbers or range(len(folds)), folds, strict=True):
         point = value(name, predicted, target)
         if point is None:
             reason = undefined(name, np.asarray(predicted), np.asarray(target))
-            return Estimate(None, None, None, sum(len(f[0]) for f in folds), f"fold {index}: {reason}"), draws * np.nan
+            return Estimate(None, None, None, sum(len(f[0]) for f in folds), f"fold {seed}: {reason}"), draws * np.nan
         values.append(point)
-        resampled = [
-            value(name, predicted[rows], target[rows]) for rows in cluster_resamples(groups, resamples, seed + index)
-        ]
+        resampled = [value(name, predicted[rows], target[rows]) for rows in cluster_resamples(groups, resamples, seed)]
         draws += np.array([np.nan if v is None else v for v in resampled]) / len(folds)
     low, high = interval([None if np.isnan(v) else float(v) for v in draws])
     return Estimate(float(np.mean(values)), low, high, sum(len(f[0]) for f in folds)), draws

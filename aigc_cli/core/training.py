@@ -253,7 +253,7 @@ def merit(row: dict[str, Any], recipe: Recipe) -> float:
 def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], recipe: Recipe, progress: Progress) -> Fit:
     """Trains `judge` in place on rows `train`, leaves it with the weights of the kept epoch, and returns the curves.
 
-    The kept epoch is the best on rows `val` (by `merit`), or the last one when the recipe says so or `val` is empty. A
+    The kept epoch is the last one, or the best on rows `val` (by `merit`) when the recipe chooses one. A
     loss that is not finite ends the run; the best epoch before it is kept.
     """
     random = np.random.default_rng([recipe.seed, len(train)])
@@ -295,7 +295,7 @@ def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], reci
             break
         gained = merit(parts["val" if val else "train"], recipe)
         stale = 0 if gained > best + recipe.min_delta else stale + 1
-        if recipe.checkpoint == "last" or not val or gained > best:
+        if not (recipe.chooses and val) or gained > best:
             result.kept_epoch, result.kept_state = epoch, judge.state()
         best = max(best, gained)
         if recipe.patience and stale >= recipe.patience:

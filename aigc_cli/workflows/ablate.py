@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "residual + partial freeze": {"residual": True, "freeze": "partial"},
     "residual + all frozen": {"residual": True, "freeze": "all"},
 }
+ZERO_SHOT = "zero-shot cosine"
 TARGETS = ("quality", "consistency")
 METRIC_NAMES = ("srocc", "plcc")
 
@@ -57,13 +58,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Fold:
-    """One trained variant on one fold: predictions in MOS units beside the human scores."""
+    """One trained variant on one fold: predictions in MOS units beside the human scores.
 
+    `cosine` is the untrained backbone's, of the same images.
+    """
+
+    number: int
     predicted: Mapping[str, Any]
     human: Mapping[str, Any]
     groups: Sequence[str]
     seconds: float
     trainable: int
+    cosine: Any
 
 
 def recipe_variants(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -86,8 +92,8 @@ def ablate(
 ) -> list[Summary]:
     """Trains every variant on every fold and seed, and writes `ablation.parquet` and `ablation.md` into `output`.
 
-    A fold's own part is only predicted, never trained on nor used to choose a checkpoint: that is chosen on a
-    validation part of the remaining prompts, as the recipe's val_fraction says.
+    A fold's own part is only predicted, never trained on nor used to choose a checkpoint: a recipe that chooses one
+    does so on a validation part of the remaining prompts.
 
     Raises:
         AigcError: the table, the folds or the output is not as it should be; nothing was written.
@@ -97,15 +103,15 @@ def ablate(
     check_output(output, overwrite=overwrite, suffixes=())
     recipes = {name: dataclasses.replace(base, **changes) for name, changes in variants.items()}
     rated = read_rated(source, base, progress)
-    parts = grouped_folds(rated.groups(base.group_by), folds, base.seed)
+    grouped_folds(rated.groups(base.group_by), folds, 0)  # too few prompts are an error before anything is computed
     results: dict[str, list[_Fold]] = {}
     rows: list[dict[str, Any]] = []
     for name, recipe in recipes.items():
         for seed in seeds:
             found = _variant(name, dataclasses.replace(recipe, seed=seed), rated, folds, device, cache, progress)
             results.setdefault(name, []).extend(found)
-            rows += [row for index, fold in enumerate(found) for row in _rows(name, index, seed, fold)]
-    assert len(parts) == folds
+            rows += [row for fold in found for row in _rows(name, fold.number, seed, fold)]
+    results[ZERO_SHOT] = [_zero_shot(fold) for fold in next(iter(results.values()))]
     summaries = summarise(results)
     output.mkdir(parents=True, exist_ok=True)
     write_table(output / "ablation.parquet", "ablation", rows, {"aigc_version": __version__, "data": source.describe()})
@@ -134,21 +140,30 @@ def _variant(
         judge = new_judge(backbone, recipe)
         apart = set(held_out)
         rest = [row for row in everything if row not in apart]
-        fraction = recipe.val_fraction if recipe.checkpoint == "best" or recipe.patience else 0.0
+        fraction = recipe.val_fraction if recipe.chooses else 0.0
+        cosine = predict(judge, data, held_out).cosine.double().numpy()
         kept, chosen = grouped_holdout([groups[row] for row in rest], fraction, recipe.seed)
         result = fit(judge, data, [rest[i] for i in kept], [rest[i] for i in chosen], recipe, progress)
         scores = predict(judge, data, held_out)
         human = data.targets[held_out].cpu().double().numpy() * (recipe.mos_max - recipe.mos_min) + recipe.mos_min
         found.append(
             _Fold(
+                index,
                 {"quality": to_mos(scores.quality, recipe), "consistency": to_mos(scores.consistency, recipe)},
                 {"quality": human[:, 0], "consistency": human[:, 1]},
                 [groups[row] for row in held_out],
                 sum(row["seconds"] for row in result.epochs if row["split"] == "train"),
                 judge.trainable(),
+                cosine,
             )
         )
     return found
+
+
+def _zero_shot(fold: _Fold) -> _Fold:
+    """The baseline beside every variant: the raw cosine for consistency, nothing for quality."""
+    predicted = {"quality": np.zeros_like(fold.cosine), "consistency": fold.cosine}
+    return _Fold(fold.number, predicted, fold.human, fold.groups, 0.0, 0, fold.cosine)
 
 
 def _restore(backbone: Backbone, state: Mapping[str, torch.Tensor]) -> None:
@@ -190,7 +205,7 @@ def summarise(results: Mapping[str, Sequence[_Fold]]) -> list[Summary]:
                 rated = np.flatnonzero(~np.isnan(fold.human[target]))
                 groups = [fold.groups[i] for i in rated.tolist()]
                 triples.append((fold.predicted[target][rated], fold.human[target][rated], groups))
-            srocc[target], draws = fold_mean("srocc", triples)
+            srocc[target], draws = fold_mean("srocc", triples, [fold.number for fold in folds])
             point = srocc[target].value
             if target not in first:
                 first[target] = (point, draws)

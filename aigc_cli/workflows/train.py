@@ -122,7 +122,7 @@ def train(
         n_train=len(rows_train),
         n_val=len(rows_val),
         trainable=judge.trainable(),
-        chosen_on_val=bool(rows_val) and (recipe.checkpoint == "best" or recipe.patience > 0),
+        chosen_on_val=recipe.chooses,
     )
 
 

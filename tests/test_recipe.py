@@ -1,0 +1,417 @@
+"""Recipes: what the shipped ones say, which source of a setting wins, and what a recipe file may not hold."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aigc_cli.errors import AigcError
+from aigc_cli.recipe import (
+    FIELDS,
+    Recipe,
+    Resolved,
+    find_recipe,
+    read_recipe,
+    read_yaml,
+    recipe_names,
+    resolve,
+    to_yaml,
+)
+
+DEFAULTS: dict[str, Any] = (
+    {"backbone": "mini", "image_size": None, "residual": True, "scale_q": 0.2, "scale_c": 0.2}
+    | {"quality_input": None, "hidden_q": 128, "hidden_c": 256, "dropout": 0.1, "freeze": "partial"}
+    | {"freeze_depth": 0.75, "lr": 3e-5, "lr_backbone": None, "epochs": 20, "batch_size": 32}
+    | {"weight_decay": 1e-4, "scheduler": "cosine", "warmup_ratio": 0.05, "max_grad_norm": 1.0, "patience": 0}
+    | {"min_delta": 0.001, "seed": 0, "loss": "mse", "w_q": 0.5, "w_c": 0.5, "views": 4, "crop_scale_min": 0.8}
+    | {"flip": True, "val_fraction": 0.2, "group_by": "prompt", "mos_min": 0.0, "mos_max": 5.0}
+)
+SENSIBLE: dict[str, tuple[float, float]] = (
+    {"lr": (1e-6, 1e-3), "lr_backbone": (1e-6, 1e-3), "freeze_depth": (0.66, 0.92), "dropout": (0, 0.3)}
+    | {"scale_q": (0.1, 0.5), "scale_c": (0.1, 0.5), "w_q": (0.3, 0.7), "w_c": (0.3, 0.7), "epochs": (10, 50)}
+    | {"batch_size": (8, 128), "weight_decay": (1e-5, 1e-3), "warmup_ratio": (0.01, 0.1), "patience": (3, 10)}
+    | {"max_grad_norm": (0.5, 2), "crop_scale_min": (0.6, 1), "views": (1, 16)}
+    | {"hidden_q": (64, 512), "hidden_c": (64, 512)}
+)
+
+
+def _scales(both: float) -> dict[str, float]:
+    return {"scale_q": both, "scale_c": both}
+
+
+_PARTIAL = {"freeze": "partial", "freeze_depth": 0.75, "lr": 3e-5, "epochs": 20, "batch_size": 32}
+SHIPPED: dict[str, dict[str, Any]] = {  # as in the design's table; what it leaves open is the default
+    "small": {"freeze": "all", "lr": 1e-3, "epochs": 30, "batch_size": 16, "dropout": 0.2, "weight_decay": 5e-4},
+    "medium": {**_PARTIAL, **_scales(0.2)},
+    "large": {"freeze": "none", **_scales(0.3), "lr": 3e-5, "epochs": 15, "batch_size": 64, "dropout": 0.05},
+    "quick": {"freeze": "all", **_scales(0.2), "lr": 1e-3, "epochs": 10, "batch_size": 64},
+    "regularised": {**_PARTIAL, **_scales(0.15), "freeze_depth": 20 / 24, "dropout": 0.2}
+    | {"weight_decay": 5e-4, "max_grad_norm": 0.5},
+    "thorough": {**_PARTIAL, **_scales(0.25), "lr": 2e-5, "epochs": 50, "batch_size": 16}
+    | {"w_q": 0.4, "w_c": 0.6, "warmup_ratio": 0.1},
+    "quality-first": {**_PARTIAL, "scale_q": 0.3, "scale_c": 0.15, "w_q": 0.7, "w_c": 0.3},
+    "consistency-first": {**_PARTIAL, "scale_q": 0.15, "scale_c": 0.3, "w_q": 0.3, "w_c": 0.7},
+}
+OPEN = {"small": {"scale_q", "scale_c", "loss"}}  # measured apart, see the recipe's own comment
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Return a function that writes a recipe file and gives its path."""
+
+    def write_file(content: str | bytes, name: str = "r.yaml") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write_file
+
+
+def check(call: Callable[[], object], message: str, hint: str) -> None:
+    with pytest.raises(AigcError) as caught:
+        call()
+    assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (message, hint, 2)
+
+
+# --- what there is
+
+
+@pytest.mark.parametrize(("name", "default"), DEFAULTS.items())
+def test_every_parameter_of_the_design_has_its_default(name: str, default: Any) -> None:
+    assert getattr(Recipe(), name) == default
+    assert type(getattr(Recipe(), name)) is type(default)
+    assert FIELDS[name].metadata["sensible"] == SENSIBLE.get(name)
+
+
+def test_all_recipes_of_the_design_ship_and_no_others() -> None:
+    assert recipe_names() == sorted(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_is_as_the_design_says(name: str) -> None:
+    resolved = resolve({}, name)
+    expected = DEFAULTS | SHIPPED[name]
+    for key in expected.keys() - OPEN.get(name, set()):
+        found = getattr(resolved.recipe, key)
+        assert found == (pytest.approx(expected[key], abs=1e-4) if key == "freeze_depth" else expected[key]), key
+    assert resolved.warnings == ()
+
+
+@pytest.mark.parametrize(("layers", "name"), [(18, "medium"), (20, "regularised")])
+def test_the_depth_means_that_many_of_24_blocks(layers: int, name: str) -> None:
+    assert round(resolve({}, name).recipe.freeze_depth * 24) == layers
+
+
+# --- which source wins
+
+
+def test_precedence_and_sources(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = write("lr: 1e-4\nepochs: 11\nbatch_size: 9\nviews: 2\n", "own.yaml")
+    write("epochs: 12\nbatch_size: 10\nviews: 3\n", "aigc.yaml")
+    monkeypatch.setenv("AIGC_BATCH_SIZE", "11")
+    monkeypatch.setenv("AIGC_VIEWS", "5")
+    found = resolve({"views": "6", "seed": None}, str(own))
+    recipe, sources = found.recipe, found.sources
+    assert (recipe.lr, recipe.epochs, recipe.batch_size, recipe.views, recipe.dropout) == (1e-4, 12, 11, 6, 0.1)
+    named = [sources[key] for key in ("lr", "epochs", "batch_size", "views", "dropout", "seed")]
+    assert named == [f"recipe {own}", "aigc.yaml", "environment", "flag", "default", "default"]
+
+
+def test_the_folder_of_the_project_file_may_be_given(write: Write, tmp_path: Path) -> None:
+    write("epochs: 12\n", "aigc.yaml")
+    (tmp_path / "below").mkdir()
+    assert resolve({}, folder=tmp_path / "below").recipe.epochs == 20
+    assert resolve({}, folder=tmp_path).recipe.epochs == 12
+
+
+def test_the_recipe_itself_has_the_same_precedence(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("recipe: quick\n", "aigc.yaml")
+    assert resolve({}).sources["epochs"] == "recipe quick"
+    monkeypatch.setenv("AIGC_RECIPE", "small")
+    assert resolve({}).sources["epochs"] == "recipe small"
+    assert resolve({}, "large").sources["epochs"] == "recipe large"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [("flip", "false", False), ("epochs", "12", 12), ("lr", "2e-5", 2e-5), ("lr_backbone", "1e-6", 1e-6)],
+)
+def test_the_environment_is_text_and_is_converted(
+    key: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"AIGC_{key.upper()}", text)
+    found = getattr(resolve({}).recipe, key)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_every_source_names_itself_in_an_error(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    hint = "Its default is 20."
+    path = write("epochs: many\n")
+    kind = "Expected a whole number for epochs in {}, found '{}'."
+    check(lambda: resolve({}, str(path)), kind.format(path, "many"), hint)
+    check(lambda: resolve({"epochs": "2.5"}), kind.format("--epochs", "2.5"), hint)
+    write("epochs: 1.5\n", "aigc.yaml")
+    check(lambda: resolve({}), kind.format("aigc.yaml", "1.5"), hint)
+    write("epochs: 15\n", "aigc.yaml")
+    monkeypatch.setenv("AIGC_EPOCHS", "")
+    check(lambda: resolve({}), kind.format("AIGC_EPOCHS", ""), hint)
+
+
+# --- extends
+
+
+def test_a_chain_of_recipes(write: Write) -> None:
+    base = write("lr: 1e-4\nepochs: 11\nviews: 2\n", "base.yaml")
+    middle = write(f"extends: {base}\nepochs: 12\nviews: 3\n", "middle.yaml")
+    top = write(f"extends: {middle}\nviews: 5\n", "top.yaml")
+    assert read_recipe(top) == {"lr": 1e-4, "epochs": 12, "views": 5}
+    assert read_recipe(write("extends: quick\nlr: 2e-4\n")) == read_recipe(find_recipe("quick")) | {"lr": 2e-4}
+
+
+def test_a_circle_of_recipes_is_refused(write: Write, tmp_path: Path) -> None:
+    one = write(f"extends: {tmp_path / 'two.yaml'}\n", "one.yaml")
+    two = write(f"extends: {one}\n", "two.yaml")
+    alone = write(f"extends: {tmp_path / 'alone.yaml'}\n", "alone.yaml")
+    ends = "Expected recipes that end somewhere, found {} extending itself."
+    check(lambda: read_recipe(one), ends.format(two), "Remove `extends`.")
+    check(lambda: read_recipe(alone), ends.format(alone), "Remove `extends`.")
+
+
+def test_a_parent_that_is_not_there(write: Write, tmp_path: Path) -> None:
+    path = write(f"extends: {tmp_path / 'no.yaml'}\n")
+    check(
+        lambda: read_recipe(path),
+        f"Expected a recipe file, found none at {tmp_path / 'no.yaml'}.",
+        "Check the path.",
+    )
+    known = "consistency-first, large, medium, quality-first, quick, regularised, small, thorough"
+    check(
+        lambda: resolve({}, "regularized"),
+        f"Expected a recipe out of {known}, found 'regularized'.",
+        "Did you mean 'regularised'?",
+    )
+    check(
+        lambda: read_recipe(write("extends: 5\n")),
+        f"Expected a recipe out of {known}, found '5'.",
+        "A file of your own ends in .yaml.",
+    )
+
+
+# --- what a file may hold
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("lr: 1e-4", 1e-4),
+        ("lr: 1E-4", 1e-4),
+        ("lr: .5e-3", 5e-4),
+        ("lr: 0.0001  # a comment", 1e-4),
+        ("epochs: 1e1", 10),
+        ("epochs: '12'", 12),
+        ("lr_backbone: null", None),
+        ("lr_backbone: ~", None),
+        ("group_by: no", "no"),
+        ("group_by: 'null'", "null"),
+        ("flip: false", False),
+        ("\ufefflr: 1e-4", 1e-4),
+    ],
+)
+def test_values_that_are_read(text: str, value: Any, write: Write) -> None:
+    (found,) = read_recipe(write(text)).values()
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("lr: 1\nlr: 2", "line 2, found the key 'lr' twice"),
+        ("a: {b: 1, b: 2}", "line 1, found the key 'b' twice"),
+        ("5: 1", "line 1, found the key 5, which is no word"),
+        ("? [a]\n: 1", "line 1, found the key ['a'], which is no word"),
+        ("? {a: 1}\n: 1", "line 1, found the key {'a': 1}, which is no word"),
+        ("lr: !!float 1", "line 1, found the tag tag:yaml.org,2002:float"),
+        ("lr: !!python/name:os.system", "line 1, found the tag tag:yaml.org,2002:python/name:os.system"),
+        (
+            "epochs: 3\nlr: !!python/object/apply:os.system [true]",
+            "line 2, found the tag tag:yaml.org,2002:python/object/apply:os.system",
+        ),
+        ("lr: !!python/dict {a: 1}", "line 1, found the tag tag:yaml.org,2002:python/dict"),
+        ("lr: &x 1\nepochs: *x", "line 2, found an alias; write the value out"),
+        ("a: " + "[" * 20 + "]" * 20, "line 1, found more than 20 levels"),
+        ("lr: [1", "line 1, found expected ',' or ']', but got '<stream end>'"),
+    ],
+)
+def test_what_is_not_plain_yaml(text: str, found: str, write: Write) -> None:
+    path = write(text)
+    check(lambda: read_recipe(path), f"Expected plain YAML in {path}, {found}.", "Write `key: value` lines.")
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- a", "list"), ("lr", "str"), ("", "NoneType"), ("# x", "NoneType")])
+def test_what_is_no_mapping(text: str, kind: str, write: Write) -> None:
+    path = write(text)
+    check(
+        lambda: read_recipe(path), f"Expected `key: value` lines in {path}, found {kind}.", "See recipes/medium.yaml."
+    )
+
+
+def test_twenty_levels_are_not_too_many(write: Write) -> None:
+    path = write("a: " + "[" * 19 + "]" * 19)
+    check(
+        lambda: read_recipe(path),
+        f"Expected a known setting in {path}, found 'a'.",
+        "See `aigc train --help` for the settings.",
+    )
+
+
+def test_files_that_cannot_be_read(write: Write, tmp_path: Path) -> None:
+    big = write("#" * (2**20 + 1))
+    check(
+        lambda: read_yaml(big),
+        f"Expected at most 1 MiB in {big}, found 1,048,577 bytes.",
+        "Is it a recipe at all?",
+    )
+    check(
+        lambda: read_yaml(tmp_path / "no.yaml"),
+        f"Expected a recipe file at {tmp_path / 'no.yaml'}: No such file or directory.",
+        "Check the path.",
+    )
+    check(lambda: read_yaml(tmp_path), f"Expected a recipe file at {tmp_path}: Is a directory.", "Check the path.")
+    with pytest.raises(AigcError, match="codec can't decode byte 0xff in position 4"):
+        read_yaml(write(b"lr: \xff"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("learning_rate: 1", "Expected a known setting in {}, found 'learning_rate'.", "Did you mean 'lr'?"),
+        ("epoch: 1", "Expected a known setting in {}, found 'epoch'.", "Did you mean 'epochs'?"),
+        ("zzz: 1", "Expected a known setting in {}, found 'zzz'.", "See `aigc train --help` for the settings."),
+        ("flip: no", "Expected true or false for flip in {}, found 'no'.", "Its default is True."),
+        ("flip: 1", "Expected true or false for flip in {}, found '1'.", "Its default is True."),
+        ("epochs: true", "Expected a whole number for epochs in {}, found 'True'.", "Its default is 20."),
+        ("lr: [1]", "Expected a number for lr in {}, found '[1]'.", "Its default is 3e-05."),
+        ("lr: .nan", "Expected a number for lr in {}, found '.nan'.", "Its default is 3e-05."),
+        ("lr: 1e999", "Expected a number for lr in {}, found 'inf'.", "Its default is 3e-05."),
+        ("lr: 1_0", "Expected a number for lr in {}, found '1_0'.", "Its default is 3e-05."),
+        ("lr:", "Expected a value for lr in {}, found nothing.", "Its default is 3e-05."),
+        ("backbone: 5", "Expected a word for backbone in {}, found '5'.", "Its default is mini."),
+        ("lr: 2", "Expected lr of 0 to 1 in {}, found 2.", "The default is 3e-05."),
+        ("epochs: 0", "Expected epochs of 1 or more in {}, found 0.", "The default is 20."),
+        ("views: 1001", "Expected views of 1 to 1000 in {}, found 1001.", "The default is 4."),
+        ("seed: -1", None, "The default is 0."),
+        ("freeze: part", "Expected freeze out of all, partial, none in {}, found 'part'.", "Did you mean 'partial'?"),
+        (
+            "scheduler: xyz",
+            "Expected scheduler out of cosine, linear, step, constant in {}, found 'xyz'.",
+            "The default is cosine.",
+        ),
+    ],
+)
+def test_settings_that_are_refused(text: str, message: str | None, hint: str, write: Write) -> None:
+    path = write(text)
+    with pytest.raises(AigcError) as caught:
+        read_recipe(path)
+    key = text.partition(":")[0]
+    assert caught.value.message == message.format(path) if message else f" {key} " in caught.value.message
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("text", ["epochs: 1" + "0" * 400, "lr: 1" + "0" * 400, "epochs: " + "9" * 5000, "seed: 1e300"])
+def test_numbers_beyond_any_type_are_refused(text: str, write: Write) -> None:
+    with pytest.raises(AigcError, match=r"r\.yaml"):
+        read_recipe(write(text))
+
+
+def test_settings_that_do_not_go_together() -> None:
+    check(lambda: resolve({"mos_min": "5", "mos_max": "1"}), "Expected mos_min < mos_max, found 5 and 1.", "Swap them.")
+    check(
+        lambda: resolve({"w_q": "0", "w_c": "0"}),
+        "Expected w_q or w_c above 0, found 0 for both.",
+        "Give one of them a weight.",
+    )
+    check(
+        lambda: resolve({"patience": "3", "val_fraction": "0"}),
+        "Expected val_fraction above 0 for early stopping, found 0.",
+        "Set patience to 0.",
+    )
+    assert resolve({"val_fraction": "0"}).recipe.checkpoint == "last"
+
+
+def test_warnings_name_the_source() -> None:
+    found = resolve({"lr": "0.01", "max_grad_norm": "0", "patience": "0", "epochs": "50"}, "quick")
+    assert found.warnings == ("lr = 0.01 (flag) is outside its sensible range 1e-06 to 0.001.",)
+    assert resolve({"patience": "2"}).warnings == ("patience = 2 (flag) is outside its sensible range 3 to 10.",)
+
+
+# --- the resolved recipe as a file
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_written_recipe_runs_again(name: str, write: Write) -> None:
+    first = resolve({"seed": "7", "group_by": "no", "lr_backbone": "1e-6"}, name)
+    text = to_yaml(first, {"lr": "a note"})
+    again = resolve({}, str(write(text)))
+    assert again.recipe == first.recipe
+    assert "seed: 7  # flag\n" in text
+    assert f"epochs: {first.recipe.epochs}  # recipe {name}\n" in text
+    assert [line for line in text.splitlines() if line.startswith("lr: ")][0].endswith("; a note")
+
+
+FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=120) | st.sampled_from(
+    ["1e3", "null", "~", "true", "12", "a # b", "a: b", "- a", "x y " * 40, "two\nlines", "'", '"', "\\", "=", "<<"]
+)
+
+
+@given(word=WORDS)
+@settings(FUZZ, max_examples=60)
+def test_any_word_survives_being_written(word: str, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(Recipe(), group_by=word, backbone=f"local-dir:{word}")
+    path = tmp_path / "again.yaml"
+    path.write_text(to_yaml(Resolved(recipe, dict.fromkeys(FIELDS, "flag"), ())), encoding="utf-8")
+    assert Recipe(**read_recipe(path)) == recipe
+
+
+# --- whatever it is, there is no traceback
+
+YAML = st.lists(
+    st.sampled_from(
+        ["lr", "epochs", "extends", ": ", "\n", "- ", "? ", "[", "]", "{", "}", "!!map ", "!x ", "&a ", "*a", "<<"]
+        + [", ", "  ", "1e-4", "no", "'", '"', "|\n", "---\n", "%YAML 1.1\n", "\t", "#", "é", "quick", "0", "9" * 400]
+    ),
+    max_size=25,
+).map("".join)
+
+
+@given(data=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore")))
+@settings(FUZZ, max_examples=150)
+def test_random_bytes_are_settings_or_an_error(data: bytes, tmp_path: Path) -> None:
+    _settings_or_error(tmp_path / "random.yaml", data)
+
+
+@given(text=YAML)
+@settings(FUZZ, max_examples=300)
+def test_random_yaml_is_settings_or_an_error(text: str, tmp_path: Path) -> None:
+    _settings_or_error(tmp_path / "random.yaml", text.encode())
+
+
+def _settings_or_error(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    for read in (read_yaml, read_recipe):
+        try:
+            assert isinstance(read(path), dict)
+        except AigcError as error:
+            assert error.message
