@@ -88,12 +88,13 @@ def _print_training(result: Any) -> None:
 
 
 def _print_metrics(title: str, rows: list[dict[str, Any]]) -> None:
-    cells = metric_cells(rows)
-    if len({line[2] for line in cells}) == 1:
-        cells = [[*line[:2], *line[3:]] for line in cells]
-        print_table(title, ("target", "prompts", "SROCC [95%]", "PLCC", "KROCC", "RMSE", "n"), cells)
-    else:
-        print_table(title, ("target", "prompts", "group", "SROCC [95%]", "PLCC", "KROCC", "RMSE", "n"), cells)
+    """All metrics of the whole, then the SROCC of each group."""
+    whole = [row for row in rows if row["group"] == "all"]
+    cells = metric_cells(whole, ("target", "split", "srocc", "plcc", "krocc", "rmse", "n"))
+    print_table(title, ("target", "prompts", "SROCC [95%]", "PLCC", "KROCC", "RMSE", "n"), cells)
+    if groups := [row for row in rows if row["group"] != "all"]:
+        cells = metric_cells(groups, ("group", "split", "target", "srocc", "n"))
+        print_table("By group", ("group", "prompts", "target", "SROCC [95%]", "n"), cells)
 
 
 def evaluate(

@@ -101,15 +101,12 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def metric_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of the metrics table as cells: one line for each split, group and target."""
+def metric_cells(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[list[str]]:
+    """Rows of the metrics table as cells: one line for each split, group and target, with these columns of it."""
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
-        line = lines.setdefault((row["split"], row["group"], row["target"]), {"n": str(row["n"])})
+        key = {"split": row["split"], "group": row["group"], "target": row["target"].replace("_", " ")}
+        line = lines.setdefault(tuple(key.values()), {**key, "n": str(row["n"])})
         span = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
         line[row["metric"]] = number(row["value"]) + (span if row["metric"] == "srocc" else "")
-    names = ("srocc", "plcc", "krocc", "rmse", "n")
-    return [
-        [f"{target.replace('_', ' ')}", split, group, *[line.get(name, "-") for name in names]]
-        for (split, group, target), line in lines.items()
-    ]
+    return [[line.get(column, "-") for column in columns] for line in lines.values()]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aigc_cli.errors import AigcError
+from aigc_cli.io.files import new_file_mode
 
 SCALE = ".scale"
 
@@ -67,6 +68,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], eight_bit: frozenset
         else:
             stored[name] = tensor.clone()
     save_file(stored, path)
+    path.chmod(new_file_mode())  # safetensors makes files that only their owner can read
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
