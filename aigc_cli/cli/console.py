@@ -27,7 +27,7 @@ class Terminal:
         if self._bars is not None:
             if self._task is not None:
                 self._bars.remove_task(self._task)
-            self._task = self._bars.add_task(task, total=total, note="")
+            self._task = self._bars.add_task(task, total=total, note="", rate="")
         else:
             print(f"{task}: {total} images" if total is not None else task, file=sys.stderr)
 
@@ -70,8 +70,6 @@ def terminal(quiet: bool) -> Iterator[Terminal]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        add = bars.add_task
-        bars.add_task = lambda *a, **k: add(*a, **{"rate": "", **k})  # type: ignore[method-assign]
         shown._bars = bars
         yield shown
 

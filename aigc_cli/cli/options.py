@@ -59,14 +59,14 @@ def with_recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _option(name: str) -> Any:
     meta, (kind, _) = FIELDS[name].metadata, field_type(name)
     flag = name.replace("_", "-")
-    words = [meta["help"]]
+    words = [f"{meta['help']}:" if meta["choices"] or meta["sensible"] else meta["help"]]
     if meta["choices"]:
-        words.append(f"({', '.join(meta['choices'])})")
+        words.append(", ".join(meta["choices"]))
     if meta["sensible"]:
-        words.append("({:g} to {:g})".format(*meta["sensible"]))
+        words.append("{:g} to {:g}".format(*meta["sensible"]))
     if FIELDS[name].default is not None:
         default = FIELDS[name].default
-        words.append(f"[default: {('on' if default else 'off') if kind is bool else default}]")
+        words.append(f"(default {('on' if default else 'off') if kind is bool else default})")
     flags = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     option = typer.Option(flags, help=" ".join(words), rich_help_panel=meta["group"], show_default=False)
     wanted = kind if kind is bool else str  # the recipe converts and checks, so that every source has the same errors

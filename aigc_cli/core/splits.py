@@ -1,5 +1,6 @@
 """Splits that keep groups together, so that a prompt seen in training never reappears in what is reported."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,21 +21,16 @@ def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> list[list[int
     Raises:
         AigcError: there are fewer groups than parts.
     """
-    distinct = sorted(set(groups))
-    if len(distinct) < folds:
+    if (found := len(set(groups))) < folds:
         raise AigcError(
-            f"Expected at least {folds} groups (prompts) to split into {folds} parts, found {len(distinct)}.",
+            f"Expected at least {folds} groups (prompts) to split into {folds} parts, found {found}.",
             "Rate images of more prompts, or split by --group-by name.",
         )
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    sizes = {group: 0 for group in distinct}
-    for group in groups:
-        sizes[group] += 1
     part_of, filled = {}, [0] * folds
-    for index in order:
+    for group, size in _shuffled(groups, seed):
         part = int(np.argmin(filled))
-        part_of[distinct[index]] = part
-        filled[part] += sizes[distinct[index]]
+        part_of[group] = part
+        filled[part] += size
     return [[row for row, group in enumerate(groups) if part_of[group] == part] for part in range(folds)]
 
 
@@ -46,24 +42,26 @@ def grouped_holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[
     """
     if fraction <= 0:
         return list(range(len(groups))), []
-    distinct = sorted(set(groups))
-    if len(distinct) < 2:
+    shuffled = _shuffled(groups, seed)
+    if len(shuffled) < 2:
         raise AigcError(
-            f"Expected at least 2 groups (prompts) to hold out a part, found {len(distinct)}.",
+            f"Expected at least 2 groups (prompts) to hold out a part, found {len(shuffled)}.",
             "Rate images of more prompts, split by --group-by name, or set --val-fraction 0.",
         )
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    sizes = {group: 0 for group in distinct}
-    for group in groups:
-        sizes[group] += 1
     held: set[str] = set()
     rows = 0
-    for index in order[:-1]:
-        if held and rows + sizes[distinct[index]] / 2 > fraction * len(groups):
+    for group, size in shuffled[:-1]:
+        if held and rows + size / 2 > fraction * len(groups):
             break
-        held.add(distinct[index])
-        rows += sizes[distinct[index]]
+        held.add(group)
+        rows += size
     return (
         [row for row, group in enumerate(groups) if group not in held],
         [row for row, group in enumerate(groups) if group in held],
     )
+
+
+def _shuffled(groups: Sequence[str], seed: int) -> list[tuple[str, int]]:
+    """(group, its number of rows), in an order that depends on the seed and not on the order of rows."""
+    sizes = sorted(Counter(groups).items())
+    return [sizes[index] for index in np.random.default_rng(seed).permutation(len(sizes))]
