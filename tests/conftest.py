@@ -13,10 +13,16 @@ from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
-from aigc_cli.core.backbones import Backbone, load_backbone
+from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.features import digest_of
+from aigc_cli.core.training import Data, Judge, new_judge
 from aigc_cli.io.demo import demo_samples
 from aigc_cli.io.samples import Sample
 from aigc_cli.io.weights import save_tensors
+from aigc_cli.progress import Silent
+from aigc_cli.recipe import Recipe
+from aigc_cli.workflows.ratings import Rated, image_features, training_data
 
 TINY_VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 4}
 TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4}
@@ -82,6 +88,22 @@ def mini() -> Backbone:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """48 rated images of 64 pixels."""
     return demo_samples(tmp_path_factory.mktemp("demo"), n=48, size=64)
+
+
+@pytest.fixture
+def ready(tiny_folder: Path, demo: list[Sample]) -> Callable[..., tuple[Judge, Data]]:
+    """Makes a fresh judge on the tiny CLIP and the small set at its freeze boundary, every view stored when `cache`."""
+
+    def make(recipe: Recipe, cache: bool = True) -> tuple[Judge, Data]:
+        judge = new_judge(load_backbone(f"local-dir:{tiny_folder}"), recipe)
+        rated = Rated(demo, [digest_of(sample.path) for sample in demo], [])
+        images, kept = image_features(judge.backbone, judge.freezing, rated, recipe, cache, Silent())
+        assert kept is rated
+        if images.store is not None:
+            images.prepare({view: range(len(demo)) for view in range(recipe.views)}, Silent())
+        return judge, training_data(images, judge.freezing, rated, recipe)
+
+    return make
 
 
 @pytest.fixture

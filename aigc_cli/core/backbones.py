@@ -19,6 +19,7 @@ from aigc_cli.io.weights import load_tensors
 
 MINI = Path(__file__).parents[1] / "weights" / "mini"
 CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAME = "open_clip_model.safetensors"
 RANDOM = "random"
 
 
@@ -34,6 +35,18 @@ def load_backbone(name: str, image_size: int | None = None) -> Backbone:
         AigcError: the name is not one of these, or the folder's content does not fit its configuration.
         EnvironmentProblem: the weights are known but can't be had on this machine.
     """
+    try:
+        return _build(name, image_size)
+    except (ImportError, RuntimeError) as error:
+        if "transformers" not in str(error):
+            raise
+        raise EnvironmentProblem(
+            f"The tokenizer or text tower of {name} needs the package transformers, which is not installed.",
+            "pip install 'aigc[hf]'",
+        ) from error
+
+
+def _build(name: str, image_size: int | None) -> Backbone:
     if name == "mini":
         return _from_folder(name, MINI, image_size)
     if name.startswith("local-dir:"):
@@ -71,7 +84,7 @@ def _from_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
         raise AigcError(
             f"Expected open_clip's configuration in {config_path}, found {error!r}.", "Save the model again."
         ) from error
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(folder.glob("*.safetensors"), key=lambda path: (path.name != WEIGHTS_NAME, path.name))
     if not weights:
         raise EnvironmentProblem(
             f"Expected weights as safetensors in {folder}, found no *.safetensors file.",
@@ -79,7 +92,14 @@ def _from_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
         )
     if "sentence_encoder" in text_cfg:
         return _two_towers(name, folder, config, weights[0], image_size)
-    return _from_open_clip(name, f"local-dir:{folder}", None, config.get("aigc_cfg"), image_size)
+    load_tensors(weights[0])  # whole, finite and no pickle, or an error that says so
+    try:
+        return _from_open_clip(name, f"local-dir:{folder}", None, config.get("aigc_cfg"), image_size, weights[0])
+    except RuntimeError as error:
+        problem = str(error).strip().splitlines()[-1].strip()
+        raise AigcError(
+            f"Expected weights that fit {config_path}, found others in {weights[0]}: {problem}", "Save the model again."
+        ) from error
 
 
 def _from_hub(name: str, architecture: str, weights: str, image_size: int | None) -> Backbone:
@@ -99,12 +119,9 @@ def _from_hub(name: str, architecture: str, weights: str, image_size: int | None
         )
     try:
         return _from_open_clip(name, architecture, None if weights == RANDOM else weights, None, image_size)
-    except ImportError as error:
-        raise EnvironmentProblem(
-            f"The tokenizer of {architecture} needs the package '{error.name}', which is not installed.",
-            "pip install 'aigc[hf]'",
-        ) from error
     except (RuntimeError, OSError, ValueError) as error:
+        if weights == RANDOM or "transformers" in str(error):
+            raise
         source = open_clip.get_pretrained_cfg(architecture, weights)
         place = source.get("hf_hub") or source.get("url")
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -117,7 +134,12 @@ def _from_hub(name: str, architecture: str, weights: str, image_size: int | None
 
 
 def _from_open_clip(
-    name: str, model: str, weights: str | None, hints: Mapping[str, Any] | None, image_size: int | None
+    name: str,
+    model: str,
+    weights: str | None,
+    hints: Mapping[str, Any] | None,
+    image_size: int | None,
+    file: Path | None = None,
 ) -> Backbone:
     import open_clip
 
@@ -129,8 +151,16 @@ def _from_open_clip(
         logging.root.setLevel(logging.CRITICAL)
         try:
             network = open_clip.create_model(
-                model, weights, force_custom_text=True, force_image_size=image_size, pretrained_text=False, **options
+                model,
+                weights,
+                load_weights=file is None,
+                force_custom_text=True,
+                force_image_size=image_size,
+                pretrained_text=False,
+                **options,
             )
+            if file is not None:
+                open_clip.load_checkpoint(network, str(file))
         finally:
             logging.root.setLevel(level)
     tokenizer = open_clip.get_tokenizer(model)

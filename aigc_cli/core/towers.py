@@ -275,6 +275,6 @@ _IMAGE_TOWERS: dict[tuple[str, ...], Any] = {
     ("transformer", "class_embedding", "_embeds"): VisionTransformerTower,
     ("layer4", "attnpool", "stem"): ResNetTower,
     ("conv_stem", "conv_head", "bn2", "blocks"): TimmEfficientNetTower,
-    ("patch_embed", "blocks", "norm_pre", "_pos_embed"): TimmTransformerTower,
+    ("patch_embed", "blocks", "norm_pre", "_pos_embed", "has_class_token"): TimmTransformerTower,
     ("stages", "stem", "norm_pre"): TimmConvNeXtTower,
 }

@@ -273,14 +273,15 @@ def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], reci
         judge.heads.train()
         for rows, views in batches(train, recipe.batch_size, recipe.views, random):
             loss = tally.loss(forward(judge, data, rows, views), data.targets[rows])
-            if not torch.isfinite(loss):
-                result.diverged = f"the loss became {float(loss)} in epoch {epoch}"
-                judge.load(result.kept_state)
-                return result
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.max_grad_norm > 0:
-                nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm or math.inf)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                what, value_ = ("gradient", norm) if torch.isfinite(loss) else ("loss", loss)
+                result.diverged = f"the {what} became {float(value_.detach())} in epoch {epoch}"
+                judge.load(result.kept_state)
+                judge.eval()
+                return result
             optimiser.step()
             scheduler.step()
             progress.advance(len(rows))

@@ -64,11 +64,15 @@ class Bank:
 
     def _take(self, name: str) -> None:
         try:
-            keys = json.loads((self.folder / name / "keys.json").read_text())
-            arrays = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in (self.folder / name).glob("*.npy")}
-        except (OSError, ValueError):
+            index = json.loads((self.folder / name / "keys.json").read_text())
+            keys = [str(key) for key in index["entries"]]
+            arrays = {
+                field: np.load(self.folder / name / f"{field}.npy", mmap_mode="r", allow_pickle=False)
+                for field in index["fields"]
+            }
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
             return  # a shard that was removed meanwhile or is damaged: its entries are computed again
-        if any(len(array) != len(keys) for array in arrays.values()):
+        if any(array.shape[:1] != (len(keys),) for array in arrays.values()):
             return
         self._seen.add(name)
         self._shards.append(arrays)
@@ -96,7 +100,7 @@ class Bank:
                 (self.folder / "key.json").write_text(json.dumps(self.key, sort_keys=True, indent=1))
             for field, array in arrays.items():
                 np.save(temporary / f"{field}.npy", array, allow_pickle=False)
-            (temporary / "keys.json").write_text(json.dumps(list(entries)))
+            (temporary / "keys.json").write_text(json.dumps({"entries": list(entries), "fields": list(arrays)}))
             temporary.rename(self.folder / name)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)

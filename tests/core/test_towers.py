@@ -1,6 +1,6 @@
 """Every family of towers: cut anywhere it computes the same, and freezing leaves exactly the named parameters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aigc_cli.core.backbones import Backbone, load_backbone
+from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.towers import UNFROZEN, ClipTextTower, Tower, image_tower
 from aigc_cli.errors import AigcError
 
@@ -24,7 +25,7 @@ def backbone(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_folder: Path,
     open_clip_folder: Callable[..., Path],
-) -> Iterator[Backbone]:
+) -> Backbone:
     """One backbone of each family; freed before the next one is built."""
     if request.param == "tiny":
         built = load_backbone(f"local-dir:{tiny_folder}")
@@ -34,7 +35,7 @@ def backbone(
     else:
         built = load_backbone(request.param)
     _shake(built)
-    yield built
+    return built
 
 
 def _shake(backbone: Backbone) -> None:
@@ -43,16 +44,19 @@ def _shake(backbone: Backbone) -> None:
     with torch.no_grad():
         for tensor in backbone.modules().state_dict().values():
             if tensor.is_floating_point() and tensor.ndim == 1:
-                tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator))
+                tensor.add_(0.3 * torch.rand(tensor.shape, generator=generator))
 
 
 def _pixels(backbone: Backbone, n: int = 2) -> Tensor:
-    return torch.randn(n, 3, *backbone.preprocessing.size, generator=torch.Generator().manual_seed(1))
+    """Noise, each image of another contrast and brightness."""
+    noise = torch.randn(n, 3, *backbone.preprocessing.size, generator=torch.Generator().manual_seed(1))
+    steps = torch.arange(n).view(-1, 1, 1, 1)
+    return noise * (1 + steps) + steps
 
 
 def _everywhere(tower: Tower) -> list[int]:
     n = len(tower.blocks)
-    return [UNFROZEN, 0, 1, n // 2, n - 1, n, n + 1]
+    return [UNFROZEN, 0, n // 2, n, n + 1]
 
 
 def test_an_image_tower_cut_anywhere_is_the_whole_network(backbone: Backbone) -> None:
@@ -139,8 +143,19 @@ IMAGE_TAILS: dict[str, list[str]] = {
     "tiny": [*_blocks("transformer.resblocks.", range(3, 4)), "ln_post.", "proj"],
     "ViT-B-32/random": [*_blocks("transformer.resblocks.", range(9, 12)), "ln_post.", "proj"],
     "RN50/random": ["layer3.5.", "layer4.", "attnpool."],  # 12 of 3 + 4 + 6 + 3
-    "convnext_tiny/random": ["trunk.stages.2.blocks.8.", "trunk.stages.3.", "trunk.head.", "head."],  # 14 of 3 + 3 + 9 + 3
-    "mini": ["trunk.blocks.5.", "trunk.blocks.6.", "trunk.conv_head.", "trunk.bn2.", "head."],  # 12: 1+2+2+3+3 = 11, + 1
+    "convnext_tiny/random": [
+        "trunk.stages.2.blocks.8.",
+        "trunk.stages.3.",
+        "trunk.head.",
+        "head.",
+    ],  # 14 of 3 + 3 + 9 + 3
+    "mini": [
+        "trunk.blocks.5.",
+        "trunk.blocks.6.",
+        "trunk.conv_head.",
+        "trunk.bn2.",
+        "head.",
+    ],  # 12: 1+2+2+3+3 = 11, + 1
 }
 
 
@@ -178,7 +193,9 @@ def test_gradients_reach_what_is_trainable_and_nothing_else(backbone: Backbone) 
     modules.zero_grad()
     backbone.eval()
     image = backbone.image_from_boundary(backbone.image_boundary(_pixels(backbone), freezing.image), freezing.image)
-    text = backbone.text_from_boundary(backbone.text_boundary(backbone.tokenize(PROMPTS[:2]), freezing.text), freezing.text)
+    text = backbone.text_from_boundary(
+        backbone.text_boundary(backbone.tokenize(PROMPTS[:2]), freezing.text), freezing.text
+    )
     ((image.embedding * text).sum() + image.levels.sum()).backward()  # type: ignore[no-untyped-call]
     reached = {name for name, p in modules.named_parameters() if p.grad is not None}
     assert reached == _trainable(modules)
@@ -233,7 +250,7 @@ def test_a_family_whose_blocks_need_more_than_their_input_is_refused() -> None:
     from open_clip.timm_model import TimmModel
 
     eva = TimmModel("eva02_tiny_patch14_224", embed_dim=32, image_size=28, pool="avg")
-    with pytest.raises(AigcError, match=r"found Eva\.$|found Eva\.\n"):
+    with pytest.raises(AigcError, match=r"found Eva\."):
         image_tower(eva)
 
 

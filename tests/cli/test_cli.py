@@ -1,0 +1,395 @@
+"""The command line: exit codes, what goes to stdout and what to stderr, and errors that say what to do."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from aigc_cli.cli import commands
+from aigc_cli.cli import main as cli
+from aigc_cli.core import metrics
+from aigc_cli.io.samples import Sample
+from aigc_cli.recipe import FIELDS
+from aigc_cli.workflows import evaluate, ratings, recommend
+
+COMMANDS = ("train", "eval", "score", "ablate", "recommend")
+
+
+class Ending(NamedTuple):
+    """How a run of `aigc` ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def aigc(*arguments: object) -> Ending:
+    """Runs `aigc` in this process."""
+    if not cli.app.registered_commands:
+        commands.register(cli.app)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli._run([str(argument) for argument in arguments])
+    return Ending(code, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: object, **environment: str) -> Ending:
+    """Runs `aigc` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "aigc_cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+    return Ending(done.returncode, done.stdout, done.stderr)
+
+
+class Work(NamedTuple):
+    """A user's folder: the table, its images, a run trained on them, and how that ended."""
+
+    table: Path
+    images: Path
+    run: Path
+    trained: Ending
+    options: tuple[str, ...]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples() -> Iterator[None]:
+    """The intervals have tests of their own, and are most of a small run's time."""
+    draw = metrics.cluster_resamples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "cluster_resamples", lambda groups, resamples=20, seed=0: draw(groups, resamples, seed))
+        patch.setattr(metrics.metric_rows, "__defaults__", (20,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def work(demo: list[Sample], tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    folder = tmp_path_factory.mktemp("work")
+    images = folder / "images"
+    images.mkdir()
+    rows = [("image", "prompt", "mos_quality", "mos_align", "distortion")]
+    for s in demo:
+        (images / s.name).write_bytes(s.path.read_bytes())
+        rows.append((s.name, s.prompt or "", str(s.mos_quality), str(s.mos_align), s.groups["distortion"]))
+    with (folder / "ratings.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    quick = "--recipe quick --epochs 2 --batch-size 16 --views 1 --device cpu --columns image=name"
+    options = (*quick.split(), "--backbone", f"local-dir:{tiny_folder}", "--images", str(images))
+    trained = aigc("train", "--data", folder / "ratings.csv", *options, "-o", folder / "run", "--json")
+    return Work(folder / "ratings.csv", images, folder / "run", trained, options)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+# --- help and version
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_fits_80_columns(command: tuple[str, ...]) -> None:
+    ending = aigc(*command, "--help")
+    assert (ending.code, ending.err) == (0, "")
+    assert [line for line in ending.out.splitlines() if len(line) > 80] == []
+    assert ending == aigc(*command, "-h")
+    for word in COMMANDS if not command else ["--overwrite", "--json"]:
+        assert word in ending.out
+
+
+def test_no_command_is_help() -> None:
+    assert aigc() == aigc("--help")
+
+
+def test_every_setting_is_an_option() -> None:
+    out = aigc("train", "--help").out
+    missing = [name for name in FIELDS if not re.search(rf"--{name.replace('_', '-')}\b", out)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "score", "ablate"])
+def test_commands_share_their_options(command: str) -> None:
+    out = aigc(command, "--help").out
+    missing = [flag for flag in ("-o", "-q", "--json", "--device", "--overwrite", "--sep") if f"{flag}" not in out]
+    assert missing == []
+
+
+# --- bad usage
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("train --lerning-rate 1", "No such option: --lerning-rate", "`aigc train --help` lists what there is."),
+        ("train --epoch 1", "No such option: --epoch", "Did you mean --epochs?"),
+        ("score x --outptu y", "No such option: --outptu", "Did you mean --output?"),
+        ("frobnicate", "No such command 'frobnicate'.", "`aigc --help` lists what there is."),
+        ("recommend", "Missing option '--n'.", "`aigc recommend --help` lists what there is."),
+        ("score", "Missing argument 'FOLDER'.", "`aigc score --help` lists what there is."),
+        ("recommend --n", "Option '--n' requires an argument.", "`aigc --help` lists what there is."),
+        ("train --epochs many", "Expected a whole number for epochs in --epochs, found 'many'.", "Its default is 20."),
+        ("train --lr 2", "Expected lr of 0 to 1 in --lr, found 2.", "The default is 3e-05."),
+        ("train --columns a", "Expected --columns THEIRS=OURS, found 'a'.", "Example: score=mos_quality"),
+        ("eval --mos-min 1", "Expected --mos-min and --mos-max together, found one of them.", "Give both."),
+        (
+            "ablate --seeds 1,x",
+            "Expected whole numbers with commas between for --seeds, found '1,x'.",
+            "Example: 0,1,2",
+        ),
+    ],
+)
+def test_bad_usage(line: str, message: str, hint: str) -> None:
+    ending = aigc(*line.split())
+    assert (ending.code, ending.out) == (2, "")
+    first, *rest = ending.err.splitlines()
+    assert first.rstrip(".").lower() == f"aigc: {message}".rstrip(".").lower()
+    assert rest == [f"      {hint}"]
+
+
+def test_a_command_that_is_nearly_right() -> None:
+    ending = aigc("scor")
+    assert ending.code == 2
+    assert "score" in ending.err
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("train --data no.csv", "no.csv: expected a CSV file, found nothing there"),
+        ("train --recipe smal", "found 'smal'"),
+        ("eval no/run", "found none at no/run"),
+        ("score no", "no: expected a folder of images, found nothing there"),
+        ("ablate --recipes small,no", "found 'no'"),
+        ("ablate --folds 1", "Expected at least 2 folds, found 1."),
+        ("recommend --n 0", "found 0."),
+        ("recommend --n 10000000000", "found 10,000,000,000."),
+        ("recommend --n 5 -o recipe.txt", "found recipe.txt."),
+    ],
+)
+def test_bad_input_writes_nothing(line: str, part: str, tmp_path: Path) -> None:
+    ending = aigc(*line.split())
+    assert (ending.code, ending.out) == (2, "")
+    assert part in ending.err.splitlines()[0]
+    assert len(ending.err.splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_column_to_group_by(work: Work) -> None:
+    given = ("--data", work.table, "--images", work.images, "--columns", "image=name")
+    ending = aigc("eval", work.run, *given, "--by", "artist", "-q")
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err.splitlines()[0] == (
+        "aigc: Expected a column to group by out of prompt, name, distortion, found 'artist'."
+    )
+
+
+def test_control_characters_are_shown_not_sent() -> None:
+    ending = aigc("score", "no\x1b[31m")
+    assert "\x1b" not in ending.err
+    assert "no\\x1b[31m" in ending.err
+
+
+# --- processes
+
+
+def test_processes_end_without_a_traceback(work: Work, tmp_path: Path) -> None:
+    (tmp_path / "aigc.yaml").write_text("epochs: 1\nepochs: 2\n")
+    ending = process("train", "--print-config")
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err == (
+        "aigc: Expected plain YAML in aigc.yaml, line 2, found the key 'epochs' twice.\n"
+        "      Write `key: value` lines.\n"
+    )
+    (tmp_path / "aigc.yaml").unlink()
+    ending = process("score", work.images, "--model", work.run, "--device", "cpu", "--json", "-q")
+    assert (ending.code, json.loads(ending.out)["rows"], ending.err) == (0, 48, "")
+
+
+def test_a_run_that_diverges(work: Work, tmp_path: Path) -> None:
+    wild = ("--freeze", "none", "--lr", "1", "--weight-decay", "1e30", "--warmup-ratio", "0", "--val-fraction", "0")
+    ending = process("train", "--data", work.table, *work.options, *wild, "-o", "run", "--epochs", "3", "-q")
+    assert (ending.code, ending.out) == (6, "")
+    message, hint = ending.err.splitlines()
+    assert re.match(r"aigc: Training diverged: the (loss|gradient) became (nan|-?inf) in epoch \d", message)
+    assert re.fullmatch(r" +The weights of epoch \d are in run/checkpoint\. Try a third of lr \(1\)\.", hint)
+    assert (tmp_path / "run" / "checkpoint" / "model.json").is_file()
+
+
+def test_weights_that_cannot_be_had(work: Work, tmp_path: Path) -> None:
+    name = "ViT-B-32/laion2b_s34b_b79k"
+    home = str(tmp_path / "empty")
+    ending = process(
+        "train", "--data", work.table, *work.options, "--backbone", name, "-o", "run", HF_HUB_OFFLINE="1", HF_HOME=home
+    )
+    assert (ending.code, ending.out) == (4, "")
+    assert "The weights 'laion2b_s34b_b79k' of ViT-B-32 could not be had: looked for laion/CLIP-ViT-B-32" in ending.err
+    assert "--backbone local-dir:PATH; --backbone mini needs neither." in ending.err
+    assert "Traceback" not in ending.err
+    assert not (tmp_path / "run").exists()
+
+
+# --- the unexpected
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Return a function that makes `aigc recommend` raise."""
+
+    def raises(error: BaseException) -> None:
+        def stop(n: int) -> None:
+            raise error
+
+        monkeypatch.setattr(recommend, "recommend", stop)
+
+    return raises
+
+
+def test_a_bug_is_one_line_and_the_traceback_is_on_request(broken: Callable[[BaseException], None]) -> None:
+    broken(KeyError("lost\nsecond line \x1b[31m"))
+    ending = aigc("recommend", "--n", "5")
+    assert (ending.code, ending.out) == (1, "")
+    first, second = ending.err.splitlines()
+    assert first.startswith("aigc: A bug in aigc: KeyError: ")
+    assert "\x1b" not in first
+    assert second == "      Run again with --debug and report what it shows."
+    for arguments in (("--debug", "recommend", "--n", "5"), ("recommend", "--n", "5", "--debug")):
+        ending = aigc(*arguments)
+        assert (ending.code, ending.out) == (1, "")
+        assert ending.err.startswith("Traceback (most recent call last):")
+        assert "in stop" in ending.err
+
+
+def test_an_interrupt(broken: Callable[[BaseException], None]) -> None:
+    broken(KeyboardInterrupt())
+    ending = aigc("recommend", "--n", "5")
+    assert (ending.code, ending.out) == (130, "")
+    assert ending.err == "aigc: Interrupted; what was finished is kept.\n"
+
+
+# --- what a run prints
+
+
+def test_train_prints_its_result(work: Work, tmp_path: Path) -> None:
+    assert work.trained.code == 0
+    found = json.loads(work.trained.out)
+    assert found.keys() >= {"run", "metrics", "diagnosis", "kept_epoch"}
+    assert found["run"] == str(work.run)
+    assert "epoch 2/2" in work.trained.err
+    ending = aigc("train", "--data", work.table, *work.options, "-o", "run", "-q")
+    assert (ending.code, ending.err) == (0, "")
+    for part in ("SROCC", "quality", "consistency", "zero shot cosine", "Run folder: run", "--model run"):
+        assert part in ending.out
+    assert "\x1b" not in ending.out
+
+
+def test_print_config_is_a_recipe_and_trains_nothing(work: Work, tmp_path: Path) -> None:
+    ending = aigc("train", "--data", work.table, *work.options, "--print-config")
+    assert (ending.code, ending.err) == (0, "")
+    assert "epochs: 2  # flag\n" in ending.out
+    assert "lr: 0.001  # recipe quick\n" in ending.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", [("--json",), ()])
+def test_eval_prints_its_result(flag: tuple[str, ...], work: Work) -> None:
+    given = ("--data", work.table, "--images", work.images, "--columns", "image=name", "--device", "cpu")
+    ending = aigc("eval", work.run, *given, "--by", "distortion", *flag)
+    assert ending.code == 0
+    assert "Rows marked train: " in ending.err
+    if flag:
+        found = json.loads(ending.out)
+        assert found["model"] == "run"
+        assert {row["split"] for row in found["metrics"]} == {"train", "val"}
+    else:
+        assert "distortion=blur" in ending.out
+        assert "\x1b" not in ending.out
+
+
+def test_score_prints_its_result(work: Work, tmp_path: Path) -> None:
+    given = ("score", work.images, "--model", work.run, "--device", "cpu", "--prompt", "[/] [red]x")
+    ending = aigc(*given, "-o", "s.csv")
+    assert ending.code == 0
+    assert ending.out.splitlines()[-1].startswith("48 images, 0 failed, mean quality ")
+    assert ending.out.splitlines()[-1].endswith("; scores in s.csv")
+    assert "[/] [red]x" in ending.out
+    assert (tmp_path / "s.csv").is_file()
+    again = aigc(*given, "-o", "s.csv")
+    assert (again.code, again.err.splitlines()[0]) == (2, "aigc: The output s.csv exists.")
+
+
+def test_bad_images_and_the_exit_code(work: Work, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(next(work.images.iterdir()).read_bytes())
+    (folder / "b.jpg").write_bytes(b"")
+    given = ("score", folder, "--model", work.run, "--device", "cpu", "--json", "--overwrite")
+    ending = aigc(*given)
+    assert ending.code == 0
+    found = json.loads(ending.out)
+    assert (found["output"], found["rows"], found["failed"]) == ("scores.parquet", 2, 1)
+    assert found["reasons"] == {"no_prompt": 1, "not_an_image": 1}
+    assert found["means"]["consistency"] is None
+    assert "1 x not_an_image: the content is no image: empty, text or unknown data" in ending.err
+    assert aigc(*given, "--fail-on-bad").code == 3
+
+
+def test_colour_only_where_it_is_wanted(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    ending = aigc("score", work.images, "--model", work.run, "--device", "cpu", "-o", "s.csv", "-q")
+    assert ending.code == 0
+    assert re.search(r"\x1b\[[0-9;]*(?:3[0-8]|9[0-7])", ending.out) is None
+
+
+def test_ablate_prints_its_result(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
+) -> None:
+    monkeypatch.setenv("AIGC_BACKBONE", f"local-dir:{tiny_folder}")
+    monkeypatch.setenv("AIGC_VIEWS", "1")
+    given = ("--data", work.table, "--images", work.images, "--columns", "image=name", "--device", "cpu")
+    plan = ("--recipes", "quick,small", "--folds", "2", "--epochs", "1", "-o", "out")
+    ending = aigc("ablate", *given, *plan, "--json")
+    assert ending.code == 0
+    assert [summary["variant"] for summary in json.loads(ending.out)][:2] == ["quick", "small"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ablation.md", "ablation.parquet"]
+    again = aigc("ablate", *given, *plan)
+    assert (again.code, again.err.splitlines()[0]) == (2, "aigc: The output out exists.")
+
+
+def test_the_demonstration_says_that_its_scores_are_not_human(
+    work: Work, demo: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ratings, "demo_samples", lambda folder: demo)
+    ending = aigc("eval", work.run, "--device", "cpu", "--json")
+    assert ending.code == 0
+    assert json.loads(ending.out)["metrics"]
+    assert "they are not human scores." in ending.err
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has MPS")
+def test_a_device_that_is_not_there(work: Work) -> None:
+    ending = aigc("score", work.images, "--model", work.run, "--device", "mps")
+    assert (ending.code, ending.out) == (4, "")
+    assert ending.err.splitlines()[0] == "aigc: Expected the device mps, found none on this machine."
+
+
+def test_null_where_nothing_is_defined(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = {"run": "r", "split": "unseen", "group": "all", "target": "quality", "metric": "srocc"}
+    row: dict[str, Any] = nothing | {"value": None, "ci_low": None, "ci_high": None, "n": 1}
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: evaluate.EvalResult([row], [], "r"))
+    assert json.loads(aigc("eval", "--json").out)["metrics"] == [row]
+    assert re.search(r"quality +unseen +- ", aigc("eval").out)

@@ -1,0 +1,291 @@
+"""Features at the freeze boundary: stored or computed they are the same, and one bad image costs one row."""
+
+import shutil
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.features import CHUNK, EVALUATION, ImageFeatures, TextFeatures, ViewSettings, augment, digest_of
+from aigc_cli.core.towers import UNFROZEN
+from aigc_cli.io.samples import Sample
+from aigc_cli.progress import Silent
+
+VIEWS = ViewSettings(crop_scale_min=0.5, flip=True)
+HALF = 2**-11  # relative rounding of float16
+ALL, PARTIAL = 5, 3  # boundaries of the tiny tower's four blocks
+
+
+class Counter(Silent):
+    """Counts the steps that were announced and done."""
+
+    def __init__(self) -> None:
+        self.total, self.done = 0, 0
+
+    def start(self, task: str, total: int | None) -> None:
+        self.total += total or 0
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+
+
+def _features(
+    backbone: Backbone, paths: Sequence[Path], store: Path | None, boundary: int = PARTIAL, views: ViewSettings = VIEWS
+) -> ImageFeatures:
+    return ImageFeatures(backbone, boundary, paths, [digest_of(path) for path in paths], views, store)
+
+
+@pytest.fixture
+def paths(demo: list[Sample]) -> list[Path]:
+    return [sample.path for sample in demo[:6]]
+
+
+def _computed(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each call of the backbone's frozen part gets from now on."""
+    rows: list[int] = []
+    original = backbone.image_boundary
+
+    def image_boundary(pixels: Tensor, boundary: int) -> dict[str, Tensor]:
+        rows.append(len(pixels))
+        return original(pixels, boundary)
+
+    monkeypatch.setattr(backbone, "image_boundary", image_boundary)
+    return rows
+
+
+@pytest.mark.parametrize("boundary", [0, PARTIAL, 4, ALL])
+@pytest.mark.parametrize("view", [EVALUATION, 0, 1])
+def test_stored_features_are_the_computed_ones(
+    tiny: Backbone, paths: list[Path], tmp_path: Path, boundary: int, view: int
+) -> None:
+    rows = range(len(paths))
+    stored = _features(tiny, paths, tmp_path, boundary)
+    assert stored.prepare({view: rows}, Silent()) == {}
+    order = [4, 0, 0, 2]
+    found = stored.get(order, [view] * 4)
+    expected = _features(tiny, paths, None, boundary).get(order, [view] * 4)
+    assert set(found) == set(expected) == ({"embedding", "levels"} if boundary == ALL else {"hidden", "levels"})
+    for name, value in found.items():
+        assert value.dtype == torch.float32
+        rounding = {"atol": 1e-5, "rtol": HALF} if name == "hidden" else {"atol": 1e-6, "rtol": 1e-5}
+        torch.testing.assert_close(value, expected[name], **rounding)
+        assert torch.equal(value[1], value[2])
+        assert value.shape[1:].numel() == 0 or not torch.equal(value[0], value[1])
+
+
+def test_rows_of_several_views_keep_their_places(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    stored = _features(tiny, paths, tmp_path, ALL)
+    stored.prepare({view: range(6) for view in (EVALUATION, 0, 1)}, Silent())
+    rows, views = [5, 1, 1, 3, 0], [1, EVALUATION, 0, 1, 0]
+    together = stored.get(rows, views)["embedding"]
+    for place, (row, view) in enumerate(zip(rows, views, strict=True)):
+        assert torch.equal(together[place], stored.get([row], [view])["embedding"][0])
+    expected = _features(tiny, paths, None, ALL).get(rows, views)["embedding"]
+    torch.testing.assert_close(together, expected, atol=1e-6, rtol=0)
+
+
+def test_an_unfrozen_tower_gets_pixels(tiny: Backbone, paths: list[Path]) -> None:
+    found = _features(tiny, paths, None, UNFROZEN).get([1, 0], [EVALUATION, EVALUATION])
+    assert set(found) == {"pixels"}
+    with Image.open(paths[1]) as image:
+        assert torch.equal(found["pixels"][0], tiny.transform(image.convert("RGB")))
+
+
+# --- views
+
+
+def test_a_view_is_the_same_twice_and_unlike_every_other(tiny: Backbone, paths: list[Path]) -> None:
+    views = [EVALUATION, 0, 1, 2]
+    once, again = (_features(tiny, paths, None, UNFROZEN).get([0] * 4, views)["pixels"] for _ in range(2))
+    assert torch.equal(once, again)
+    for i in range(4):
+        for j in range(i):
+            assert not torch.equal(once[i], once[j]), (views[i], views[j])
+
+
+def test_the_evaluation_view_is_the_image_itself(noise_image: Image.Image) -> None:
+    assert augment(noise_image, "0" * 64, EVALUATION, VIEWS) is noise_image
+
+
+@pytest.mark.parametrize("least", [0.25, 0.8, 1.0])
+def test_a_view_keeps_the_aspect_and_enough_of_the_area(least: float) -> None:
+    image = Image.new("RGB", (300, 200))
+    shares = []
+    for view in range(40):
+        found = augment(image, f"{view:064x}"[::-1], view, ViewSettings(least, False))
+        assert found.width / found.height == pytest.approx(1.5, rel=0.02)
+        shares.append(found.width * found.height / 60_000)
+    assert min(shares) >= least - 0.02
+    assert max(shares) <= 1
+    assert (max(shares) - min(shares) > 0.1) == (least < 1)
+
+
+def test_half_of_the_views_are_mirrored_where_that_is_asked_for() -> None:
+    image = Image.fromarray(np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(9, axis=0))
+    for flip, low, high in ((False, 0, 0), (True, 30, 70)):
+        settings = ViewSettings(1.0, flip)
+        views = [np.asarray(augment(image, f"{view:064x}", view, settings)) for view in range(100)]
+        assert low <= sum(int(view[0, 0, 0]) > int(view[0, -1, 0]) for view in views) <= high
+
+
+def test_views_do_not_depend_on_the_run(noise_image: Image.Image) -> None:
+    """Pinned: a view that an earlier version stored must be this one, or FORMAT_VERSION goes up."""
+    found = augment(noise_image, "c0ffee" + "0" * 58, 3, ViewSettings(0.5, True))
+    assert found.size == (47, 28)
+    assert sha256(found.tobytes()).hexdigest().startswith("3c81e23ba428ca75")
+    other = augment(noise_image, "decade" + "0" * 58, 3, ViewSettings(0.5, True))
+    assert other.tobytes() != found.tobytes()
+
+
+# --- the store
+
+
+def test_what_is_stored_is_not_computed_again(
+    tiny: Backbone, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = _computed(tiny, monkeypatch)
+    wanted = {EVALUATION: range(6), 0: range(3)}
+    first, second = Counter(), Counter()
+    _features(tiny, paths, tmp_path).prepare(wanted, first)
+    assert sum(computed) == 9
+    assert (first.total, first.done) == (9, 9)
+    features = _features(tiny, paths, tmp_path)
+    assert features.prepare(wanted, second) == {}
+    features.get(range(6), [EVALUATION] * 6)
+    assert sum(computed) == 9
+    assert (second.total, second.done) == (0, 0)
+    _features(tiny, paths, tmp_path).prepare({EVALUATION: range(6), 0: range(6)}, Silent())
+    assert sum(computed) == 12  # three views more, not twelve
+
+
+def test_an_image_that_stands_twice_is_computed_once(
+    tiny: Backbone, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = tmp_path / "twin.jpg"
+    shutil.copy(paths[0], twin)
+    computed = _computed(tiny, monkeypatch)
+    features = _features(tiny, [paths[0], twin], tmp_path / "store")
+    features.prepare({EVALUATION: [0, 1]}, Silent())
+    assert computed == [1]
+    state = features.get([0, 1], [EVALUATION] * 2)["hidden"]
+    assert torch.equal(state[0], state[1])
+
+
+def test_more_images_than_a_chunk(tiny: Backbone, demo: list[Sample], tmp_path: Path) -> None:
+    paths = [sample.path for sample in demo]
+    assert len(paths) > CHUNK
+    features = _features(tiny, paths, tmp_path, ALL)
+    assert features.prepare({EVALUATION: range(len(paths)), 7: range(len(paths))}, Silent()) == {}
+    found = features.get(range(len(paths)), [7] * len(paths))["embedding"]
+    expected = _features(tiny, paths, None, ALL).get(range(len(paths)), [7] * len(paths))["embedding"]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"boundary": 2}, {"views": ViewSettings(0.6, True)}, {"views": ViewSettings(0.5, False)}],
+    ids=["boundary", "crop", "flip"],
+)
+def test_what_changes_the_numbers_changes_the_bank(
+    tiny: Backbone, paths: list[Path], tmp_path: Path, other: dict[str, Any]
+) -> None:
+    _features(tiny, paths, tmp_path).prepare({0: range(6)}, Silent())
+    features = _features(tiny, paths, tmp_path, **other)
+    assert len(features.bank(0).missing(features.digests)) == 6
+
+
+def test_other_weights_are_another_bank(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    _features(tiny, paths, tmp_path).prepare({EVALUATION: range(6)}, Silent())
+    tiny.weights_hash = "other"
+    assert len(_features(tiny, paths, tmp_path).bank(EVALUATION).missing([digest_of(paths[0])])) == 1
+
+
+def test_a_damaged_shard_is_computed_again(
+    tiny: Backbone, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = _features(tiny, paths, tmp_path)
+    features.prepare({EVALUATION: range(6)}, Silent())
+    expected = features.get(range(6), [EVALUATION] * 6)
+    (array,) = features.bank(EVALUATION).folder.glob("*/hidden.npy")
+    array.write_bytes(array.read_bytes()[:-100])
+    computed = _computed(tiny, monkeypatch)
+    again = _features(tiny, paths, tmp_path)
+    again.prepare({EVALUATION: range(6)}, Silent())
+    assert sum(computed) == 6
+    found = again.get(range(6), [EVALUATION] * 6)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+# --- bad images
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_bad_image_costs_its_own_row_only(tiny: Backbone, paths: list[Path], tmp_path: Path, stored: bool) -> None:
+    half, text = tmp_path / "half.jpg", tmp_path / "text.jpg"
+    half.write_bytes(paths[0].read_bytes()[:900])
+    text.write_bytes(b"no image at all")
+    mixed = [half, *paths[:2], text, paths[2]]
+    store = tmp_path / "store" if stored else None
+    features = _features(tiny, mixed, store)
+    progress = Counter()
+    assert features.prepare({EVALUATION: range(5), 0: range(5)}, progress) == {0: "truncated", 3: "not_an_image"}
+    assert progress.done == progress.total > 0
+    good = [1, 2, 4]
+    for view in (EVALUATION, 0):
+        found = features.get(good, [view] * 3)
+        expected = _features(tiny, paths[:3], None).get([0, 1, 2], [view] * 3)
+        torch.testing.assert_close(found["levels"], expected["levels"], atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_but_bad_images(tiny: Backbone, tmp_path: Path) -> None:
+    bad = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, path in enumerate(bad):
+        path.write_bytes(b"no image " * (index + 1))
+    features = _features(tiny, bad, tmp_path / "store")
+    assert features.prepare({EVALUATION: range(3)}, Silent()) == dict.fromkeys(range(3), "not_an_image")
+
+
+def test_an_image_that_went_missing_since(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    gone = tmp_path / "gone.jpg"
+    shutil.copy(paths[0], gone)
+    features = _features(tiny, [paths[1], gone], tmp_path / "store")
+    gone.unlink()
+    assert features.prepare({EVALUATION: [0, 1]}, Silent()) == {1: "missing_file"}
+
+
+# --- texts
+
+
+@pytest.mark.parametrize("boundary", [UNFROZEN, 0, PARTIAL, ALL])
+def test_text_features_are_the_embeddings(tiny: Backbone, boundary: int) -> None:
+    distinct = [f"{number} red cats" for number in range(CHUNK + 3)]
+    prompts = [*distinct, distinct[1], distinct[0]]
+    features = TextFeatures(tiny, boundary, prompts)
+    assert features.prompts == distinct
+    asked = [distinct[5], distinct[CHUNK + 1], distinct[5]]
+    with torch.no_grad():
+        found, expected = features.embed(asked), tiny.encode_text(asked)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = TextFeatures(tiny, PARTIAL, ["a", "b", "c"])
+    sizes: list[int] = []
+    original = tiny.text_from_boundary
+
+    def text_from_boundary(state: dict[str, Tensor], boundary: int) -> Tensor:
+        sizes.append(len(state["tokens"]))
+        return original(state, boundary)
+
+    monkeypatch.setattr(tiny, "text_from_boundary", text_from_boundary)
+    assert features.embed(["c", "a", "c", "c"]).shape == (4, 32)
+    assert sizes == [2]

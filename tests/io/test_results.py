@@ -1,0 +1,167 @@
+"""Result tables: the schemas users rely on, the same values in every format, and nothing a spreadsheet would run."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aigc_cli.errors import AigcError
+from aigc_cli.io.results import SCHEMA_VERSION, SCHEMAS, Kind, TableWriter, clean, read_rows, write_table
+
+EXPECTED = {
+    "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
+    "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason",
+    "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i",
+    "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
+    "saturated_q:f saturated_c:f",
+    "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i",
+    "splits": "name prompt split",
+}
+TYPES = {"": pa.string(), "f": pa.float64(), "i": pa.int64(), "b": pa.bool_()}
+FORMATS = (".parquet", ".csv", ".jsonl")
+
+
+def schema_of(text: str) -> list[tuple[str, pa.DataType]]:
+    return [(name, TYPES[kind]) for name, _, kind in (word.partition(":") for word in text.split())]
+
+
+def metric_row(**given: Any) -> dict[str, Any]:
+    row = {"run": "r", "split": "val", "group": "all", "target": "quality", "metric": "srocc"}
+    return row | {"value": 0.1, "ci_low": -0.25, "ci_high": 1 / 3, "n": 7} | given
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics table in any format, as Parquet holds them."""
+    if path.suffix == ".parquet":
+        return read_rows(path)
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    turn = {pa.string(): str, pa.float64(): float, pa.int64(): int}
+    schema = SCHEMAS["metrics"]
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [{name: turn[schema.field(name).type](text) if text else None for name, text in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_the_schemas_are_fixed(kind: Kind, tmp_path: Path) -> None:
+    """A change here breaks files that users keep: raise SCHEMA_VERSION with it."""
+    assert SCHEMA_VERSION == 1
+    write_table(tmp_path / "t.parquet", kind, [], {})
+    found = pq.read_schema(tmp_path / "t.parquet")
+    assert [(field.name, field.type) for field in found] == schema_of(EXPECTED[kind])
+    write_table(tmp_path / "t.csv", kind, [], {})
+    assert (tmp_path / "t.csv").read_text() == ",".join(name for name, _ in schema_of(EXPECTED[kind])) + "\n"
+
+
+def test_there_are_no_other_kinds() -> None:
+    assert SCHEMAS.keys() == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_values_survive(suffix: str, tmp_path: Path) -> None:
+    rows = [
+        metric_row(),
+        metric_row(value=None, ci_low=None, ci_high=None, n=0),
+        metric_row(group='prompt=a "red", fox\nand é \U0001f98a', value=-1e-17, n=2**53 + 1),
+    ]
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", rows, {})
+    assert read(path) == rows
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_null(suffix: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", [metric_row(value=value)], {})
+    assert read(path) == [metric_row(value=None)]
+    assert clean(value) is None
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_column_that_a_row_lacks_is_null_and_others_are_dropped(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", [{"run": "r", "n": 1, "surplus": 5}], {})
+    assert read(path) == [dict.fromkeys(SCHEMAS["metrics"].names) | {"run": "r", "n": 1}]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_table_says_what_made_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", [metric_row()], {"model": "m", "model_hash": "abc"})
+    if suffix == ".parquet":
+        found = {key.decode(): value.decode() for key, value in pq.read_schema(path).metadata.items()}
+        found.pop("ARROW:schema", None)
+        assert list(tmp_path.iterdir()) == [path]
+    else:
+        found = json.loads((tmp_path / f"t{suffix}.meta.json").read_text())
+    assert found == {"schema": "metrics", "schema_version": "1", "model": "m", "model_hash": "abc"}
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_csv_cell_is_no_formula(first: str, tmp_path: Path) -> None:
+    name = f'{first}HYPERLINK("http://x")'
+    write_table(tmp_path / "t.csv", "splits", [{"name": name, "prompt": f"a{first}", "split": "val"}], {})
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        _, row = csv.reader(stream)
+    assert row == [f"'{name}", f"a{first}", "val"]
+    write_table(tmp_path / "t.jsonl", "splits", [{"name": name}], {})
+    assert json.loads((tmp_path / "t.jsonl").read_text())["name"] == name
+
+
+def test_a_negative_number_in_csv_is_a_number(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", "metrics", [metric_row(value=-0.5)], {})
+    assert (tmp_path / "t.csv").read_text().splitlines()[1] == "r,val,all,quality,srocc,-0.5,-0.25,0.3333333333333333,7"
+
+
+def test_booleans_are_written_as_in_json(tmp_path: Path) -> None:
+    rows = [{"prompt_truncated": value} for value in (True, False, None)]
+    write_table(tmp_path / "t.csv", "scores", rows, {})
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        assert [row["prompt_truncated"] for row in csv.DictReader(stream)] == ["true", "false", ""]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_batches_and_further_columns(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    with TableWriter(path, "splits", {}, extra=("note",)) as table:
+        table.write([{"name": "a", "note": "first"}])
+        table.write([])
+        table.write([{"name": "b"}])
+    if suffix == ".csv":
+        assert path.read_text() == "name,prompt,split,note\na,,,first\nb,,,\n"
+        return
+    empty = {"prompt": None, "split": None}
+    assert read(path) == [{"name": "a", **empty, "note": "first"}, {"name": "b", **empty, "note": None}]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_table_that_fails_half_way_leaves_the_old_one(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", [metric_row()], {"model": "old"})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def stop_half_way() -> None:
+        with TableWriter(path, "metrics", {"model": "new"}) as table:
+            table.write([metric_row(n=8)])
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stop_half_way()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(b"PAR1 and nothing else")
+    for path in (damaged, tmp_path / "missing.parquet"):
+        with pytest.raises(AigcError) as caught:
+            read_rows(path)
+        assert caught.value.message.startswith(f"Expected a Parquet table at {path}: ")
+        assert caught.value.hint == "Is the run complete?"

@@ -1,0 +1,114 @@
+"""The recommendation: the policy's row for every size, and a command that really gives those settings."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aigc_cli.cli import commands
+from aigc_cli.cli import main as cli
+from aigc_cli.errors import AigcError
+from aigc_cli.recipe import FIELDS, Recipe, read_recipe, resolve
+from aigc_cli.workflows.recommend import POLICY, recommend
+
+TINY, SMALL = {"freeze": "all", "lr": 1e-3, "scale_q": 0.1, "scale_c": 0.1}, "small"
+FEW = {
+    "freeze": "partial",
+    "freeze_depth": pytest.approx(20 / 24, abs=1e-4),
+    "lr": 3e-5,
+    "scale_q": 0.2,
+    "scale_c": 0.2,
+}
+MANY = {"freeze": "partial", "freeze_depth": 0.75, "lr": 3e-5, "scale_q": 0.3, "scale_c": 0.3}
+HUGE = {"freeze": "none", "lr": 1e-5, "scale_q": 0.4, "scale_c": 0.4}
+SIZES = [
+    *((n, TINY, SMALL) for n in (1, 499)),
+    *((n, FEW, "medium") for n in (500, 2999)),
+    *((n, MANY, "medium") for n in (3000, 9999)),
+    *((n, HUGE, "large") for n in (10_000, 10**7, 10**9)),
+]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs `aigc` in this process: (exit code, stdout, stderr)."""
+    if not cli.app.registered_commands:
+        commands.register(cli.app)
+    monkeypatch.chdir(tmp_path)
+
+    def run_aigc(*arguments: str) -> tuple[int, str, str]:
+        code = cli._run(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run_aigc
+
+
+@pytest.mark.parametrize(("n", "settings", "name"), SIZES)
+def test_every_size_has_the_row_of_the_policy(n: int, settings: dict[str, Any], name: str) -> None:
+    found = recommend(n)
+    assert {key: getattr(found.recipe, key) for key in settings} == settings
+    others = FIELDS.keys() - settings.keys() - {"freeze_depth"}
+    base = resolve({}, name).recipe
+    assert {key: getattr(found.recipe, key) for key in others} == {key: getattr(base, key) for key in others}
+
+
+@pytest.mark.parametrize("n", [0, -1, 10**9 + 1, 10**10])
+def test_a_size_that_cannot_be(n: int) -> None:
+    with pytest.raises(AigcError) as caught:
+        recommend(n)
+    assert caught.value.message == f"Expected a number of rated images from 1 to 1,000,000,000, found {n:,}."
+    assert caught.value.hint == "Try --n 3000."
+
+
+@pytest.mark.parametrize("size", POLICY, ids=lambda size: str(size.start))
+def test_every_setting_has_a_reason(size: Any) -> None:
+    assert size.settings.keys() == size.reasons.keys()
+    assert all(size.reasons.values())
+    assert recommend(max(1, size.start)).reasons.items() >= size.reasons.items()
+
+
+def test_the_neighbours_say_what_would_change() -> None:
+    assert recommend(400).neighbours == [
+        "from 500 images: freeze partial, freeze_depth 0.8333, scale_q 0.2, scale_c 0.2, lr 3e-05"
+    ]
+    assert recommend(3000).neighbours == [
+        "below 3,000 images: freeze_depth 0.8333, scale_q 0.2, scale_c 0.2",
+        "from 10,000 images: freeze none, scale_q 0.4, scale_c 0.4, lr 1e-05",
+    ]
+    assert [line.partition(":")[0] for line in recommend(10**6).neighbours] == ["below 10,000 images"]
+
+
+@pytest.mark.parametrize("n", [1, 500, 3000, 10_000])
+def test_the_command_gives_the_recommended_recipe(n: int, run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("recommend", "--n", str(n), "--json")
+    found = json.loads(out)
+    assert (code, list(found), found["n"]) == (0, ["n", "recipe", "reasons", "command"], n)
+    assert found["recipe"].keys() == FIELDS.keys()
+    assert found["reasons"].keys() <= FIELDS.keys()
+    words = shlex.split(found["command"])
+    assert words[:3] == ["aigc", "train", "--recipe"]
+    assert words[-4:] == ["--data", "ratings.csv", "--images", "images/"]
+    code, out, err = run(*words[1:], "--print-config")
+    assert (code, err) == (0, "")
+    (tmp_path / "printed.yaml").write_text(out)
+    assert Recipe(**read_recipe(tmp_path / "printed.yaml")) == Recipe(**found["recipe"]) == recommend(n).recipe
+
+
+def test_the_recipe_file_is_the_recommended_recipe(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("recommend", "--n", "800", "-o", "mine.yaml")
+    assert code == 0
+    assert "For 800 rated images:" in out
+    assert Recipe(**read_recipe(tmp_path / "mine.yaml")) == recommend(800).recipe
+    before = (tmp_path / "mine.yaml").read_bytes()
+    code, out, err = run("recommend", "--n", "80000", "-o", "mine.yaml")
+    assert (code, out) == (2, "")
+    assert err == "aigc: The output mine.yaml exists.\n      Add --overwrite, or choose another place with -o.\n"
+    assert (tmp_path / "mine.yaml").read_bytes() == before
+    assert run("recommend", "--n", "80000", "-o", "mine.yaml", "--overwrite")[0] == 0
+    assert Recipe(**read_recipe(tmp_path / "mine.yaml")) == recommend(80_000).recipe
+    assert run("recommend", "--n", "800", "-o", "mine.csv")[0] == 2

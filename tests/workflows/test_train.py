@@ -1,0 +1,353 @@
+"""Training: what a run folder holds, that it can be had again, and what happens when something is wrong."""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from aigc_cli.core import metrics, training
+from aigc_cli.core.backbones import load_backbone
+from aigc_cli.errors import AigcError, Diverged
+from aigc_cli.io.checkpoints import load_checkpoint
+from aigc_cli.io.results import SCHEMAS, read_rows
+from aigc_cli.io.samples import Sample
+from aigc_cli.progress import Silent
+from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
+from aigc_cli.workflows import ratings
+from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.train import TrainResult, default_run, factor_notes, prompt_digest, with_frozen_layers
+from aigc_cli.workflows.train import train as train_model
+
+HEADER = ("name", "prompt", "mos_quality", "mos_align")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples() -> Iterator[None]:
+    """The intervals have tests of their own, and are most of a small run's time."""
+    draw = metrics.cluster_resamples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "cluster_resamples", lambda groups, resamples=20, seed=0: draw(groups, 20, seed))
+        yield
+
+
+class Told(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def write_table(path: Path, samples: Sequence[Sample], *more: Sequence[object]) -> Path:
+    """A table of ratings; its names are paths below the samples' folder."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        rows = [(s.name, s.prompt, s.mos_quality, s.mos_align) for s in samples]
+        csv.writer(stream).writerows([HEADER, *rows, *more])
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_folder: Path) -> dict[str, str]:
+    """Settings of a run of seconds."""
+    quick = {"epochs": "3", "batch_size": "16", "views": "2", "lr": "1e-3"}
+    return {"backbone": f"local-dir:{tiny_folder}", "freeze": "all", **quick}
+
+
+@pytest.fixture
+def source(demo: list[Sample], tmp_path: Path) -> Source:
+    """The small rated set as a user's table."""
+    return Source(write_table(tmp_path / "ratings.csv", demo), demo[0].path.parent)
+
+
+Train = Callable[..., TrainResult]
+
+
+@pytest.fixture
+def train(settings: dict[str, str], source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Return a function that trains into tmp_path/NAME; settings by name."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str = "run", source: Source = source, recipe: str | None = None, **more: Any) -> TrainResult:
+        options = {key: more.pop(key) for key in ("overwrite", "freeze_layers", "cache", "progress") if key in more}
+        resolved = resolve(settings | {key: str(value) for key, value in more.items()}, recipe)
+        return train_model(resolved, source, tmp_path / name, **{"progress": Silent(), "device": "cpu"} | options)
+
+    return run
+
+
+# --- the run folder
+
+
+def test_a_run_folder_is_complete(train: Train, demo: list[Sample], tmp_path: Path, settings: dict[str, str]) -> None:
+    result = train()
+    run = tmp_path / "run"
+    tables = ["epochs.parquet", "metrics.parquet", "splits.parquet"]
+    assert sorted(p.name for p in run.iterdir()) == sorted(["checkpoint", "recipe.yaml", "run.json", *tables])
+    for name in tables:
+        found = pq.read_schema(run / name)
+        assert found.remove_metadata() == SCHEMAS[name.removesuffix(".parquet")]  # type: ignore[index]
+        assert found.metadata[b"schema_version"] == b"1"
+        assert found.metadata[b"run"] == b"run"
+    assert Recipe(**read_recipe(run / "recipe.yaml")) == resolve(settings).recipe
+    said = json.loads((run / "run.json").read_text())
+    assert (said["status"], said["kept_epoch"], said["skipped"]) == ("done", 3, [])
+    assert (said["trained_on"], said["group_by"]) == ("ratings.csv", "prompt")
+    assert said["images"] == {"train": result.n_train, "val": result.n_val}
+    assert result.n_train + result.n_val == len(demo)
+    assert said["diagnosis"] == result.diagnosis != ""
+
+
+def test_splits_are_apart_by_prompt_and_written_as_used(train: Train, demo: list[Sample], tmp_path: Path) -> None:
+    train()
+    rows = read_rows(tmp_path / "run" / "splits.parquet")
+    assert sorted(row["name"] for row in rows) == sorted(sample.name for sample in demo)
+    prompts = {split: {row["prompt"] for row in rows if row["split"] == split} for split in ("train", "val")}
+    assert prompts["train"]
+    assert prompts["val"]
+    assert not prompts["train"] & prompts["val"]
+    prompt_of = {sample.name: sample.prompt for sample in demo}
+    assert all(prompt_of[row["name"]] == row["prompt"] for row in rows)
+    memory = load_checkpoint(tmp_path / "run").description["prompts"]
+    assert memory == {split: sorted(map(prompt_digest, texts)) for split, texts in prompts.items()}
+
+
+def test_the_curves_and_the_metrics(train: Train, tmp_path: Path) -> None:
+    result = train()
+    epochs = read_rows(tmp_path / "run" / "epochs.parquet")
+    assert [(row["epoch"], row["split"]) for row in epochs] == [(e, s) for e in (1, 2, 3) for s in ("train", "val")]
+    assert all(math.isfinite(row["loss"]) and row["run"] == "run" for row in epochs)
+    assert epochs[-2]["loss"] < epochs[0]["loss"]
+    rows = read_rows(tmp_path / "run" / "metrics.parquet")
+    kinds = {(row["target"], row["metric"]) for row in rows}
+    both = [(target, metric) for target in ("quality", "consistency") for metric in ("srocc", "plcc", "krocc", "rmse")]
+    assert kinds >= {*both, ("zero_shot_cosine", "srocc"), ("zero_shot_cosine", "plcc")}
+    assert {(row["split"], row["group"], row["n"]) for row in rows} == {("val", "all", result.n_val)}
+    assert all(row["ci_low"] <= row["value"] <= row["ci_high"] for row in rows if row["ci_low"] is not None)
+    assert [*map(json.dumps, rows)] == [*map(json.dumps, result.metrics)]
+
+
+def test_without_a_validation_part(train: Train, tmp_path: Path, demo: list[Sample]) -> None:
+    result = train(val_fraction=0, checkpoint="last")
+    assert (result.n_train, result.n_val, result.metrics, result.chosen_on_val) == (len(demo), 0, [], False)
+    assert {row["split"] for row in read_rows(tmp_path / "run" / "splits.parquet")} == {"train"}
+
+
+# --- the same again
+
+
+@pytest.mark.parametrize("freeze", ["all", "partial"])
+def test_a_seed_decides_everything(freeze: str, train: Train, tmp_path: Path) -> None:
+    results = [train("a", freeze=freeze), train("b", freeze=freeze, cache=False), train("c", freeze=freeze, seed=1)]
+    curves = [
+        [{key: row[key] for key in ("epoch", "split", "loss", "srocc_q", "plcc_c")} for row in result.epochs]
+        for result in results
+    ]
+    digests = [load_checkpoint(result.run).digest for result in results]
+    if freeze == "all":
+        assert curves[0] == curves[1]
+        assert digests[0] == digests[1]
+    else:  # stored activations are rounded to float16
+        losses = [[row["loss"] for row in curve] for curve in curves]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+        assert digests[0] == load_checkpoint(train("d", freeze=freeze).run).digest
+    assert curves[0] != curves[2]
+    assert digests[0] != digests[2]
+
+
+def test_labels_that_mean_nothing_are_not_learnt(train: Train, demo: list[Sample], tmp_path: Path) -> None:
+    """Held-out agreement with shuffled scores is noise: a leak between the parts would show here."""
+    order = np.random.default_rng(3).permutation(len(demo))
+    shuffled = [
+        dataclasses.replace(sample, mos_quality=demo[i].mos_quality, mos_align=demo[i].mos_align)
+        for sample, i in zip(demo, order.tolist(), strict=True)
+    ]
+    noise = Source(write_table(tmp_path / "noise.csv", shuffled), demo[0].path.parent)
+    found = []
+    for seed in range(4):
+        small = {"recipe": "small", "epochs": 10, "seed": seed, "val_fraction": 0.4}
+        rows = train(f"noise{seed}", source=noise, **small).metrics
+        found += [row["value"] for row in rows if row["metric"] == "srocc" and row["target"] != "zero_shot_cosine"]
+    assert abs(float(np.mean(found))) < 0.35
+
+
+# --- what is wrong with the images or the table
+
+
+def test_bad_images_are_skipped_and_recorded(train: Train, demo: list[Sample], tmp_path: Path) -> None:
+    folder = demo[0].path.parent
+    bad = [("empty.jpg", "x", 1, 1), ("missing.jpg", "y", 1, 1), ("blank.jpg", " ", 2, 2), ("cut.jpg", "z", 1, 1)]
+    whole = demo[0].path.read_bytes()
+    for name, data in (("empty.jpg", b""), ("blank.jpg", whole), ("cut.jpg", whole[: len(whole) // 2])):
+        (folder / name).write_bytes(data)
+    table = write_table(tmp_path / "bad.csv", demo, *bad)
+    told = Told()
+    result = train(source=Source(table, folder), progress=told)
+    skipped = {row["name"]: row["reason"] for row in json.loads((result.run / "run.json").read_text())["skipped"]}
+    assert skipped == {
+        "empty.jpg": "not_an_image",
+        "missing.jpg": "missing_file",
+        "blank.jpg": "no_prompt",
+        "cut.jpg": "truncated",
+    }
+    assert result.n_train + result.n_val == len(demo)
+    assert [line for line in told.lines if line.startswith("Left out 4 rows: ")]
+    clean = train("clean")
+    assert load_checkpoint(clean.run).digest == load_checkpoint(result.run).digest
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("image,prompt,mos_quality\na.jpg,x,1\n", "'name'"),
+        ("name,prompt\na.jpg,x\n", "'mos_quality'"),
+        ("name,prompt,mos_quality\na.jpg,x,6\n", "found '6'"),
+        ("name,prompt,mos_quality\nno.jpg,x,1\n", "found none of the 1 named"),
+        ("", "found an empty file"),
+    ],
+)
+def test_a_wrong_table_writes_nothing(content: str, part: str, train: Train, tmp_path: Path) -> None:
+    table = tmp_path / "wrong.csv"
+    table.write_text(content)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(AigcError) as caught:
+        train(source=Source(table))
+    assert caught.value.exit_code == 2
+    assert part in caught.value.message
+    assert str(table) in caught.value.message
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"group_by": "artist"}, "found 'artist'"),
+        ({"loss": "mse+huber"}, "found 'huber'"),
+        ({"backbone": "nothing"}, "found 'nothing'"),
+        ({"freeze_layers": 5}, "found 5"),
+        ({"freeze_layers": -1}, "found -1"),
+    ],
+)
+def test_a_wrong_setting_writes_nothing(setting: dict[str, Any], message: str, train: Train, tmp_path: Path) -> None:
+    with pytest.raises(AigcError, match=message) as caught:
+        train(**setting)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_image_left_is_an_error(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no image")
+    (tmp_path / "t.csv").write_text("name,prompt,mos_quality\na.jpg,x,1\n")
+    with pytest.raises(AigcError, match=r"none usable \(not_an_image\)"):
+        train(source=Source(tmp_path / "t.csv"))
+
+
+def test_images_without_a_table(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(AigcError, match="Expected --data beside --images, found none"):
+        train(source=Source(None, tmp_path))
+
+
+# --- outputs, divergence, freezing
+
+
+def test_an_output_is_kept_unless_told_otherwise(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_checkpoint(train().run).digest
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(ratings, "digest_of", lambda path: pytest.fail("read images before it looked at the output"))
+    with pytest.raises(AigcError) as caught:
+        train(seed=1)
+    assert caught.value.message == f"The output {tmp_path / 'run'} exists."
+    assert load_checkpoint(tmp_path / "run").digest == first
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert load_checkpoint(train(seed=1, overwrite=True).run).digest != first
+
+
+def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = train("good", epochs=1, scheduler="constant", warmup_ratio=0)
+    plain, batches = training.loss_named, [0]
+
+    def breaks(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+        loss = plain(name)
+
+        def total(predicted: Tensor, target: Tensor) -> Tensor:
+            batches[0] += 1
+            return loss(predicted, target) * (float("nan") if batches[0] > per_epoch else 1)
+
+        return total
+
+    per_epoch = 2 * (math.ceil(good.n_train / 16) + 1)  # both targets, the training batches and one of validation
+    monkeypatch.setattr(training, "loss_named", breaks)
+    with pytest.raises(Diverged) as caught:
+        train(scheduler="constant", warmup_ratio=0)
+    assert caught.value.exit_code == 6
+    assert caught.value.message == "Training diverged: the loss became nan in epoch 2."
+    place = tmp_path / "run" / "checkpoint"
+    assert caught.value.hint == f"The weights of epoch 1 are in {place}. Try a third of lr (0.001)."
+    assert load_checkpoint(place).digest == load_checkpoint(good.run).digest
+    said = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (said["status"], said["kept_epoch"]) == ("diverged: the loss became nan in epoch 2", 1)
+
+
+def test_frozen_layers_are_a_depth(train: Train, tmp_path: Path, settings: dict[str, str]) -> None:
+    result = train(freeze_layers=3)
+    recipe = Recipe(**read_recipe(tmp_path / "run" / "recipe.yaml"))
+    assert (recipe.freeze, recipe.freeze_depth) == ("partial", 0.75)
+    text = (tmp_path / "run" / "recipe.yaml").read_text()
+    assert "freeze_depth: 0.75  # flag, 3 of 4 blocks\n" in text
+    names = {name for name in load_checkpoint(result.run).tensors if name.startswith("backbone.")}
+    assert any("resblocks.3." in name for name in names)
+    assert not any(f"resblocks.{block}." in name for name in names for block in (0, 1, 2))
+    with pytest.raises(AigcError) as caught:
+        with_frozen_layers(resolve(settings), 5)
+    name = settings["backbone"]
+    assert caught.value.message == (f"Expected --freeze-layers of 0 to 4, the blocks of {name}'s image tower, found 5.")
+
+
+def test_what_is_frozen_stays_as_it_was(train: Train, settings: dict[str, str]) -> None:
+    frozen = load_checkpoint(train("frozen").run).tensors
+    assert all(name.startswith("heads.") for name in frozen)
+    learnt = load_checkpoint(train("learnt", freeze="none").run).tensors
+    before = load_backbone(settings["backbone"]).modules().state_dict(prefix="backbone.")
+    moved = [name for name in before if not torch.equal(before[name], learnt[name])]
+    assert len(moved) > len(before) / 2
+
+
+# --- small parts
+
+
+def test_a_run_folder_has_a_new_name(tmp_path: Path) -> None:
+    first = default_run("recipes/my.yaml", tmp_path)
+    assert first.name.endswith("-my")
+    first.mkdir()
+    assert default_run("recipes/my.yaml", tmp_path) != first
+    assert default_run(None, tmp_path).name.endswith("-default")
+
+
+def test_notes_say_what_the_backbone_makes_of_the_rates(settings: dict[str, str]) -> None:
+    assert factor_notes(Recipe(freeze="all")) == {}
+    assert factor_notes(resolve(settings | {"freeze": "none"}).recipe) == {}
+    assert factor_notes(Recipe(freeze="partial")).keys() <= {"lr", "lr_backbone"}
+
+
+def test_warnings_are_said(train: Train) -> None:
+    told = Told()
+    train(progress=told, batch_size=4)
+    assert "batch_size = 4 (flag) is outside its sensible range 8 to 128." in told.lines
+
+
+def test_a_resolved_recipe_is_enough(settings: dict[str, str], source: Source, tmp_path: Path) -> None:
+    """The workflow works from Python without sources or warnings."""
+    recipe = resolve(settings | {"epochs": "1"}).recipe
+    plain = Resolved(recipe, dict.fromkeys(dataclasses.asdict(recipe), "python"), ())
+    assert train_model(plain, source, tmp_path / "deep" / "run", progress=Silent(), device="cpu").kept_epoch == 1
