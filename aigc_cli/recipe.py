@@ -81,7 +81,7 @@ class Recipe:
     checkpoint: str = _setting(
         "last", "Optimisation", "which epoch is kept; best: of validation", choices=("best", "last")
     )
-    seed: int = _setting(0, "Optimisation", "of splits, initialisation and order", low=0)
+    seed: int = _setting(0, "Optimisation", "of splits, initialisation and order", low=0, high=2**32 - 1)
     loss: str = _setting("mse", "Loss", "mse, l1, plcc, rank, or a sum such as l1+plcc")
     w_q: float = _setting(0.5, "Loss", "weight of quality", sensible=(0.3, 0.7), low=0)
     w_c: float = _setting(0.5, "Loss", "weight of consistency", sensible=(0.3, 0.7), low=0)
@@ -158,7 +158,7 @@ class _StrictLoader(yaml.SafeLoader):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="an alias; write the value out", problem_mark=event.start_mark)
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        if getattr(event, "tag", None) not in (None, "!") and not getattr(event, "implicit", (True,))[0]:
+        if getattr(event, "tag", None) not in (None, "!"):
             raise yaml.MarkedYAMLError(problem=f"the tag {event.tag}", problem_mark=event.start_mark)
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -172,7 +172,7 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str) or key in seen:
-                problem = f"the key '{key}' twice" if key in seen else f"the key {key!r}, which is no word"
+                problem = f"the key '{key}' twice" if isinstance(key, str) else f"the key {key!r}, which is no word"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -263,7 +263,7 @@ def _convert(value: Any, wanted: type) -> Any:
         return value if text else None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if not math.isfinite(number) or (text and "_" in value):
         return None
@@ -326,11 +326,19 @@ def _warnings(recipe: Recipe, sources: Mapping[str, str]) -> list[str]:
     return found
 
 
+def _written(value: Any) -> str:
+    """A value as one line of YAML; a word that could be read as something else stands in quotes."""
+    plain = not isinstance(value, str) or re.fullmatch(r"[A-Za-z][\w./:-]*", value, re.ASCII)
+    bare = plain and value not in ("null", "true", "false") and not str(value).endswith(":")
+    style = None if bare else '"'
+    return str(yaml.safe_dump(value, width=10**6, default_style=style, allow_unicode=True).splitlines()[0])
+
+
 def to_yaml(resolved: Resolved, notes: Mapping[str, str] | None = None) -> str:
     """The resolved recipe as a file that runs again, each value with its source as a comment."""
     lines = []
     for key in FIELDS:
-        value = yaml.safe_dump(getattr(resolved.recipe, key)).splitlines()[0]
+        value = _written(getattr(resolved.recipe, key))
         note = f"; {notes[key]}" if notes and key in notes else ""
         lines.append(f"{key}: {value}  # {resolved.sources[key]}{note}")
     return "\n".join(lines) + "\n"

@@ -1,10 +1,13 @@
 """The real-data run: human opinions of AGIQA-3K, where they lie beside the checkout."""
 
 import csv
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from aigc_cli.io.results import SCHEMAS
 from aigc_cli.progress import Silent
@@ -20,6 +23,15 @@ pytestmark = [
 ]
 # Two views instead of four: this is the short form of the run that README reports.
 SETTINGS = {"views": 2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _all_cores() -> Iterator[None]:
+    """The real images are many: unlike the tiny models of the other tests, they gain from every core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
 
 
 def trained(run: Path, data: Path) -> TrainResult:

@@ -55,6 +55,8 @@ def _run(arguments: list[str]) -> int:
     try:
         code: Any = typer.main.get_command(app)(arguments, prog_name="aigc", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # Typer's own answer to Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except AigcError as error:
         return _complain(error.message, error.hint, error.exit_code)
@@ -65,8 +67,8 @@ def _run(arguments: list[str]) -> int:
         return _complain(error.message if unknown_option else error.format_message(), _usage_hint(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("Interrupted; what was finished is kept.", "", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nobody waits for the rest
+    except (BrokenPipeError, SystemExit):  # Typer exits by itself when a pipe is closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nobody waits for the rest
         return 0
     except Exception as error:
         if debug:
@@ -79,7 +81,7 @@ def _usage_hint(error: Any) -> str:
     """The nearest option to one that does not exist, else where to look."""
     context = getattr(error, "ctx", None)
     if context is None:
-        return ""
+        return "`aigc --help` lists what there is."
     unknown = getattr(error, "option_name", None)
     if unknown:
         known = [name for parameter in context.command.params for name in parameter.opts + parameter.secondary_opts]

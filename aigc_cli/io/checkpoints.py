@@ -56,8 +56,12 @@ def save_checkpoint(
         if folder.exists():
             old = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
             folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.rename(folder)
     except OSError as error:
@@ -96,7 +100,7 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         version = description["format_version"]
         description["backbone"]["name"], description["recipe"], description["heads"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AigcError(
             f"Expected a model description in {folder / DESCRIPTION}, found {error!r}.", "Train again."
         ) from error

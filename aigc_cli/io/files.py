@@ -59,6 +59,15 @@ def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE
             a link, a device or a folder where a file is meant.
         EnvironmentProblem: its folder is missing or can't be written.
     """
+    with contextlib.suppress(ValueError):
+        try:
+            path.lstat()
+        except (FileNotFoundError, PermissionError):
+            pass
+        except OSError as error:
+            raise AigcError(
+                f"The output {printable(str(path), 200)} can't be: {error.strerror}.", "Change -o."
+            ) from error
     if suffixes and path.suffix not in suffixes:
         raise AigcError(
             f"Expected an output ending in {', '.join(suffixes)}, found {printable(str(path))}.", "Change -o."

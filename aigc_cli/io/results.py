@@ -109,7 +109,7 @@ class TableWriter:
             schema = self.schema.with_metadata(self.metadata)
             self._parquet = self._stack.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
         elif self.path.suffix == ".csv":
-            self._csv = csv.writer(stream, lineterminator="\n")
+            self._csv = csv.writer(stream, lineterminator="\r\n")
             self._csv.writerow(self.schema.names)
         else:
             self._stream = stream

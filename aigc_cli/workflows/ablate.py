@@ -115,7 +115,7 @@ def ablate(
     summaries = summarise(results)
     output.mkdir(parents=True, exist_ok=True)
     write_table(output / "ablation.parquet", "ablation", rows, {"aigc_version": __version__, "data": source.describe()})
-    write_text(output / "ablation.md", markdown(summaries, rated, source, folds, seeds))
+    write_text(output / "ablation.md", markdown(summaries, results, source, folds, seeds))
     return summaries
 
 
@@ -236,12 +236,19 @@ def shown(estimate: Estimate | None, signed: bool = False) -> str:
     return f"{estimate.value:{form}}{span}"
 
 
-def markdown(summaries: Sequence[Summary], rated: Rated, source: Source, folds: int, seeds: Sequence[int]) -> str:
+def markdown(
+    summaries: Sequence[Summary],
+    results: Mapping[str, Sequence[_Fold]],
+    source: Source,
+    folds: int,
+    seeds: Sequence[int],
+) -> str:
     """The result as a page."""
+    images = sum(len(fold.groups) for fold in results[ZERO_SHOT]) // len(seeds)
     lines = [
         "# Ablation",
         "",
-        f"{len(rated.samples)} images of {source.describe()}, {folds} prompt-disjoint folds, seeds "
+        f"{images:,} images of {source.describe()}, {folds} prompt-disjoint folds, seeds "
         f"{', '.join(map(str, seeds))}. SROCC is the mean over folds; intervals are 95% bootstrap intervals over "
         "prompts; differences are paired with the first variant.",
         "",

@@ -11,7 +11,7 @@ from aigc_cli.core.model import HeadConfig, ResidualHeads
 from aigc_cli.core.training import Judge
 from aigc_cli.errors import AigcError
 from aigc_cli.io.checkpoints import Checkpoint, load_checkpoint
-from aigc_cli.recipe import Recipe
+from aigc_cli.recipe import Recipe, checked
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,23 @@ def load_model(place: Path | None, device: str = "auto") -> Model:
     checkpoint = load_checkpoint(place)
     said: dict[str, Any] = checkpoint.description
     try:
-        recipe = Recipe(**said["recipe"])
+        recipe = Recipe(**{key: checked(key, value, str(checkpoint.folder)) for key, value in said["recipe"].items()})
         heads = ResidualHeads(HeadConfig(**said["heads"]))
         freezing = Freezing(**said["backbone"]["frozen_blocks"])
-    except (TypeError, KeyError) as error:
+        name, size, weights = (said["backbone"][key] for key in ("name", "image_size", "weights_hash"))
+        said["backbone"]["preprocessing"]
+        size = checked("image_size", size, str(checkpoint.folder))
+        wanted = ((name, str), (weights, str), (freezing.image, int), (freezing.text, int))
+        if not all(isinstance(value, kind) for value, kind in wanted):
+            raise TypeError(f"a backbone {said['backbone']}")
+    except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise AigcError(
             f"Expected a model of this version in {checkpoint.folder}, found {error}.", "Train again."
         ) from error
-    backbone = load_backbone(said["backbone"]["name"], said["backbone"]["image_size"])
-    if backbone.weights_hash != said["backbone"]["weights_hash"]:
+    backbone = load_backbone(name, size)
+    if backbone.weights_hash != weights:
         raise AigcError(
-            f"Expected the backbone {backbone.name} with weights {said['backbone']['weights_hash'][:12]}, as when this "
+            f"Expected the backbone {backbone.name} with weights {weights[:12]}, as when this "
             f"model was trained, found {backbone.weights_hash[:12]}.",
             "Use the same backbone weights, or train again.",
         )

@@ -107,15 +107,13 @@ def read_rated(source: Source, recipe: Recipe, progress: Progress) -> Rated:
             kept.append(sample)
         except ImageFault as fault:
             skipped.append((sample.name, fault.reason))
-    return _not_empty(Rated(kept, digests, skipped), source)
+    return _not_empty(Rated(kept, digests, skipped), source.describe())
 
 
-def _not_empty(rated: Rated, source: Source) -> Rated:
+def _not_empty(rated: Rated, where: str) -> Rated:
     if not rated.samples:
         reasons = ", ".join(sorted({reason for _, reason in rated.skipped})) or "no rows"
-        raise AigcError(
-            f"Expected rated images in {source.describe()}, found none usable ({reasons}).", "Check --images."
-        )
+        raise AigcError(f"Expected rated images in {where}, found none usable ({reasons}).", "Check --images.")
     return rated
 
 
@@ -140,7 +138,7 @@ def image_features(
     kept = [row for row in range(len(rated.samples)) if row not in faults]
     skipped = [*rated.skipped, *((rated.samples[row].name, reason) for row, reason in sorted(faults.items()))]
     whole = Rated([rated.samples[row] for row in kept], [rated.digests[row] for row in kept], skipped)
-    return features(whole), whole
+    return features(_not_empty(whole, "the table")), whole
 
 
 def training_data(images: ImageFeatures, freezing: Freezing, rated: Rated, recipe: Recipe) -> Data:

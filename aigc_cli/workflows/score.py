@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from aigc_cli.core.features import prefetch
 from aigc_cli.core.scoring import PromptEncoder, score_batch
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import check_output
-from aigc_cli.io.images import DecodedImage, ImageFault, decode, from_pil, list_images, read_bytes
+from aigc_cli.io.images import ImageFault, decode, from_pil, list_images, read_bytes
 from aigc_cli.io.results import SCHEMAS, TableWriter
 from aigc_cli.io.tables import read_prompts
 from aigc_cli.io.text import printable
@@ -23,7 +24,7 @@ from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import Model, load_model
 
 BATCH = 32
-WINDOW = 1024  # rows prepared at a time, so that memory does not grow with the folder
+WINDOW = 1024  # the most rows that wait for a batch to fill
 SHOWN = 5
 
 
@@ -35,6 +36,15 @@ class Entry:
     source: Path | Image.Image
     prompt: str | None
     prompt_source: str | None
+
+
+class Pixels(NamedTuple):
+    """A decoded image as the backbone reads it, (3, H, W), and what is worth knowing of the original."""
+
+    tensor: Tensor
+    width: int
+    height: int
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class Scorer:
         """
         if prompts is not None and len(prompts) != len(images):
             raise AigcError(f"Expected {len(images)} prompts, one for each image, found {len(prompts)}.", "Add None.")
-        texts = [prompt or None for prompt in prompts] if prompts is not None else [None] * len(images)
+        texts = [None] * len(images) if prompts is None else [_or_none(prompt) for prompt in prompts]
         entries = [
             Entry(f"image_{i}", image, text, text and "argument")
             if isinstance(image, Image.Image)
@@ -105,28 +115,36 @@ class Scorer:
         return pd.DataFrame(list(self.rows(entries)), columns=names)
 
     def rows(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-        """One row of the scores table for each entry, in order; decoding runs ahead of the forward pass."""
+        """One row of the scores table for each entry, in order; decoding runs ahead of the forward pass.
+
+        A batch is made of readable images only, so that the others change no bit of their scores.
+        """
+        waiting: list[tuple[Entry, Pixels | ImageFault]] = []
+        good = 0
         for chunk, loaded in prefetch(entries, self._load, BATCH):
-            yield from self._chunk_rows(chunk, loaded)
+            for pair in zip(chunk, loaded, strict=True):
+                waiting.append(pair)
+                good += not isinstance(pair[1], ImageFault)
+                if good == BATCH or (len(waiting) == WINDOW and not good):
+                    yield from self._chunk_rows(*zip(*waiting, strict=True))
+                    waiting, good = [], 0
+        if waiting:
+            yield from self._chunk_rows(*zip(*waiting, strict=True))
 
-    def _load(self, entry: Entry) -> tuple[DecodedImage, Tensor]:
+    def _load(self, entry: Entry) -> Pixels:
         decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode(read_bytes(entry.source))
-        return decoded, self._transform(decoded.image)
+        return Pixels(self._transform(decoded.image), decoded.width, decoded.height, decoded.note)
 
-    def _chunk_rows(
-        self, chunk: Sequence[Entry], loaded: Sequence[tuple[DecodedImage, Tensor] | ImageFault]
-    ) -> Iterator[dict[str, Any]]:
-        import torch
-
+    def _chunk_rows(self, chunk: Sequence[Entry], loaded: Sequence[Pixels | ImageFault]) -> Iterator[dict[str, Any]]:
         good = [(entry, found) for entry, found in zip(chunk, loaded, strict=True) if not isinstance(found, ImageFault)]
         scored: Iterator[dict[str, Any]] = iter(())
         if good:
             text, cut = self._encode([entry.prompt for entry, _ in good])
-            scores = score_batch(self.model.judge, torch.stack([pixels for _, (_, pixels) in good]), text)
+            scores = score_batch(self.model.judge, torch.stack([found.tensor for _, found in good]), text)
             columns = self._mos(scores)
             scored = (
-                self._good_row(entry, decoded, {name: float(column[i]) for name, column in columns.items()}, cut[i])
-                for i, (entry, (decoded, _)) in enumerate(good)
+                self._good_row(entry, found, {name: float(column[i]) for name, column in columns.items()}, cut[i])
+                for i, (entry, found) in enumerate(good)
             )
         for entry, found in zip(chunk, loaded, strict=True):
             yield _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
@@ -145,10 +163,10 @@ class Scorer:
             "clip_cosine": scores.cosine,
         }
 
-    def _good_row(self, entry: Entry, decoded: DecodedImage, values: dict[str, float], cut: bool) -> dict[str, Any]:
-        row = _blank(entry) | {"width": decoded.width, "height": decoded.height, "status": "ok", "reason": decoded.note}
+    def _good_row(self, entry: Entry, found: Pixels, values: dict[str, float], cut: bool) -> dict[str, Any]:
+        row = _blank(entry) | {"width": found.width, "height": found.height, "status": "ok", "reason": found.note}
         if entry.prompt is None:
-            notes = [note for note in (decoded.note, "no_prompt") if note]
+            notes = [note for note in (found.note, "no_prompt") if note]
             return row | {k: v for k, v in values.items() if k.startswith("quality")} | {"reason": ",".join(notes)}
         return row | values | {"prompt_truncated": cut}
 
@@ -166,6 +184,11 @@ def _blank(entry: Entry) -> dict[str, Any]:
     }
 
 
+def _or_none(prompt: str | None) -> str | None:
+    """A prompt of white space is none."""
+    return prompt if prompt and prompt.strip() else None
+
+
 def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | None) -> list[Entry]:
     """What `aigc score` rates: the folder's images by name, then the table's rows that have no image.
 
@@ -175,6 +198,7 @@ def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | No
         prompt: one text for every image that the table has none for.
     """
     known, names = dict(prompts or {}), list_images(folder)
+    prompt = _or_none(prompt)
     entries = []
     for name in names:
         text, origin = (known[name], "table") if name in known else (prompt, "argument" if prompt else None)
@@ -205,6 +229,8 @@ def score_folder(
     """
     progress = progress or Silent()
     check_output(output, overwrite=overwrite)
+    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
+        raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
     table = read_prompts(prompts, columns=columns, sep=sep) if prompts else None
     entries = entries_of(folder, table, prompt)
     scorer = Scorer(load_model(model, device))
@@ -212,11 +238,10 @@ def score_folder(
     progress.start("scoring", len(entries))
     metadata = {"aigc_version": __version__, **scorer.model.metadata()}
     with TableWriter(output, "scores", metadata) as writer:
-        for start in range(0, len(entries), WINDOW):
-            for rows in _batched(scorer.rows(entries[start : start + WINDOW]), BATCH):
-                writer.write(rows)
-                summary.add(rows)
-                progress.advance(len(rows))
+        for rows in _batched(scorer.rows(entries), BATCH):
+            writer.write(rows)
+            summary.add(rows)
+            progress.advance(len(rows))
     return summary.result(output)
 
 

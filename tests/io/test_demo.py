@@ -89,7 +89,8 @@ def test_scores_and_files_are_within_their_bounds(full: list[Sample]) -> None:
     assert sum(sample.path.stat().st_size for sample in full) < 10_000_000
     quality, consistency = scores(full)
     for values in (quality, consistency):
-        assert 0 <= values.min() < 1 and 4.5 < values.max() <= 5
+        assert 0 <= values.min() < 1
+        assert 4.5 < values.max() <= 5
     for sample in full[:12]:
         with Image.open(sample.path) as image:
             assert (image.size, image.mode, image.format) == ((224, 224), "RGB", "JPEG")
@@ -195,7 +196,8 @@ def scores(samples: list[Sample]) -> tuple[NDArray[np.float64], NDArray[np.float
 def load(path: Path) -> ModuleType:
     """A script outside the package, as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
