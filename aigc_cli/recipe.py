@@ -20,7 +20,7 @@ from aigc_cli.errors import AigcError
 
 MAX_BYTES, MAX_DEPTH = 2**20, 20
 PROJECT_FILE = "aigc.yaml"
-GROUPS = ("Model", "Freezing", "Optimisation", "Loss", "Views", "Data")
+LOSS_NAMES = ("mse", "l1", "plcc", "rank")
 
 
 def _setting(
@@ -60,7 +60,9 @@ class Recipe:
     freeze_depth: float = _setting(
         0.75, "Freezing", "frozen share of each tower's blocks", sensible=(0.66, 0.92), low=0, high=1
     )
-    lr: float = _setting(3e-5, "Optimisation", "learning rate", sensible=(1e-6, 1e-3), low=0, high=1)
+    lr: float = _setting(
+        3e-5, "Optimisation", "learning rate; a backbone may multiply it", sensible=(1e-6, 1e-3), low=0, high=1
+    )
     lr_backbone: float | None = _setting(
         None, "Optimisation", "learning rate of the backbone; default: lr", sensible=(1e-6, 1e-3), low=0, high=1
     )
@@ -90,7 +92,7 @@ class Recipe:
         0.8, "Views", "smallest share of the area that a view keeps", sensible=(0.6, 1), low=0.05, high=1
     )
     flip: bool = _setting(True, "Views", "mirror half of the views")
-    val_fraction: float = _setting(0.2, "Data", "share that chooses the checkpoint", low=0, high=0.9)
+    val_fraction: float = _setting(0.2, "Data", "share held out for validation", low=0, high=0.9)
     group_by: str = _setting("prompt", "Data", "what never spans two parts: prompt, name, or a column of the table")
     mos_min: float = _setting(0.0, "Data", "lowest score that people could give")
     mos_max: float = _setting(5.0, "Data", "highest score that people could give")
@@ -273,6 +275,10 @@ def _convert(value: Any, wanted: type) -> Any:
 
 
 def _check_range(key: str, value: Any, source: str) -> None:
+    unknown = [part for part in value.split("+") if part.strip() not in LOSS_NAMES] if key == "loss" else []
+    if unknown:
+        known = ", ".join(LOSS_NAMES)
+        raise AigcError(f"Expected losses out of {known} in {source}, found '{unknown[0]}'.", "Join several with +.")
     meta = FIELDS[key].metadata
     if meta["choices"] and value not in meta["choices"]:
         near = difflib.get_close_matches(str(value), meta["choices"], 1)

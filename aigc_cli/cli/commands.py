@@ -51,8 +51,9 @@ def train(
 
     resolved = resolve(settings, recipe)
     if print_config:
-        from aigc_cli.workflows.train import factor_notes
+        from aigc_cli.workflows.train import factor_notes, with_frozen_layers
 
+        resolved = resolved if freeze_layers is None else with_frozen_layers(resolved, freeze_layers)
         print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
         return
     from aigc_cli.workflows.ratings import Source
@@ -79,6 +80,10 @@ def train(
 
 
 def _print_training(result: Any) -> None:
+    if result.n_val == 0:
+        print(f"Trained on {result.n_train} images, {result.trainable:,} parameters; no validation part.")
+        print(f"Run folder: {result.run}")
+        return
     how = "chose the checkpoint, so a little optimistic" if result.chosen_on_val else "untouched by training"
     title = f"Validation, {result.n_val} images ({how}); trained on {result.n_train}, {result.trainable:,} parameters"
     _print_metrics(title, result.metrics)
@@ -278,7 +283,8 @@ def ablate(
 
 
 def _print_ablation(summaries: Sequence[Any]) -> None:
-    from aigc_cli.workflows.ablate import TARGETS, shown
+    from aigc_cli.workflows.ablate import shown
+    from aigc_cli.workflows.ratings import TARGETS
 
     cells = [
         [

@@ -29,7 +29,7 @@ class Terminal:
                 self._bars.remove_task(self._task)
             self._task = self._bars.add_task(task, total=total, note="", rate="")
         else:
-            print(f"{task}: {total} images" if total is not None else task, file=sys.stderr)
+            print(f"{task}: {total}" if total is not None else task, file=sys.stderr)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         if self.quiet:
@@ -38,7 +38,7 @@ class Terminal:
         if self._bars is not None:
             rate = self._done / max(1e-9, time.monotonic() - self._begun)
             update = {"note": printable(note)} if note else {}
-            self._bars.update(self._task, advance=steps, rate=f"{rate:.0f} images/s", **update)
+            self._bars.update(self._task, advance=steps, rate=f"{rate:.0f}/s", **update)
         elif note:
             print(printable(note), file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -10,6 +11,7 @@ import typer
 
 from aigc_cli.errors import AigcError
 
+TERMINATED = 143
 _ClickException: Any = typer.BadParameter.__mro__[2]  # Typer carries its own copy of Click and exports only this child
 
 app = typer.Typer(
@@ -46,6 +48,7 @@ def main() -> None:
     from aigc_cli.cli import commands
 
     commands.register(app)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # temporary files are removed on the way out
     sys.exit(_run(sys.argv[1:]))
 
 
@@ -66,8 +69,10 @@ def _run(arguments: list[str]) -> int:
         unknown_option = getattr(error, "option_name", None) is not None and hasattr(error, "possibilities")
         return _complain(error.message if unknown_option else error.format_message(), _usage_hint(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("Interrupted; what was finished is kept.", "", 130)
-    except (BrokenPipeError, SystemExit):  # Typer exits by itself when a pipe is closed
+        return _complain("Interrupted; no result was written.", "", 130)
+    except (BrokenPipeError, SystemExit) as ending:  # Typer exits by itself when a pipe is closed
+        if isinstance(ending, SystemExit) and ending.code == TERMINATED:
+            return _complain("Terminated; no result was written.", "", TERMINATED)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nobody waits for the rest
         return 0
     except Exception as error:

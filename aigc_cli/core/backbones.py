@@ -106,7 +106,7 @@ def _from_hub(name: str, architecture: str, weights: str, image_size: int | None
     import open_clip
 
     if architecture not in open_clip.list_models():
-        near = difflib.get_close_matches(architecture, open_clip.list_models(), 1, 0.0)[0]
+        near = _nearest(architecture, open_clip.list_models())
         raise AigcError(
             f"Expected an architecture that open_clip knows, found '{architecture}'.", f"Did you mean {near}/{weights}?"
         )
@@ -115,7 +115,7 @@ def _from_hub(name: str, architecture: str, weights: str, image_size: int | None
         raise AigcError(
             f"Expected weights of {architecture} that open_clip knows ({', '.join(known) or 'none'}), "
             f"found '{weights}'.",
-            f"For example --backbone {architecture}/{known[0] if known else RANDOM}.",
+            f"For example --backbone {architecture}/{_nearest(weights, [*known, RANDOM])}.",
         )
     try:
         return _from_open_clip(name, architecture, None if weights == RANDOM else weights, None, image_size)
@@ -133,6 +133,10 @@ def _from_hub(name: str, architecture: str, weights: str, image_size: int | None
         ) from error
 
 
+def _nearest(word: str, known: list[str]) -> str:
+    return difflib.get_close_matches(word, known, 1, 0.0)[0]
+
+
 def _from_open_clip(
     name: str,
     model: str,
@@ -145,10 +149,12 @@ def _from_open_clip(
 
     tag = open_clip.get_pretrained_cfg(model, weights) if weights else {}
     options = {"force_quick_gelu": True} if tag.get("quick_gelu") else {}
-    level = logging.root.level
+    loggers = (logging.root, logging.getLogger("huggingface_hub"))
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.root.setLevel(logging.CRITICAL)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         try:
             network = open_clip.create_model(
                 model,
@@ -162,7 +168,8 @@ def _from_open_clip(
             if file is not None:
                 open_clip.load_checkpoint(network, str(file))
         finally:
-            logging.root.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
     tokenizer = open_clip.get_tokenizer(model)
     visual: Any = network.visual
     text = ClipTextTower(network.text)

@@ -80,7 +80,12 @@ RULES: tuple[Rule, ...] = (
         "the correction of many images is at its limit: the scale is too small",
         "raise scale_q / scale_c by half",
     ),
-    Rule("unused residual", _unused, "nearly all corrections are below 0.05", "lower scale_q / scale_c, or raise lr"),
+    Rule(
+        "unused residual",
+        _unused,
+        "nearly all corrections move a score by less than 0.05 of its range",
+        "lower scale_q / scale_c, or raise lr",
+    ),
     Rule("one target lagging", _lagging, "one target is far behind the other", "move w_q / w_c towards it by 0.2"),
 )
 

@@ -113,7 +113,7 @@ class ImageFeatures:
         wanted = self._missing(rows_by_view)
         if not wanted:
             return {}
-        progress.start("frozen features", sum(map(len, wanted.values())))
+        progress.start("views of images, frozen part", sum(map(len, wanted.values())))
         row_of = {digest: row for row, digest in enumerate(self.digests)}
         pending: dict[int, list[tuple[str, dict[str, Tensor]]]] = {}
         jobs = [(row_of[digest], views) for digest, views in wanted.items()]

@@ -235,9 +235,9 @@ class _Tally:
             for letter, predicted, human in (("q", quality, human_q), ("c", consistency, human_c)):
                 rated = ~np.isnan(human)
                 row[f"{metric}_{letter}"] = value(metric, predicted[rated], human[rated])
-        for letter, delta in (("q", delta_q), ("c", delta_c)):
+        for letter, delta, scale in (("q", delta_q, self.recipe.scale_q), ("c", delta_c, self.recipe.scale_c)):
             row[f"saturated_{letter}"] = float((np.abs(delta) > SATURATED).mean())
-            row[f"unused_{letter}"] = float((np.abs(delta) < UNUSED).mean())
+            row[f"unused_{letter}"] = float((scale * np.abs(delta) < UNUSED).mean())
         return row
 
 
@@ -266,7 +266,7 @@ def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], reci
     warmup = round(recipe.warmup_ratio * steps)
     scheduler = LambdaLR(optimiser, lambda step: schedule(recipe.scheduler, step, steps, warmup))
     result, best, stale = Fit(kept_state=judge.state()), -math.inf, 0
-    progress.start("training", recipe.epochs * len(train))
+    progress.start("images in training", recipe.epochs * len(train))
     for epoch in range(1, recipe.epochs + 1):
         begun, tally = time.perf_counter(), _Tally(recipe)
         judge.backbone.train(judge.freezing)

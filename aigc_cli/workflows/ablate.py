@@ -21,7 +21,7 @@ from aigc_cli.io.files import check_output, write_text
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, find_recipe, read_recipe
-from aigc_cli.workflows.ratings import Rated, Source, image_features, read_rated, tell_skipped, training_data
+from aigc_cli.workflows.ratings import TARGETS, Rated, Source, image_features, read_rated, tell_skipped, training_data
 from aigc_cli.workflows.train import to_mos
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -31,7 +31,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "residual + all frozen": {"residual": True, "freeze": "all"},
 }
 ZERO_SHOT = "zero-shot cosine"
-TARGETS = ("quality", "consistency")
 METRIC_NAMES = ("srocc", "plcc")
 
 

@@ -67,6 +67,8 @@ def evaluate(
     if mos is not None:
         recipe = _with_range(recipe, *mos)
     rated = read_rated(source, recipe, progress)
+    if by:
+        rated.groups(by)  # an unknown column is an error before anything is computed
     images, rated = image_features(judge.backbone, judge.freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
     groups = rated.groups(by) if by else []

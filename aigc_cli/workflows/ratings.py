@@ -9,7 +9,7 @@ import torch
 from aigc_cli.core.backbone import Backbone, Freezing
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, ViewSettings, digest_of
 from aigc_cli.core.training import Data
-from aigc_cli.errors import AigcError
+from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.demo import demo_samples
 from aigc_cli.io.images import ImageFault
 from aigc_cli.io.samples import Sample
@@ -18,6 +18,7 @@ from aigc_cli.io.tables import read_ratings
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 
+TARGETS = {"quality": "mos_quality", "consistency": "mos_align"}
 NOT_HUMAN = (
     "No --data given: using the built-in demonstration set. Its scores are computed from how the images were rendered; "
     "they are not human scores."
@@ -59,6 +60,10 @@ class Rated:
     digests: Sequence[str]
     skipped: Sequence[tuple[str, str]]
 
+    def targets(self, rows: Sequence[int]) -> list[str]:
+        """The targets that at least one of `rows` was rated for."""
+        return [t for t, column in TARGETS.items() if any(getattr(self.samples[r], column) is not None for r in rows)]
+
     def groups(self, by: str) -> list[str]:
         """The group of each row: its prompt, its name, or a column of the table."""
         if by == "prompt":
@@ -85,7 +90,13 @@ def read_rated(source: Source, recipe: Recipe, progress: Progress) -> Rated:
             raise AigcError("Expected --data beside --images, found none.", "Name the table with the scores.")
         progress.say(NOT_HUMAN)
         folder = cache_folder() / "demo"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"The cache folder {folder} can't be made: {error.strerror}.",
+                "Set AIGC_CACHE to a folder that can be written.",
+            ) from error
         samples = demo_samples(folder)
     else:
         folder = source.images or source.data.parent
@@ -107,7 +118,10 @@ def read_rated(source: Source, recipe: Recipe, progress: Progress) -> Rated:
             kept.append(sample)
         except ImageFault as fault:
             skipped.append((sample.name, fault.reason))
-    return _not_empty(Rated(kept, digests, skipped), source.describe())
+    rated = _not_empty(Rated(kept, digests, skipped), source.describe())
+    for target in sorted(set(TARGETS) - set(rated.targets(range(len(kept))))):
+        progress.say(f"No {target} scores in {source.describe()}: a model trained on it gives none.")
+    return rated
 
 
 def _not_empty(rated: Rated, where: str) -> Rated:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,7 @@ from aigc_cli.io.tables import read_prompts
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import Model, load_model
+from aigc_cli.workflows.ratings import TARGETS
 
 BATCH = 32
 WINDOW = 1024  # the most rows that wait for a batch to fill
@@ -78,6 +80,7 @@ class Scorer:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._encode = PromptEncoder(model.judge)
+        self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
         self._transform = model.judge.backbone.transform
 
     @classmethod
@@ -102,6 +105,8 @@ class Scorer:
         Raises:
             AigcError: the lengths differ. An image that can't be read is a row with `status` failed and its `reason`.
         """
+        if isinstance(images, str | Path):
+            raise AigcError("Expected a list of images, found one path.", "Write images=[path].")
         if prompts is not None and len(prompts) != len(images):
             raise AigcError(f"Expected {len(images)} prompts, one for each image, found {len(prompts)}.", "Add None.")
         texts = [None] * len(images) if prompts is None else [_or_none(prompt) for prompt in prompts]
@@ -111,8 +116,10 @@ class Scorer:
             else Entry(Path(image).name, Path(image), text, text and "argument")
             for i, (image, text) in enumerate(zip(images, texts, strict=True))
         ]
-        names = SCHEMAS["scores"].names
-        return pd.DataFrame(list(self.rows(entries)), columns=names)
+        table = pa.Table.from_pylist(list(self.rows(entries)), schema=SCHEMAS["scores"])
+        nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+        frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
+        return frame
 
     def rows(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
         """One row of the scores table for each entry, in order; decoding runs ahead of the forward pass.
@@ -164,6 +171,7 @@ class Scorer:
         }
 
     def _good_row(self, entry: Entry, found: Pixels, values: dict[str, float], cut: bool) -> dict[str, Any]:
+        values = {name: value for name, value in values.items() if name.split("_")[0] not in self._untrained}
         row = _blank(entry) | {"width": found.width, "height": found.height, "status": "ok", "reason": found.note}
         if entry.prompt is None:
             notes = [note for note in (found.note, "no_prompt") if note]
@@ -273,8 +281,9 @@ class _Summary:
             total[0] += len(values)
             total[1] += sum(values)
         quality: Callable[[dict[str, Any]], float] = lambda row: row["quality"]  # noqa: E731
-        self.best = sorted(self.best + scored, key=quality, reverse=True)[:SHOWN]
-        self.worst = sorted(self.worst + scored, key=quality)[:SHOWN]
+        judged = [row for row in scored if row["quality"] is not None]
+        self.best = sorted(self.best + judged, key=quality, reverse=True)[:SHOWN]
+        self.worst = sorted(self.worst + judged, key=quality)[:SHOWN]
 
     def result(self, output: Path) -> ScoreSummary:
         means = {name: total / count if count else None for name, (count, total) in self.sums.items()}

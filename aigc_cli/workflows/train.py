@@ -84,15 +84,14 @@ def train(
         EnvironmentProblem: no weights, no such device, or the disk is full.
         Diverged: the loss was not finite; the last good epoch is in checkpoint/.
     """
-    recipe = resolved.recipe
-    if freeze_layers is not None:
-        resolved = with_frozen_layers(resolved, freeze_layers)
-        recipe = resolved.recipe
     check_output(run, overwrite=overwrite, suffixes=())
     place = pick_device(device)
-    rated = read_rated(source, recipe, progress)
-    for warning in resolved.warnings:
-        progress.say(warning)
+    rated = read_rated(source, resolved.recipe, progress)
+    rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
+    if freeze_layers is not None:
+        resolved = with_frozen_layers(resolved, freeze_layers)
+    recipe = resolved.recipe
+    _announce(resolved, progress)
     backbone = load_backbone(recipe.backbone, recipe.image_size)
     backbone.modules().to(place)
     judge = new_judge(backbone, recipe)
@@ -124,6 +123,14 @@ def train(
         trainable=judge.trainable(),
         chosen_on_val=recipe.chooses,
     )
+
+
+def _announce(resolved: Resolved, progress: Progress) -> None:
+    """What is worth knowing of the settings before anything is computed."""
+    for warning in resolved.warnings:
+        progress.say(warning)
+    for key, note in factor_notes(resolved.recipe).items():
+        progress.say(f"{key} {note}.")
 
 
 def with_frozen_layers(resolved: Resolved, layers: int) -> Resolved:
@@ -227,8 +234,10 @@ def write_run(
 ) -> None:
     """Writes the run folder; run.json comes last and says that everything else is whole."""
     run.mkdir(parents=True, exist_ok=True)
+    (run / "run.json").unlink(missing_ok=True)  # until everything is whole, nothing says so
     prompts = {split: {rated.samples[row].prompt or "" for row in rows} for split, rows in splits.items()}
-    description = describe(judge, resolved, result, metrics, source, prompts)
+    targets = rated.targets(splits["train"])
+    description = {"targets": targets, **describe(judge, resolved, result, metrics, source, prompts)}
     save_checkpoint(run / "checkpoint", judge.state(), description)
     meta = {"aigc_version": __version__, "weights_hash": judge.backbone.weights_hash, "run": run.name}
     write_text(run / "recipe.yaml", to_yaml(resolved))

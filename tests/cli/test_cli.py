@@ -277,7 +277,7 @@ def test_an_interrupt(broken: Callable[[BaseException], None]) -> None:
     broken(KeyboardInterrupt())
     ending = aigc("recommend", "--n", "5")
     assert (ending.code, ending.out) == (130, "")
-    assert ending.err == "aigc: Interrupted; what was finished is kept.\n"
+    assert ending.err == "aigc: Interrupted; no result was written.\n"
 
 
 # --- what a run prints
