@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aigc_cli.core.losses import LOSSES, RANK_MARGIN, loss_named
 from aigc_cli.errors import AigcError
+from aigc_cli.recipe import LOSS_NAMES
 
 NAMES = [*LOSSES, "mse+rank", "l1+plcc", "mse+l1+plcc+rank"]
 PREDICTED = torch.tensor([0.30, 0.35, 0.90, 0.10])
@@ -116,3 +117,7 @@ def test_an_unknown_loss_is_named(name: str, named: str) -> None:
 
 def test_blanks_around_the_plus_do_not_matter() -> None:
     assert float(loss_named(" l1 + plcc ")(PREDICTED, TARGET)) == float(loss_named("l1+plcc")(PREDICTED, TARGET))
+
+
+def test_the_recipes_know_every_loss() -> None:
+    assert set(LOSS_NAMES) == set(LOSSES)
