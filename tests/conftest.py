@@ -13,6 +13,7 @@ from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
+from aigc_cli.core import metrics
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.features import digest_of
@@ -110,3 +111,11 @@ def ready(tiny_folder: Path, demo: list[Sample]) -> Callable[..., tuple[Judge, D
 def noise_image() -> Image.Image:
     """A random RGB image that is wider than high."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """20 bootstrap draws: the intervals have tests of their own, and are most of a small run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics.metric_rows, "__defaults__", (20,))
+        yield

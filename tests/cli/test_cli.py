@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ import pytest
 
 from aigc_cli.cli import commands
 from aigc_cli.cli import main as cli
-from aigc_cli.core import metrics
 from aigc_cli.io.samples import Sample
 from aigc_cli.recipe import FIELDS
 from aigc_cli.workflows import evaluate, ratings, recommend
@@ -65,14 +64,7 @@ class Work(NamedTuple):
     options: tuple[str, ...]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    """The intervals have tests of their own, and are most of a small run's time."""
-    draw = metrics.cluster_resamples
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "cluster_resamples", lambda groups, resamples=20, seed=0: draw(groups, resamples, seed))
-        patch.setattr(metrics.metric_rows, "__defaults__", (20,))
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Evaluation: what the model saw is told apart from what it did not, and the figures are SciPy's."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from aigc_cli.core import metrics
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.errors import AigcError
 from aigc_cli.io.images import decode
@@ -26,14 +25,7 @@ from aigc_cli.workflows.train import train
 
 Evaluate = Callable[..., EvalResult]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    """The intervals have tests of their own, and are most of a small evaluation's time."""
-    draw = metrics.cluster_resamples
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "cluster_resamples", lambda groups, resamples=20, seed=0: draw(groups, 20, seed))
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def write_table(path: Path, samples: Sequence[Sample]) -> Path:

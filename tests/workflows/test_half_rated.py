@@ -15,6 +15,8 @@ from aigc_cli.workflows.ratings import Source, read_rated
 from aigc_cli.workflows.score import Scorer
 from aigc_cli.workflows.train import train
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 class Told(Silent):
     def __init__(self) -> None:

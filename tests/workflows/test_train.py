@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aigc_cli.core import metrics, training
+from aigc_cli.core import training
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import load_checkpoint
@@ -29,14 +29,7 @@ from aigc_cli.workflows.train import train as train_model
 
 HEADER = ("name", "prompt", "mos_quality", "mos_align")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    """The intervals have tests of their own, and are most of a small run's time."""
-    draw = metrics.cluster_resamples
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "cluster_resamples", lambda groups, resamples=20, seed=0: draw(groups, 20, seed))
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 class Told(Silent):
