@@ -54,7 +54,8 @@ def test_small_learns_human_opinion(tmp_path: Path) -> None:
 
 
 def test_random_labels_teach_nothing(tmp_path: Path) -> None:
-    rows = list(csv.DictReader((AGIQA / "data.csv").open(encoding="utf-8", newline="")))
+    with (AGIQA / "data.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
     scores = [(row["mos_quality"], row["mos_align"]) for row in rows]
     random.Random(0).shuffle(scores)
     shuffled = tmp_path / "shuffled.csv"

@@ -171,7 +171,7 @@ def test_unknown_weights_list_the_known_ones() -> None:
     assert caught.value.message == (
         f"Expected weights of ViT-B-32 that open_clip knows ({', '.join(known)}), found 'laion9'."
     )
-    assert caught.value.hint == "For example --backbone ViT-B-32/openai."
+    assert caught.value.hint == "For example --backbone ViT-B-32/laion2b_e16."
 
 
 def test_an_architecture_without_weights_offers_random_ones() -> None:
