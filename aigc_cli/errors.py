@@ -28,3 +28,12 @@ class Diverged(AigcError):
     """Training reached a loss that is not finite; the last good checkpoint is kept (exit code 6)."""
 
     exit_code = 6
+
+
+class Interrupted(AigcError):
+    """A signal ended it; what was finished is kept (exit code 130, or that of the SystemExit that ended it)."""
+
+    def __init__(self, message: str, hint: str, ending: BaseException) -> None:
+        super().__init__(message, hint)
+        code = ending.code if isinstance(ending, SystemExit) else 130
+        self.exit_code = code if isinstance(code, int) else 130

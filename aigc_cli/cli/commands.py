@@ -1,12 +1,11 @@
 """The commands: each reads its options, calls one workflow, and shows what came back."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import options
+from aigc_cli.cli import ablation, options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
 from aigc_cli.errors import AigcError
 
@@ -18,7 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command("train")(options.with_recipe_options(train))
     app.command("eval")(evaluate)
     app.command("score")(score)
-    app.command("ablate")(ablate)
+    app.command("ablate")(ablation.ablate)
     app.command("recommend")(recommend)
 
 
@@ -220,85 +219,6 @@ def _short(text: str | None, width: int = 40) -> str:
     if text is None:
         return "-"
     return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def ablate(
-    data: options.Data = None,
-    images: options.Images = None,
-    columns: options.Columns = None,
-    sep: options.Separator = ",",
-    recipe: Annotated[str, typer.Option(help="The recipe that the variants differ from.")] = "medium",
-    recipes: Annotated[
-        Optional[str], typer.Option(help="Compare whole recipes instead: names with commas between.")
-    ] = None,
-    folds: Annotated[
-        Optional[int], typer.Option(help="Prompt-disjoint folds; default 5, 2 for the demonstration.")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds with commas between.")] = "0",
-    epochs: Annotated[Optional[int], typer.Option(help="Epochs of every variant; default: the recipe's.")] = None,
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Folder; default: runs/TIME-ablation.")
-    ] = None,
-    device: options.Device = "auto",
-    cache: options.Cache = True,
-    overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """Does each idea help? Trains every variant on the same folds and compares them in pairs."""
-    from aigc_cli.recipe import resolve
-    from aigc_cli.workflows.ablate import VARIANTS, recipe_variants
-    from aigc_cli.workflows.ablate import ablate as run_ablation
-    from aigc_cli.workflows.ratings import Source
-    from aigc_cli.workflows.train import default_run
-
-    demonstration = data is None
-    settings = {"epochs": epochs if epochs is not None else 5 if demonstration else None}
-    variants = recipe_variants(recipes.split(",")) if recipes else VARIANTS
-    if recipes and settings["epochs"] is not None:
-        variants = {name: {**changes, "epochs": settings["epochs"]} for name, changes in variants.items()}
-    if not all(part.strip().isdigit() for part in seeds.split(",")):
-        raise AigcError(f"Expected whole numbers with commas between for --seeds, found '{seeds}'.", "Example: 0,1,2")
-    place = output or default_run("ablation")
-    with terminal(quiet) as progress:
-        summaries = run_ablation(
-            resolve(settings, None if recipes else recipe).recipe,
-            variants,
-            Source(data, images, options.renames(columns), sep),
-            place,
-            progress=progress,
-            folds=folds if folds is not None else 2 if demonstration else 5,
-            seeds=[int(part) for part in seeds.split(",")],
-            device=device,
-            cache=cache,
-            overwrite=overwrite,
-        )
-    if as_json:
-        from dataclasses import asdict
-
-        print_json([asdict(summary) for summary in summaries])
-        return
-    _print_ablation(summaries)
-    print(f"Results: {place / 'ablation.parquet'}, {place / 'ablation.md'}")
-
-
-def _print_ablation(summaries: Sequence[Any]) -> None:
-    from aigc_cli.workflows.ablate import shown
-    from aigc_cli.workflows.ratings import TARGETS
-
-    cells = [
-        [
-            summary.variant,
-            target,
-            shown(summary.srocc[target]),
-            shown(summary.difference.get(target), signed=True),
-            summary.verdict.get(target, "-"),
-            f"{summary.seconds:.0f}",
-        ]
-        for summary in summaries
-        for target in TARGETS
-    ]
-    print_table("Mean SROCC over folds", ("variant", "target", "SROCC [95%]", "difference", "verdict", "s/fold"), cells)
 
 
 def recommend(

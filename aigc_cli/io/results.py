@@ -69,12 +69,17 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("value", _real),
             ("seconds", _real),
             ("trainable_parameters", _whole),
+            ("reason", _text),
         ]
+    ),
+    "predictions": pa.schema(
+        [("name", _text), ("group", _text)]
+        + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
     ),
     "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text)]),
 }
 
-Kind = Literal["scores", "metrics", "epochs", "ablation", "splits"]
+Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits"]
 Row = Mapping[str, Any]
 
 
@@ -151,7 +156,16 @@ def write_table(path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[s
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a Parquet table that this project wrote."""
+    return _read(path).to_pylist()  # type: ignore[no-any-return]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a Parquet table that this project wrote says of its making."""
+    return {key.decode(): text.decode() for key, text in (_read(path).schema.metadata or {}).items()}
+
+
+def _read(path: Path) -> Any:
     try:
-        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
+        return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise AigcError(f"Expected a Parquet table at {path}: {error}.", "Is the run complete?") from error

@@ -1,0 +1,165 @@
+"""What an ablation found: means, paired differences, and the page that says it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from aigc_cli.core.metrics import Estimate, fold_mean, interval
+from aigc_cli.workflows.crossval import Cell, Failure
+from aigc_cli.workflows.ratings import TARGETS
+
+ZERO_SHOT = "zero-shot cosine"
+UNTOLD = "can't tell at this n"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One variant over all folds and seeds.
+
+    Attributes:
+        variant: its name.
+        srocc: {target: mean SROCC over folds with its 95% interval}; value None with a reason where a fold failed.
+        difference: {target: paired difference of mean SROCC to the first variant, with its interval}.
+        verdict: {target: better, worse or can't tell at this n}.
+        seed_spread: {target: standard deviation over seeds of the mean over folds}; empty with one seed.
+        seconds: training time of one fold, mean; None where all failed.
+        trainable: parameters that were trained; None where all failed.
+    """
+
+    variant: str
+    srocc: dict[str, Estimate]
+    difference: dict[str, Estimate]
+    verdict: dict[str, str]
+    seed_spread: dict[str, float]
+    seconds: float | None
+    trainable: int | None
+
+
+def zero_shot(cell: Cell) -> Cell:
+    """The baseline beside every variant: the raw cosine for consistency, nothing for quality."""
+    predicted = {"quality": np.zeros_like(cell.cosine), "consistency": cell.cosine}
+    return replace(cell, predicted=predicted, seconds=0.0, trainable=0)
+
+
+def summarise(results: Mapping[str, Sequence[Cell | Failure]]) -> list[Summary]:
+    """Means with intervals, and each variant's paired difference to the first; the bootstrap draws are shared."""
+    summaries: list[Summary] = []
+    first: dict[str, tuple[float | None, Any]] | None = None
+    for name, cells in results.items():
+        found = {target: _mean(cells, target) for target in TARGETS}
+        srocc = {target: estimate for target, (estimate, _) in found.items()}
+        difference, verdict = {}, {}
+        for target in TARGETS if first is not None else ():
+            assert first is not None
+            (point, draws), (reference, reference_draws) = (srocc[target].value, found[target][1]), first[target]
+            if point is None or reference is None:
+                continue
+            low, high = interval([None if np.isnan(d) else float(d) for d in draws - reference_draws])
+            difference[target] = Estimate(point - reference, low, high, srocc[target].n)
+            verdict[target] = _verdict(low, high)
+        if first is None:
+            first = {target: (srocc[target].value, draws) for target, (_, draws) in found.items()}
+        done = [cell for cell in cells if isinstance(cell, Cell)]
+        seconds = float(np.mean([cell.seconds for cell in done])) if done else None
+        spread = _seed_spread(done) if len(done) == len(cells) else {}
+        summaries.append(
+            Summary(name, srocc, difference, verdict, spread, seconds, done[0].trainable if done else None)
+        )
+    return summaries
+
+
+def _mean(cells: Sequence[Cell | Failure], target: str) -> tuple[Estimate, Any]:
+    """Mean SROCC over cells with its bootstrap draws; without a value when a cell failed, for it would flatter."""
+    failures = [cell for cell in cells if isinstance(cell, Failure)]
+    done = [cell for cell in cells if isinstance(cell, Cell)]
+    if failures:
+        reason = f"{len(failures)} of {len(cells)} failed: {failures[0].reason}"
+        return Estimate(None, None, None, sum(len(cell.names) for cell in done), reason), np.full(1, np.nan)
+    return fold_mean("srocc", [cell.rated(target) for cell in done], [cell.fold for cell in done])
+
+
+def _seed_spread(cells: Sequence[Cell]) -> dict[str, float]:
+    """Training noise: how far the mean over folds moves from seed to seed."""
+    seeds = sorted({cell.seed for cell in cells})
+    spread = {}
+    for target in TARGETS if len(seeds) > 1 else ():
+        means = [
+            fold_mean("srocc", [c.rated(target) for c in cells if c.seed == s], resamples=1)[0].value for s in seeds
+        ]
+        if None not in means:
+            spread[target] = float(np.std(np.array(means, dtype=float), ddof=1))
+    return spread
+
+
+def _verdict(low: float | None, high: float | None) -> str:
+    if low is None or high is None or low <= 0 <= high:
+        return UNTOLD
+    return "better" if low > 0 else "worse"
+
+
+def shown(estimate: Estimate | None, signed: bool = False) -> str:
+    """`0.812 [0.790, 0.833]`, or a dash."""
+    if estimate is None or estimate.value is None:
+        return "-"
+    form = "+.3f" if signed else ".3f"
+    span = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:{form}}, {estimate.high:{form}}]"
+    return f"{estimate.value:{form}}{span}"
+
+
+def points(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """What the plot draws: one point for each variant and target that has a value."""
+    return [
+        {"variant": s.variant, "target": target, "seconds": s.seconds, "value": e.value, "low": e.low, "high": e.high}
+        for s in summaries
+        for target, e in s.srocc.items()
+        if e.value is not None
+    ]
+
+
+def markdown(summaries: Sequence[Summary], images: int, data: str, folds: int, seeds: Sequence[int]) -> str:
+    """The result as a page.
+
+    Args:
+        images: how many images the folds hold together.
+        data: what they are.
+    """
+    lines = [
+        "# Ablation",
+        "",
+        f"{images:,} images of {data}, {folds} prompt-disjoint folds, seeds "
+        f"{', '.join(map(str, seeds))}. SROCC is the mean over folds; intervals are 95% bootstrap intervals over "
+        "prompts; differences are paired with the first variant.",
+        "",
+        "| variant | SROCC quality | SROCC consistency | difference in quality | difference in consistency | "
+        "seconds per fold | trainable parameters |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for summary in summaries:
+        differences = [
+            f"{shown(summary.difference[target], signed=True)} {summary.verdict[target]}"
+            if target in summary.difference
+            else "-"
+            for target in TARGETS
+        ]
+        seconds = "-" if summary.seconds is None else f"{summary.seconds:.0f}"
+        trainable = "-" if summary.trainable is None else f"{summary.trainable:,}"
+        lines.append(
+            f"| {summary.variant} | {shown(summary.srocc['quality'])} | {shown(summary.srocc['consistency'])} | "
+            f"{differences[0]} | {differences[1]} | {seconds} | {trainable} |"
+        )
+    lines += ["", *_notes(summaries)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _notes(summaries: Sequence[Summary]) -> list[str]:
+    """What the table alone doesn't say: training noise, and why a value is missing."""
+    notes = []
+    for summary in summaries:
+        if summary.seed_spread:
+            spread = ", ".join(f"{target} {value:.3f}" for target, value in summary.seed_spread.items())
+            notes.append(f"- {summary.variant}: standard deviation between seeds: {spread}.")
+        reasons = {estimate.reason for estimate in summary.srocc.values() if estimate.reason}
+        notes += [f"- {summary.variant}: {reason}" for reason in sorted(reasons) if summary.variant != ZERO_SHOT]
+    return notes
