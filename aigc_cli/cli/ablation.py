@@ -49,7 +49,7 @@ def ablate(
 ) -> None:
     """Does each idea help? Trains every variant on the same folds and compares them in pairs.
 
-    Without --recipes, --vary or --variants: no residual, a residual, and that with a part or all of the backbone frozen.
+    Without --recipes, --vary or --variants: no residual, a residual, and that with part or all of the backbone frozen.
     """
     from aigc_cli.recipe import resolve
     from aigc_cli.workflows.ablate import ablate as run_ablation
