@@ -17,7 +17,8 @@ from aigc_cli.core import metrics
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.features import digest_of
-from aigc_cli.core.training import Data, Judge, new_judge
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.training import Data, new_judge
 from aigc_cli.io.demo import demo_samples
 from aigc_cli.io.samples import Sample
 from aigc_cli.io.weights import save_tensors

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aigc_cli.core.judge import Judge
 from aigc_cli.core.model import Scores
-from aigc_cli.core.training import Judge
 
 PROMPTS_KEPT = 4096
 

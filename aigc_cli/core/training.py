@@ -1,4 +1,4 @@
-"""The one training loop, and what it takes to predict with its result."""
+"""The one training loop."""
 
 import math
 import time
@@ -8,60 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from aigc_cli.core.backbone import Backbone, Freezing, Hints
+from aigc_cli.core.backbone import Backbone, Hints
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
-from aigc_cli.core.losses import loss_named
-from aigc_cli.core.metrics import value
+from aigc_cli.core.judge import Judge
 from aigc_cli.core.model import HeadConfig, ResidualHeads, Scores
+from aigc_cli.core.tally import Tally, merit
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 
-SATURATED, UNUSED = 0.95, 0.05
 EVALUATION_BATCH = 64
 STANDARDISE_ROWS = 1024
-
-
-@dataclass
-class Judge:
-    """A backbone with trained heads: everything that turns an image and its prompt into scores."""
-
-    backbone: Backbone
-    heads: ResidualHeads
-    freezing: Freezing
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the heads' tensors and of the backbone's that are not frozen, buffers included."""
-        learnt: set[int] = set()
-        for tower, boundary in ((self.backbone.image, self.freezing.image), (self.backbone.text, self.freezing.text)):
-            for part in tower.trainable_parts(boundary):
-                tensors = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else [part]
-                learnt |= {id(tensor) for tensor in tensors}
-        backbone = self.backbone.modules().state_dict(prefix="backbone.", keep_vars=True)
-        kept = {name: tensor for name, tensor in backbone.items() if id(tensor) in learnt}
-        kept |= self.heads.state_dict(prefix="heads.")
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned."""
-        with torch.no_grad():
-            own = self.backbone.modules().state_dict(prefix="backbone.", keep_vars=True)
-            own |= self.heads.state_dict(prefix="heads.", keep_vars=True)
-            for name, tensor in state.items():
-                own[name].copy_(tensor)
-
-    def trainable(self) -> int:
-        """How many parameters are trained."""
-        modules = (self.heads, self.backbone.modules())
-        return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
-
-    def eval(self) -> None:
-        """Eval mode throughout."""
-        self.backbone.eval()
-        self.heads.eval()
 
 
 @dataclass(frozen=True)
@@ -196,60 +154,6 @@ def _fit_standardisation(judge: Judge, data: Data, rows: Sequence[int], random: 
         judge.heads.fit_inputs(image, torch.cat(texts))
 
 
-class _Tally:
-    """Collects an epoch's predictions and losses into one row of the epochs table."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.loss_of = loss_named(recipe.loss)
-        self.scores: list[list[NDArray[Any]]] = []
-        self.losses: list[tuple[int, float, float]] = []
-
-    def loss(self, scores: Scores, targets: Tensor) -> Tensor:
-        """The weighted loss of a batch, remembered."""
-        loss_q, loss_c = self.loss_of(scores.quality, targets[:, 0]), self.loss_of(scores.consistency, targets[:, 1])
-        self.losses.append((len(targets), float(loss_q.detach()), float(loss_c.detach())))
-        columns = (
-            scores.quality,
-            scores.consistency,
-            scores.quality_delta,
-            scores.consistency_delta,
-            *targets.unbind(1),
-        )
-        self.scores.append([column.detach().cpu().numpy() for column in columns])
-        return self.recipe.w_q * loss_q + self.recipe.w_c * loss_c
-
-    def row(self) -> dict[str, Any]:
-        """loss, srocc, plcc and the spread of the corrections."""
-        quality, consistency, delta_q, delta_c, human_q, human_c = (
-            np.concatenate(c) for c in zip(*self.scores, strict=True)
-        )
-        weights = np.array([n for n, _, _ in self.losses], dtype=float)
-        loss_q, loss_c = (float(np.average([x[i] for x in self.losses], weights=weights)) for i in (1, 2))
-        row: dict[str, Any] = {
-            "loss": self.recipe.w_q * loss_q + self.recipe.w_c * loss_c,
-            "loss_q": loss_q,
-            "loss_c": loss_c,
-        }
-        for metric in ("srocc", "plcc"):
-            for letter, predicted, human in (("q", quality, human_q), ("c", consistency, human_c)):
-                rated = ~np.isnan(human)
-                row[f"{metric}_{letter}"] = value(metric, predicted[rated], human[rated])
-        for letter, delta, scale in (("q", delta_q, self.recipe.scale_q), ("c", delta_c, self.recipe.scale_c)):
-            row[f"saturated_{letter}"] = float((np.abs(delta) > SATURATED).mean())
-            row[f"unused_{letter}"] = float((scale * np.abs(delta) < UNUSED).mean())
-        return row
-
-
-def merit(row: dict[str, Any], recipe: Recipe) -> float:
-    """What chooses the checkpoint: SROCC of both targets weighted as their losses, else the negative loss - 2."""
-    parts = [(recipe.w_q, row["srocc_q"]), (recipe.w_c, row["srocc_c"])]
-    known = [(weight, srocc) for weight, srocc in parts if srocc is not None and weight > 0]
-    if not known:
-        return -2 - float(row["loss"])
-    return float(sum(weight * srocc for weight, srocc in known) / sum(weight for weight, _ in known))
-
-
 def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], recipe: Recipe, progress: Progress) -> Fit:
     """Trains `judge` in place on rows `train`, leaves it with the weights of the kept epoch, and returns the curves.
 
@@ -264,11 +168,11 @@ def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], reci
     per_epoch = sum(1 for _ in batches(train, recipe.batch_size, recipe.views, np.random.default_rng(0)))
     steps = per_epoch * recipe.epochs
     warmup = round(recipe.warmup_ratio * steps)
-    scheduler = LambdaLR(optimiser, lambda step: schedule(recipe.scheduler, step, steps, warmup))
+    rates, step = [group["lr"] for group in optimiser.param_groups], 0
     result, best, stale = Fit(kept_state=judge.state()), -math.inf, 0
     progress.start("images in training", recipe.epochs * len(train))
     for epoch in range(1, recipe.epochs + 1):
-        begun, tally = time.perf_counter(), _Tally(recipe)
+        begun, tally, seen = time.perf_counter(), Tally(recipe), list[int]()
         judge.backbone.train(judge.freezing)
         judge.heads.train()
         for rows, views in batches(train, recipe.batch_size, recipe.views, random):
@@ -282,12 +186,16 @@ def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], reci
                 judge.load(result.kept_state)
                 judge.eval()
                 return result
+            factor = schedule(recipe.scheduler, step, steps, warmup)
+            for group, lr in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = lr * factor
             optimiser.step()
-            scheduler.step()
+            step += 1
+            seen += rows
             progress.advance(len(rows))
-        rate = scheduler.get_last_lr()[0]
+        rate = rates[0] * schedule(recipe.scheduler, step, steps, warmup)
         seconds = time.perf_counter() - begun
-        parts = {"train": tally.row()} | ({"val": _validate(judge, data, val, recipe)} if val else {})
+        parts = {"train": tally.row(data.targets[seen])} | ({"val": _validate(judge, data, val, recipe)} if val else {})
         for split, row in parts.items():
             result.epochs.append({"epoch": epoch, "split": split, **row, "lr": rate, "seconds": seconds})
         progress.advance(0, _note(epoch, recipe.epochs, parts))
@@ -308,9 +216,9 @@ def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], reci
 
 
 def _validate(judge: Judge, data: Data, rows: Sequence[int], recipe: Recipe) -> dict[str, Any]:
-    tally = _Tally(recipe)
-    tally.loss(predict(judge, data, rows), data.targets[list(rows)].cpu())
-    return tally.row()
+    tally, targets = Tally(recipe), data.targets[list(rows)].cpu()
+    tally.loss(predict(judge, data, rows), targets)
+    return tally.row(targets)
 
 
 def _note(epoch: int, epochs: int, parts: dict[str, dict[str, Any]]) -> str:

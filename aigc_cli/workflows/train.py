@@ -14,9 +14,10 @@ from aigc_cli import __version__
 from aigc_cli.core.backbones import hints_of, load_backbone
 from aigc_cli.core.devices import pick_device
 from aigc_cli.core.diagnosis import paragraph
+from aigc_cli.core.judge import Judge
 from aigc_cli.core.metrics import metric_rows
 from aigc_cli.core.splits import grouped_holdout
-from aigc_cli.core.training import Data, Fit, Judge, fit, learning_rates, new_judge, predict
+from aigc_cli.core.training import Data, Fit, fit, learning_rates, new_judge, predict
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.io.files import check_output, write_json, write_text

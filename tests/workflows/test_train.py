@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aigc_cli.core import training
+from aigc_cli.core import tally
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import load_checkpoint
@@ -268,7 +268,7 @@ def test_an_output_is_kept_unless_told_otherwise(train: Train, tmp_path: Path, m
 
 def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = train("good", epochs=1, scheduler="constant", warmup_ratio=0)
-    plain, batches = training.loss_named, [0]
+    plain, batches = tally.loss_named, [0]
 
     def breaks(name: str) -> Callable[[Tensor, Tensor], Tensor]:
         loss = plain(name)
@@ -280,7 +280,7 @@ def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monk
         return total
 
     per_epoch = 2 * (math.ceil(good.n_train / 16) + 1)  # both targets, the training batches and one of validation
-    monkeypatch.setattr(training, "loss_named", breaks)
+    monkeypatch.setattr(tally, "loss_named", breaks)
     with pytest.raises(Diverged) as caught:
         train(scheduler="constant", warmup_ratio=0)
     assert caught.value.exit_code == 6
