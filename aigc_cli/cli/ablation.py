@@ -41,6 +41,12 @@ def ablate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in the folder of -o: only what is missing is trained.")
     ] = False,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Instead: how a model's scores move when image or prompt is harmed.")
+    ] = False,
+    model: Annotated[
+        Optional[Path], typer.Option(help="With --stress: run or model folder; default: the shipped scorer.")
+    ] = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
     overwrite: options.Overwrite = False,
@@ -56,6 +62,12 @@ def ablate(
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.train import default_run
 
+    source = Source(data, images, options.renames(columns), sep)
+    if stress:
+        _stress(model, source, output or default_run("stress"), device, overwrite, quiet, as_json)
+        return
+    if model is not None:
+        raise AigcError("Expected --stress beside --model, found none.", "An ablation trains its own models.")
     if resume and output is None:
         raise AigcError("Expected -o beside --resume, found none.", "Name the folder of the ablation: -o runs/...")
     if not all(part.strip().isdigit() for part in seeds.split(",")):
@@ -70,7 +82,7 @@ def ablate(
         summaries = run_ablation(
             resolve({"epochs": many}, None if recipes else recipe).recipe,
             compared,
-            Source(data, images, options.renames(columns), sep),
+            source,
             place,
             progress=progress,
             folds=folds if folds is not None else DEMONSTRATION_FOLDS if demonstration else 5,
@@ -125,3 +137,22 @@ def _print_ablation(summaries: Sequence[Any]) -> None:
     for summary in summaries:
         for reason in sorted({e.reason for e in summary.srocc.values() if e.reason and summary.trainable != 0}):
             print(f"{summary.variant}: {reason}")
+
+
+def _stress(
+    model: Path | None, source: Any, place: Path, device: str, overwrite: bool, quiet: bool, as_json: bool
+) -> None:
+    from aigc_cli.workflows.stress import cells
+    from aigc_cli.workflows.stress import stress as run_stress
+
+    with terminal(quiet) as progress:
+        found = run_stress(model, source, place, progress=progress, device=device, overwrite=overwrite)
+    if as_json:
+        from dataclasses import asdict
+
+        print_json(asdict(found))
+        return
+    columns = ("perturbation", "score", "change in MOS [95%]", "lower in", "SROCC")
+    print_table(f"{found.model}, {found.shifts[0].n} images", columns, [cells(shift) for shift in found.shifts])
+    print(found.verdict)
+    print(f"Results: {place}/stress.md, .parquet")

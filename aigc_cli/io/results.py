@@ -72,6 +72,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("reason", _text),
         ]
     ),
+    "stress": pa.schema(
+        [("model", _text), ("perturbation", _text), ("target", _text), ("n", _whole)]
+        + [(name, _real) for name in ("change", "ci_low", "ci_high", "lower", "srocc")]
+    ),
     "predictions": pa.schema(
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
@@ -79,7 +83,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text)]),
 }
 
-Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits"]
+Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits", "stress"]
 Row = Mapping[str, Any]
 
 
