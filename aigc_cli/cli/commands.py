@@ -30,6 +30,9 @@ def train(
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")
     ] = None,
+    resume: Annotated[
+        Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
+    ] = None,
     freeze_layers: Annotated[
         Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")
     ] = None,
@@ -48,7 +51,10 @@ def train(
     """
     from aigc_cli.recipe import resolve, to_yaml
 
-    resolved = resolve(settings, recipe)
+    if resume and (output or overwrite or freeze_layers is not None or print_config):
+        others = "-o, --overwrite, --freeze-layers and --print-config"
+        raise AigcError(f"Expected --resume without {others}.", "Leave them out: a training goes on as it was begun.")
+    resolved = resolve({}) if resume else resolve(settings, recipe)
     if print_config:
         from aigc_cli.workflows.train import factor_notes, with_frozen_layers
 
@@ -58,18 +64,25 @@ def train(
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.train import default_run
     from aigc_cli.workflows.train import train as run_training
+    from aigc_cli.workflows.unfinished import is_finished, unfinished
 
     source = Source(data, images, options.renames(columns), sep)
     with terminal(quiet) as progress:
+        if resume and is_finished(resume):
+            progress.say(f"The training in {resume} is finished: there is nothing to do.")
+            return
+        if resume:
+            resolved, source = unfinished(resume, settings, recipe, source)
         result = run_training(
             resolved,
             source,
-            output or default_run(recipe),
+            resume or output or default_run(recipe),
             progress=progress,
             device=device,
             cache=cache,
             overwrite=overwrite,
             freeze_layers=freeze_layers,
+            resume=bool(resume),
         )
     if as_json:
         shown = ("metrics", "diagnosis", "kept_epoch", "n_train", "n_val", "trainable")

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.images import ImageFault, decode, image_digest, read_bytes
 from aigc_cli.io.store import Bank
 from aigc_cli.progress import Progress
@@ -145,10 +146,15 @@ class ImageFeatures:
     def _entries(
         self, good: Sequence[tuple[str, list[int], Tensor]]
     ) -> Iterator[tuple[int, tuple[str, dict[str, Tensor]]]]:
-        """(view, (digest, state of one image)) of decoded images, computed in one batch."""
+        """(view, (digest, state of one image)) of decoded images, computed in one batch.
+
+        The batch is filled up to its full size, since another size may move the last bits: what is stored does not
+        depend on its neighbours, nor on where a killed run ended.
+        """
         if not good:
             return
-        state = self._compute(torch.cat([pixels for _, _, pixels in good]))
+        pixels = torch.cat([pixels for _, _, pixels in good])
+        state = self._compute(torch.cat([pixels, pixels[-1:].expand(-len(pixels) % CHUNK, -1, -1, -1)]))
         names = [(digest, view) for digest, views, _ in good for view in views]
         for position, (digest, view) in enumerate(names):
             yield view, (digest, {name: value[position].cpu().clone() for name, value in state.items()})
@@ -167,7 +173,7 @@ class ImageFeatures:
         device = next(self.backbone.image.module.parameters()).device
         if self.store is None:
             jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]
-            return self._compute(torch.cat(list(self._pool.map(self._views, jobs))))
+            return self._compute(torch.cat(list(self._pool.map(self._same_views, jobs))))
         out: dict[str, Tensor] = {}
         for view in dict.fromkeys(views):
             picked = [i for i, v in enumerate(views) if v == view]
@@ -180,9 +186,18 @@ class ImageFeatures:
 
     def _views(self, job: tuple[int, Sequence[int]]) -> Tensor:
         row, views = job
-        image = decode(read_bytes(self.paths[row])).image
-        digest = self.digests[row]
+        data, digest = read_bytes(self.paths[row]), self.digests[row]
+        if image_digest(data) != digest:
+            raise image_changed(self.paths[row], "other content")
+        image = decode(data).image
         return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
+
+    def _same_views(self, job: tuple[int, Sequence[int]]) -> Tensor:
+        """The views of an image that could be read before."""
+        try:
+            return self._views(job)
+        except ImageFault as fault:
+            raise image_changed(self.paths[job[0]], fault.reason) from fault
 
     def _compute(self, pixels: Tensor) -> dict[str, Tensor]:
         """The boundary state of preprocessed pixels, on the backbone's device."""
@@ -241,6 +256,11 @@ class TextFeatures:
         embeddings = self.backbone.text_from_boundary(state, self.boundary)
         position = {prompt: index for index, prompt in enumerate(distinct)}
         return embeddings[torch.tensor([position[prompt] for prompt in prompts], device=embeddings.device)]
+
+
+def image_changed(path: Path, found: str) -> EnvironmentProblem:
+    """The error for an image that is no longer what it was when the run began; `found` says what it is now."""
+    return EnvironmentProblem(f"Expected {path.name} as it was at the start, found {found}.", "Put the image back.")
 
 
 def digest_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aigc_cli.core.backbone import Backbone, Hints
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
 from aigc_cli.core.judge import Judge
+from aigc_cli.core.loop_state import Fit, Loop, Snapshot
 from aigc_cli.core.model import HeadConfig, ResidualHeads, Scores
 from aigc_cli.core.tally import Tally, merit
 from aigc_cli.progress import Progress
@@ -37,17 +38,6 @@ class Data:
     texts: TextFeatures
     prompts: Sequence[str]
     targets: Tensor
-
-
-@dataclass
-class Fit:
-    """What a training run leaves: its curves, and the weights of the epoch that was kept."""
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    kept_epoch: int = 0
-    kept_state: dict[str, Tensor] = field(default_factory=dict)
-    diverged: str = ""
-    stopped_early: bool = False
 
 
 def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
@@ -90,7 +80,8 @@ def _optimiser(judge: Judge, recipe: Recipe) -> torch.optim.AdamW:
         learnt = [p for p in module.parameters() if p.requires_grad]
         for decays in (True, False):
             chosen = [p for p in learnt if (p.ndim > 1) == decays]
-            groups.append({"params": chosen, "lr": lr, "weight_decay": recipe.weight_decay if decays else 0.0})
+            decay = recipe.weight_decay if decays else 0.0
+            groups.append({"params": chosen, "lr": lr, "initial_lr": lr, "weight_decay": decay})
     return torch.optim.AdamW([group for group in groups if group["params"]])
 
 
@@ -154,65 +145,110 @@ def _fit_standardisation(judge: Judge, data: Data, rows: Sequence[int], random: 
         judge.heads.fit_inputs(image, torch.cat(texts))
 
 
-def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], recipe: Recipe, progress: Progress) -> Fit:
+def fit(
+    judge: Judge,
+    data: Data,
+    train: Sequence[int],
+    val: Sequence[int],
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    start: Snapshot | None = None,
+    after: Callable[[Loop], None] = lambda loop: None,
+) -> Fit:
     """Trains `judge` in place on rows `train`, leaves it with the weights of the kept epoch, and returns the curves.
 
     The kept epoch is the last one, or the best on rows `val` (by `merit`) when the recipe chooses one. A
     loss that is not finite ends the run; the best epoch before it is kept.
+
+    Args:
+        start: where an earlier call stood; on a CPU the rest is bit for bit what it would have been.
+        after: called after every step and at the end of every epoch, when the loop may be written down; what it raises
+            ends the run.
     """
-    random = np.random.default_rng([recipe.seed, len(train)])
+    loop = Loop(judge, _optimiser(judge, recipe), recipe, np.random.default_rng([recipe.seed, len(train)]))
     torch.manual_seed(recipe.seed)
-    _fit_standardisation(judge, data, train, random)
-    optimiser = _optimiser(judge, recipe)
-    learnt = [p for group in optimiser.param_groups for p in group["params"]]
-    per_epoch = sum(1 for _ in batches(train, recipe.batch_size, recipe.views, np.random.default_rng(0)))
-    steps = per_epoch * recipe.epochs
+    if start is None:
+        _fit_standardisation(judge, data, train, loop.random)
+        loop.result.kept_state = judge.state()
+        loop.begin_epoch()
+    else:
+        loop.restore(start)
+    steps = recipe.epochs * sum(1 for _ in batches(train, recipe.batch_size, recipe.views, np.random.default_rng(0)))
     warmup = round(recipe.warmup_ratio * steps)
-    rates, step = [group["lr"] for group in optimiser.param_groups], 0
-    result, best, stale = Fit(kept_state=judge.state()), -math.inf, 0
     progress.start("images in training", recipe.epochs * len(train))
-    for epoch in range(1, recipe.epochs + 1):
-        begun, tally, seen = time.perf_counter(), Tally(recipe), list[int]()
-        judge.backbone.train(judge.freezing)
-        judge.heads.train()
-        for rows, views in batches(train, recipe.batch_size, recipe.views, random):
-            loss = tally.loss(forward(judge, data, rows, views), data.targets[rows])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm or math.inf)
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                what, value_ = ("gradient", norm) if torch.isfinite(loss) else ("loss", loss)
-                result.diverged = f"the {what} became {float(value_.detach())} in epoch {epoch}"
-                judge.load(result.kept_state)
-                judge.eval()
-                return result
-            factor = schedule(recipe.scheduler, step, steps, warmup)
-            for group, lr in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = lr * factor
-            optimiser.step()
-            step += 1
-            seen += rows
-            progress.advance(len(rows))
-        rate = rates[0] * schedule(recipe.scheduler, step, steps, warmup)
-        seconds = time.perf_counter() - begun
-        parts = {"train": tally.row(data.targets[seen])} | ({"val": _validate(judge, data, val, recipe)} if val else {})
-        for split, row in parts.items():
-            result.epochs.append({"epoch": epoch, "split": split, **row, "lr": rate, "seconds": seconds})
-        progress.advance(0, _note(epoch, recipe.epochs, parts))
-        if not all(math.isfinite(row["loss"]) for row in parts.values()):
-            result.diverged = f"the validation loss was not finite after epoch {epoch}"
-            break
-        gained = merit(parts["val" if val else "train"], recipe)
-        stale = 0 if gained > best + recipe.min_delta else stale + 1
-        if not (recipe.chooses and val) or gained > best:
-            result.kept_epoch, result.kept_state = epoch, judge.state()
-        best = max(best, gained)
-        if recipe.patience and stale >= recipe.patience:
-            result.stopped_early = True
-            break
-    judge.load(result.kept_state)
+    progress.advance((loop.epoch - 1) * len(train) + sum(int(n) for n, *_ in loop.tally.losses))
+    while not loop.finished:
+        rows = _train_epoch(
+            loop, data, train, lambda step: schedule(recipe.scheduler, step, steps, warmup), progress, after
+        )
+        if not loop.result.diverged:
+            _end_epoch(loop, data, rows, val, schedule(recipe.scheduler, loop.done, steps, warmup), progress)
+        if not loop.result.diverged:
+            after(loop)
+    judge.load(loop.result.kept_state)
     judge.eval()
-    return result
+    return loop.result
+
+
+def _train_epoch(
+    loop: Loop,
+    data: Data,
+    train: Sequence[int],
+    factor: Callable[[int], float],
+    progress: Progress,
+    after: Callable[[Loop], None],
+) -> list[int]:
+    """Takes the steps that the epoch still lacks and returns its rows in their order; sets `diverged` and ends there
+    when a loss or a gradient is not finite."""
+    judge, recipe, optimiser = loop.judge, loop.recipe, loop.optimiser
+    learnt = [p for group in optimiser.param_groups for p in group["params"]]
+    judge.backbone.train(judge.freezing)
+    judge.heads.train()
+    parts = list(batches(train, recipe.batch_size, recipe.views, loop.random))
+    for rows, views in parts[loop.step :]:
+        begun = time.perf_counter()
+        loss = loop.tally.loss(forward(judge, data, rows, views), data.targets[rows])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm or math.inf)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            what, found = ("gradient", norm) if torch.isfinite(loss) else ("loss", loss)
+            loop.result.diverged = f"the {what} became {float(found.detach())} in epoch {loop.epoch}"
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * factor(loop.done)
+        optimiser.step()
+        loop.step, loop.done = loop.step + 1, loop.done + 1
+        loop.seconds += time.perf_counter() - begun
+        progress.advance(len(rows))
+        after(loop)
+    return [row for rows, _ in parts for row in rows]
+
+
+def _end_epoch(
+    loop: Loop, data: Data, rows: Sequence[int], val: Sequence[int], factor: float, progress: Progress
+) -> None:
+    """Judges the epoch that was trained on `rows`: its rows of the table, the kept weights, whether to go on."""
+    recipe, result, epoch = loop.recipe, loop.result, loop.epoch
+    parts = {"train": loop.tally.row(data.targets[rows])}
+    if val:
+        parts["val"] = _validate(loop.judge, data, val, recipe)
+    rate = loop.optimiser.param_groups[0]["initial_lr"] * factor
+    for split, row in parts.items():
+        result.epochs.append({"epoch": epoch, "split": split, **row, "lr": rate, "seconds": loop.seconds})
+    progress.advance(0, _note(epoch, recipe.epochs, parts))
+    if not all(math.isfinite(row["loss"]) for row in parts.values()):
+        result.diverged = f"the validation loss was not finite after epoch {epoch}"
+        return
+    gained = merit(parts["val" if val else "train"], recipe)
+    loop.stale = 0 if gained > loop.best + recipe.min_delta else loop.stale + 1
+    if not (recipe.chooses and val) or gained > loop.best:
+        result.kept_epoch, result.kept_state = epoch, loop.judge.state()
+    loop.best = max(loop.best, gained)
+    result.stopped_early = bool(recipe.patience) and loop.stale >= recipe.patience
+    loop.epoch += 1
+    loop.begin_epoch()
 
 
 def _validate(judge: Judge, data: Data, rows: Sequence[int], recipe: Recipe) -> dict[str, Any]:

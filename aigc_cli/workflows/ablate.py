@@ -19,8 +19,18 @@ from aigc_cli.io.plots import ablation_plot
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.crossval import Cell, Failure, cell_file, data_digest, load_cell, save_cell, train_cell
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, image_features, read_rated, tell_skipped, training_data
+from aigc_cli.workflows.crossval import Cell, Failure, cell_file, load_cell, save_cell, train_cell
+from aigc_cli.workflows.ratings import (
+    TARGETS,
+    Rated,
+    Source,
+    data_digest,
+    image_features,
+    prepare_views,
+    read_rated,
+    tell_skipped,
+    training_data,
+)
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, markdown, points, summarise, zero_shot
 from aigc_cli.workflows.variants import Variants, recipes_of
 
@@ -131,7 +141,7 @@ def _cells(
         freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth)  # type: ignore[arg-type]
         images, readable = image_features(backbone, freezing, rated, recipe, cache, progress)
         tell_skipped(readable.skipped, progress)
-        images.prepare(dict.fromkeys(range(recipe.views), range(len(readable.samples))), progress)
+        prepare_views(images, range(len(readable.samples)), recipe.views, progress)
         ready = training_data(images, freezing, readable, recipe)
         parts = grouped_folds(readable.groups(recipe.group_by), folds, 0)
         untouched = {key: tensor.clone() for key, tensor in backbone.modules().state_dict().items()}
