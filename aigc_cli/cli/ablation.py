@@ -9,6 +9,7 @@ import typer
 from aigc_cli.cli import options
 from aigc_cli.cli.console import print_json, print_table, terminal
 from aigc_cli.errors import AigcError
+from aigc_cli.io.text import printable
 
 DEMONSTRATION_FOLDS, DEMONSTRATION_EPOCHS = 2, 2
 
@@ -98,7 +99,7 @@ def ablate(
         print_json([asdict(summary) for summary in summaries])
         return
     _print_ablation(summaries)
-    print(f"Results: {place}{'/' if str(place)[-1:] != '/' else ''}ablation.md, .parquet, .png, .svg")
+    print(f"Results: {place / 'ablation.md'}, .parquet, .png, .svg")
 
 
 def _variants(recipes: str | None, vary: Sequence[str] | None, variants: Path | None) -> dict[str, dict[str, Any]]:
@@ -116,27 +117,36 @@ def _variants(recipes: str | None, vary: Sequence[str] | None, variants: Path | 
 
 
 def _print_ablation(summaries: Sequence[Any]) -> None:
+    """A table for each target and one for the cost, each within 80 columns."""
     from aigc_cli.workflows.ratings import TARGETS
-    from aigc_cli.workflows.summary import shown
+    from aigc_cli.workflows.summary import UNTOLD, shown
 
-    cells = [
-        [
-            summary.variant if target == "quality" else "",
-            target,
-            shown(summary.srocc[target]),
-            shown(summary.difference.get(target), signed=True),
-            summary.verdict.get(target, "-"),
-            "-" if summary.seconds is None else f"{summary.seconds:.0f}",
-            "-" if summary.trainable is None else f"{summary.trainable:,}",
+    for target in TARGETS:
+        cells = [
+            [
+                summary.variant,
+                shown(summary.srocc[target], digits=2),
+                shown(summary.difference.get(target), signed=True, digits=2),
+                summary.verdict.get(target, "-").replace(UNTOLD, "can't tell"),
+            ]
+            for summary in summaries
+            if summary.trainable != 0 or summary.srocc[target].value is not None  # a cosine says nothing of quality
         ]
-        for summary in summaries
-        for target in TARGETS
+        title = f"SROCC of {target}, mean over folds; difference to the first"
+        print_table(title, ("variant", "SROCC [95%]", "difference [95%]", "verdict"), cells)
+    cost = [
+        [
+            s.variant,
+            "-" if s.seconds is None else f"{s.seconds:.0f}",
+            "-" if s.trainable is None else f"{s.trainable:,}",
+        ]
+        for s in summaries
+        if s.trainable != 0
     ]
-    columns = ("variant", "target", "SROCC [95%]", "difference", "verdict", "s/fold", "trained")
-    print_table("Mean SROCC over folds", columns, cells)
+    print_table("Cost", ("variant", "seconds for one fold", "trained parameters"), cost)
     for summary in summaries:
         for reason in sorted({e.reason for e in summary.srocc.values() if e.reason and summary.trainable != 0}):
-            print(f"{summary.variant}: {reason}")
+            print(f"{summary.variant}: {printable(reason)}")
 
 
 def _stress(
@@ -155,4 +165,4 @@ def _stress(
     columns = ("perturbation", "score", "change in MOS [95%]", "lower in", "SROCC")
     print_table(f"{found.model}, {found.shifts[0].n} images", columns, [cells(shift) for shift in found.shifts])
     print(found.verdict)
-    print(f"Results: {place}/stress.md, .parquet")
+    print(f"Results: {place / 'stress.md'}, .parquet")

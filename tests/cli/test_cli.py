@@ -1,21 +1,15 @@
 """The command line: exit codes, what goes to stdout and what to stderr, and errors that say what to do."""
 
-import contextlib
-import csv
-import io
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from harness import Work, aigc, process
 
-from aigc_cli.cli import commands
-from aigc_cli.cli import main as cli
 from aigc_cli.io.samples import Sample
 from aigc_cli.recipe import FIELDS
 from aigc_cli.workflows import evaluate, ratings, recommend
@@ -23,71 +17,7 @@ from aigc_cli.workflows import evaluate, ratings, recommend
 COMMANDS = ("train", "eval", "score", "ablate", "recommend")
 
 
-class Ending(NamedTuple):
-    """How a run of `aigc` ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def aigc(*arguments: object) -> Ending:
-    """Runs `aigc` in this process."""
-    if not cli.app.registered_commands:
-        commands.register(cli.app)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli._run([str(argument) for argument in arguments])
-    return Ending(code, out.getvalue(), err.getvalue())
-
-
-def process(*arguments: object, **environment: str) -> Ending:
-    """Runs `aigc` in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "aigc_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )
-    return Ending(done.returncode, done.stdout, done.stderr)
-
-
-class Work(NamedTuple):
-    """A user's folder: the table, its images, a run trained on them, and how that ended."""
-
-    table: Path
-    images: Path
-    run: Path
-    trained: Ending
-    options: tuple[str, ...]
-
-
 pytestmark = pytest.mark.usefixtures("few_resamples")
-
-
-@pytest.fixture(scope="module")
-def work(demo: list[Sample], tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
-    folder = tmp_path_factory.mktemp("work")
-    images = folder / "images"
-    images.mkdir()
-    rows = [("image", "prompt", "mos_quality", "mos_align", "distortion")]
-    for s in demo:
-        (images / s.name).write_bytes(s.path.read_bytes())
-        rows.append((s.name, s.prompt or "", str(s.mos_quality), str(s.mos_align), s.groups["distortion"]))
-    with (folder / "ratings.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows(rows)
-    quick = "--recipe quick --epochs 2 --batch-size 16 --views 1 --device cpu --columns image=name"
-    options = (*quick.split(), "--backbone", f"local-dir:{tiny_folder}", "--images", str(images))
-    trained = aigc("train", "--data", folder / "ratings.csv", *options, "-o", folder / "run", "--json")
-    return Work(folder / "ratings.csv", images, folder / "run", trained, options)
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
 
 
 # --- help and version
@@ -137,11 +67,6 @@ def test_commands_share_their_options(command: str) -> None:
         ("train --lr 2", "Expected lr of 0 to 1 in --lr, found 2.", "The default is 3e-05."),
         ("train --columns a", "Expected --columns THEIRS=OURS, found 'a'.", "Example: score=mos_quality"),
         ("eval --mos-min 1", "Expected --mos-min and --mos-max together, found one of them.", "Give both."),
-        (
-            "ablate --seeds 1,x",
-            "Expected whole numbers with commas between for --seeds, found '1,x'.",
-            "Example: 0,1,2",
-        ),
     ],
 )
 def test_bad_usage(line: str, message: str, hint: str) -> None:
@@ -165,8 +90,6 @@ def test_a_command_that_is_nearly_right() -> None:
         ("train --recipe smal", "found 'smal'"),
         ("eval no/run", "found none at no/run"),
         ("score no", "no: expected a folder of images, found nothing there"),
-        ("ablate --recipes small,no", "found 'no'"),
-        ("ablate --folds 1", "Expected at least 2 folds, found 1."),
         ("recommend --n 0", "found 0."),
         ("recommend --n 10000000000", "found 10,000,000,000."),
         ("recommend --n 5 -o recipe.txt", "found recipe.txt."),
@@ -345,21 +268,6 @@ def test_colour_only_where_it_is_wanted(work: Work, monkeypatch: pytest.MonkeyPa
     ending = aigc("score", work.images, "--model", work.run, "--device", "cpu", "-o", "s.csv", "-q")
     assert ending.code == 0
     assert re.search(r"\x1b\[[0-9;]*(?:3[0-8]|9[0-7])", ending.out) is None
-
-
-def test_ablate_prints_its_result(
-    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
-) -> None:
-    monkeypatch.setenv("AIGC_BACKBONE", f"local-dir:{tiny_folder}")
-    monkeypatch.setenv("AIGC_VIEWS", "1")
-    given = ("--data", work.table, "--images", work.images, "--columns", "image=name", "--device", "cpu")
-    plan = ("--recipes", "quick,small", "--folds", "2", "--epochs", "1", "-o", "out")
-    ending = aigc("ablate", *given, *plan, "--json")
-    assert ending.code == 0
-    assert [summary["variant"] for summary in json.loads(ending.out)][:2] == ["quick", "small"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ablation.md", "ablation.parquet"]
-    again = aigc("ablate", *given, *plan)
-    assert (again.code, again.err.splitlines()[0]) == (2, "aigc: The output out exists.")
 
 
 def test_the_demonstration_says_that_its_scores_are_not_human(
