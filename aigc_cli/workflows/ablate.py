@@ -63,6 +63,27 @@ def ablate(
     rated = read_rated(source, base, progress)
     for group_by in dict.fromkeys(recipe.group_by for recipe in recipes.values()):
         grouped_folds(rated.groups(group_by), folds, 0)  # too few prompts are an error before anything is computed
+    _begin(output, rated, folds, seeds, recipes, resume)
+    results: dict[str, list[Cell | Failure]] = {name: [] for name in recipes}
+    try:
+        for name, recipe in recipes.items():
+            for seed in seeds:
+                seeded = dataclasses.replace(recipe, seed=seed)
+                results[name] += _cells(name, seeded, rated, folds, output / CELLS, place, cache, progress)
+    except (KeyboardInterrupt, SystemExit) as ending:
+        done = len(list((output / CELLS).glob("*.parquet")))
+        raise Interrupted(
+            f"Interrupted; {done} of {len(recipes) * len(seeds) * folds} trainings are finished and kept in {output}.",
+            f"Go on with the same command and --resume -o {output}.",
+            ending,
+        ) from ending
+    return _write(output, results, source, folds, seeds)
+
+
+def _begin(
+    output: Path, rated: Rated, folds: int, seeds: Sequence[int], recipes: Mapping[str, Recipe], resume: bool
+) -> None:
+    """Writes down what is about to be compared; a resumed ablation keeps its cells, a new one starts without."""
     plan = {
         "data": data_digest(rated),
         "folds": folds,
@@ -75,22 +96,6 @@ def ablate(
         shutil.rmtree(output / CELLS)
     (output / CELLS).mkdir(parents=True, exist_ok=True)
     write_json(output / PLAN, plan)
-    results: dict[str, list[Cell | Failure]] = {}
-    try:
-        for name, recipe in recipes.items():
-            for seed in seeds:
-                seeded = dataclasses.replace(recipe, seed=seed)
-                results.setdefault(name, []).extend(
-                    _cells(name, seeded, rated, folds, output / CELLS, place, cache, progress)
-                )
-    except (KeyboardInterrupt, SystemExit) as ending:
-        done = len(list((output / CELLS).glob("*.parquet")))
-        raise Interrupted(
-            f"Interrupted; {done} of {len(recipes) * len(seeds) * folds} trainings are finished and kept in {output}.",
-            f"Go on with the same command and --resume -o {output}.",
-            ending,
-        ) from ending
-    return _write(output, results, source, folds, seeds)
 
 
 def _check_plan(output: Path, plan: Mapping[str, Any]) -> None:
