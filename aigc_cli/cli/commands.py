@@ -54,6 +54,9 @@ def train(
         from aigc_cli.workflows.train import factor_notes, with_frozen_layers
 
         resolved = resolved if freeze_layers is None else with_frozen_layers(resolved, freeze_layers)
+        with terminal(quiet) as progress:
+            for warning in resolved.warnings:
+                progress.say(warning)
         print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
         return
     from aigc_cli.workflows.ratings import Source

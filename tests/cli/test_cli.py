@@ -289,11 +289,22 @@ def test_train_prints_its_result(work: Work, tmp_path: Path) -> None:
 
 
 def test_print_config_is_a_recipe_and_trains_nothing(work: Work, tmp_path: Path) -> None:
-    ending = aigc("train", "--data", work.table, *work.options, "--print-config")
+    ending = aigc("train", "--data", work.table, *work.options, "--print-config", "-q")
     assert (ending.code, ending.err) == (0, "")
     assert "epochs: 2  # flag\n" in ending.out
     assert "lr: 0.001  # recipe quick\n" in ending.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_print_config_warns_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIGC_EPOCH", "3")
+    ending = aigc("train", "--lr", "0.5", "--print-config")
+    assert ending.code == 0
+    assert ending.err.splitlines() == [
+        "AIGC_EPOCH is no setting and does nothing; did you mean AIGC_EPOCHS?",
+        "lr = 0.5 (flag) is outside its sensible range 1e-06 to 0.001.",
+    ]
+    assert aigc("train", "--lr", "0.5", "--print-config", "-q").err == ""
 
 
 @pytest.mark.parametrize("flag", [("--json",), ()])
