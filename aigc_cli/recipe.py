@@ -329,7 +329,9 @@ def _unknown_variables() -> list[str]:
     known = [*map(str.upper, FIELDS), *VARIABLES_BESIDE]
     names = sorted(name.removeprefix("AIGC_") for name in os.environ if name.startswith("AIGC_"))
     near = {name: difflib.get_close_matches(name, known, 1) for name in names if name not in known}
-    return [f"AIGC_{name} is no setting and does nothing; did you mean AIGC_{to[0]}?" for name, to in near.items() if to]
+    return [
+        f"AIGC_{name} is no setting and does nothing; did you mean AIGC_{to[0]}?" for name, to in near.items() if to
+    ]
 
 
 def _warnings(recipe: Recipe, sources: Mapping[str, str]) -> list[str]:

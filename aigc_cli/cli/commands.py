@@ -47,17 +47,11 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    from aigc_cli.recipe import resolve, to_yaml
+    from aigc_cli.recipe import resolve
 
     resolved = resolve(settings, recipe)
     if print_config:
-        from aigc_cli.workflows.train import factor_notes, with_frozen_layers
-
-        resolved = resolved if freeze_layers is None else with_frozen_layers(resolved, freeze_layers)
-        with terminal(quiet) as progress:
-            for warning in resolved.warnings:
-                progress.say(warning)
-        print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
+        _print_config(resolved, freeze_layers, quiet)
         return
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.train import default_run
@@ -80,6 +74,20 @@ def train(
         print_json({"run": str(result.run), **{name: getattr(result, name) for name in shown}})
     else:
         _print_training(result)
+
+
+def _print_config(resolved: Any, freeze_layers: int | None, quiet: bool) -> None:
+    from aigc_cli.core.hints import factor_notes
+    from aigc_cli.recipe import to_yaml
+
+    if freeze_layers is not None:
+        from aigc_cli.workflows.train import with_frozen_layers  # counts the backbone's blocks, so it loads it
+
+        resolved = with_frozen_layers(resolved, freeze_layers)
+    with terminal(quiet) as progress:
+        for warning in resolved.warnings:
+            progress.say(warning)
+    print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
 
 
 def _print_training(result: Any) -> None:

@@ -31,7 +31,14 @@ def modules(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["train", "--help"], ["recommend", "--n", "3000"], ["recommend", "--n", "1", "--json"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["train", "--print-config"],
+        ["recommend", "--n", "3000"],
+        ["recommend", "--n", "1", "--json"],
+    ],
     ids=" ".join,
 )
 def test_a_light_command_imports_nothing_heavy(arguments: list[str]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aigc_cli.core import training
 from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.hints import factor_notes
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import load_checkpoint
 from aigc_cli.io.results import SCHEMAS, read_rows
@@ -24,7 +25,7 @@ from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
 from aigc_cli.workflows import ratings
 from aigc_cli.workflows.ratings import Source
-from aigc_cli.workflows.train import TrainResult, default_run, factor_notes, prompt_digest, with_frozen_layers
+from aigc_cli.workflows.train import TrainResult, default_run, prompt_digest, with_frozen_layers
 from aigc_cli.workflows.train import train as train_model
 
 HEADER = ("name", "prompt", "mos_quality", "mos_align")
