@@ -13,7 +13,7 @@ from torch import Tensor
 from aigc_cli import __version__
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.devices import pick_device
-from aigc_cli.core.diagnosis import paragraph
+from aigc_cli.core.diagnosis import Curves, paragraph
 from aigc_cli.core.hints import factor_notes, learning_rates
 from aigc_cli.core.metrics import metric_rows
 from aigc_cli.core.splits import grouped_holdout
@@ -116,7 +116,7 @@ def train(
     return TrainResult(
         run=run,
         metrics=metrics,
-        diagnosis=paragraph(result.epochs, recipe.residual),
+        diagnosis=paragraph(Curves.of(result.epochs), recipe),
         epochs=result.epochs,
         kept_epoch=result.kept_epoch,
         n_train=len(rows_train),
@@ -248,8 +248,9 @@ def write_run(
             "images": {split: len(chosen) for split, chosen in splits.items()},
             "group_by": resolved.recipe.group_by,
             "skipped": [{"name": name, "reason": reason} for name, reason in rated.skipped],
-            "diagnosis": paragraph(result.epochs, resolved.recipe.residual),
+            "diagnosis": paragraph(Curves.of(result.epochs, result.diverged), resolved.recipe),
             "trained_on": source.describe(),
+            "source": source.to_json(),
             "version": __version__,
         },
     )
