@@ -338,7 +338,7 @@ def _warnings(recipe: Recipe, sources: Mapping[str, str]) -> list[str]:
     found = []
     for key, spec in FIELDS.items():
         span, value = spec.metadata["sensible"], getattr(recipe, key)
-        off = key in ("patience", "max_grad_norm") and value == 0
+        off = key in ("patience", "max_grad_norm", "w_q", "w_c") and value == 0
         if span and value is not None and not off and not span[0] <= value <= span[1]:
             found.append(
                 f"{key} = {value:g} ({sources[key]}) is outside its sensible range {span[0]:g} to {span[1]:g}."

@@ -8,6 +8,7 @@ import typer
 
 from aigc_cli.cli import options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
+from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
 
 FAILED_ROWS = 3
@@ -310,39 +311,3 @@ def _print_ablation(summaries: Sequence[Any]) -> None:
         for target in TARGETS
     ]
     print_table("Mean SROCC over folds", ("variant", "target", "SROCC [95%]", "difference", "verdict", "s/fold"), cells)
-
-
-def recommend(
-    n: Annotated[int, typer.Option("--n", help="Number of rated images.")],
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Also write it as a recipe file (.yaml).")
-    ] = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
-    """Which settings suit a data set of this size, and why."""
-    from aigc_cli.workflows.recommend import recommend as find
-
-    found = find(n)
-    if output:
-        _write_recipe(output, found, overwrite)
-    if as_json:
-        print_json(found.to_json())
-        return
-    values = found.to_json()["recipe"]
-    print(f"For {n:,} rated images:\n")
-    for key, reason in found.reasons.items():
-        shown = f"{values[key]:g}" if isinstance(values[key], float) else str(values[key])
-        print(f"  {key:<13}{shown:<9}{reason}")
-    print("\nNearby: " + "\n        ".join(found.neighbours))
-    print(f"\nRun:    {found.command}")
-
-
-def _write_recipe(output: Path, found: Any, overwrite: bool) -> None:
-    import yaml
-
-    from aigc_cli.io.files import check_output, write_text
-
-    check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
-    head = f"# For {found.n:,} rated images, by `aigc recommend --n {found.n}`.\n"
-    write_text(output, head + yaml.safe_dump(found.to_json()["recipe"], sort_keys=False))

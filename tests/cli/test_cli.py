@@ -130,7 +130,17 @@ def test_commands_share_their_options(command: str) -> None:
         ("train --epoch 1", "No such option: --epoch", "Did you mean --epochs?"),
         ("score x --outptu y", "No such option: --outptu", "Did you mean --output?"),
         ("frobnicate", "No such command 'frobnicate'.", "`aigc --help` lists what there is."),
-        ("recommend", "Missing option '--n'.", "`aigc recommend --help` lists what there is."),
+        ("recommend", "Expected one of --n, --data and --run, found none.", "Example: aigc recommend --n 3000"),
+        (
+            "recommend --n 5 --data a.csv",
+            "Expected one of --n, --data and --run, found --n and --data.",
+            "Example: aigc recommend --n 3000",
+        ),
+        (
+            "recommend --n 5 --raters 3",
+            "Expected --data beside --raters, found --n.",
+            "Name the table with the scores.",
+        ),
         ("score", "Missing argument 'FOLDER'.", "`aigc score --help` lists what there is."),
         ("recommend --n", "Option '--n' requires an argument.", "`aigc --help` lists what there is."),
         ("train --epochs many", "Expected a whole number for epochs in --epochs, found 'many'.", "Its default is 20."),
