@@ -136,8 +136,9 @@ def _lower_lr(recipe: Recipe, curves: Curves) -> dict[str, Any]:
 
 
 def _raise_lr(recipe: Recipe, curves: Curves) -> dict[str, Any]:
-    higher = _within("lr", max(3 * recipe.lr, USUAL_LR[recipe.freeze]))
-    return {"lr": higher} if higher > recipe.lr else {}
+    """Threefold, and at least what is usual; a rate far too high, which learns nothing either, comes down."""
+    rate = _within("lr", max(3 * recipe.lr, USUAL_LR[recipe.freeze]))
+    return {"lr": rate} if rate != recipe.lr else {}
 
 
 def _more_epochs(recipe: Recipe, curves: Curves) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -406,3 +407,29 @@ def test_null_where_nothing_is_defined(work: Work, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: evaluate.EvalResult([row], [], "r"))
     assert json.loads(aigc("eval", "--json").out)["metrics"] == [row]
     assert re.search(r"quality +unseen +- ", aigc("eval").out)
+
+
+def test_a_run_leads_to_the_next_command(work: Work, tmp_path: Path) -> None:
+    ending = aigc("recommend", "--run", work.run, "-o", "next.yaml")
+    assert (ending.code, ending.err) == (0, "")
+    found = json.loads(aigc("recommend", "--run", work.run, "--json").out)
+    assert list(found) == ["n", "recipe", "reasons", "command", "run"]
+    assert all(fault["fault"] in ending.out for fault in found["run"]["faults"])
+    change = found["run"]["change"]
+    assert change  # two epochs are too few to learn anything
+    words = shlex.split(found["command"])
+    assert words[words.index("--columns") + 1] == "image=name"
+    ending = aigc(*words[1:], "--print-config", "-q")
+    assert ending.code == 0
+    printed = dict(line.partition(":")[::2] for line in ending.out.splitlines())
+    assert all(printed[key].split("#")[0].strip() == f"{value:g}" for key, value in change.items())
+    assert (
+        (tmp_path / "next.yaml").read_text().startswith(f"# For 48 rated images, by `aigc recommend --run {work.run}")
+    )
+
+
+@pytest.mark.parametrize("place", ["nowhere", "."])
+def test_what_is_no_run(place: str) -> None:
+    ending = aigc("recommend", "--run", place)
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err.startswith(f"aigc: Expected a run folder of `aigc train` at {place}, found none of its files.\n")

@@ -154,6 +154,7 @@ CHANGES = [
     ("underfit", {"lr": 1e-6}, {"lr": 3e-5}),
     ("underfit", {"freeze": "all"}, {"lr": 1e-3}),
     ("underfit", {"freeze": "none", "lr": 1e-6}, {"lr": 1e-5}),
+    ("underfit", {"lr": 0.3}, {"lr": 1e-3}),
     ("underfit", {"lr": 1e-3}, {"epochs": 40}),
     ("underfit", {"lr": 1e-3, "epochs": 1}, {"epochs": 10}),
     ("underfit", {**ALL, "epochs": 50}, {"freeze": "partial", "lr": 3e-5}),
