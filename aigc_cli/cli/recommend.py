@@ -101,11 +101,11 @@ def _show(found: Any) -> None:
         print(f"{'Next, one change' if 'run' in found.seen else f'For {found.n:,} rated images'}:\n")
     for key, reason in found.reasons.items():
         value = f"{values[key]:g}" if isinstance(values[key], float) else str(values[key])
-        print(textwrap.fill(reason, WIDTH, initial_indent=f"  {key:<13}{value:<9}", subsequent_indent=" " * 24))
+        _say(reason, f"  {key:<13}{value:<9}", 24)
     if found.neighbours:
         print()
         for label, line in zip(["Nearby:", ""], found.neighbours, strict=False):
-            print(textwrap.fill(line, WIDTH, initial_indent=f"{label:<8}", subsequent_indent=" " * 10))
+            _say(line, f"{label:<8}", 10)
     if found.command:
         print(f"\nRun:    {_folded(found.command)}")
 
@@ -139,10 +139,18 @@ def _show_data(seen: dict[str, Any]) -> None:
     print()
 
 
-def _say(line: str) -> None:
+def _say(text: str, label: str = "", indent: int = 2) -> None:
+    """A paragraph of 80 columns in which no word, such as a path, is broken."""
     from aigc_cli.io.text import printable
 
-    print(textwrap.fill(printable(line), WIDTH, subsequent_indent="  "))
+    shape = textwrap.TextWrapper(
+        WIDTH,
+        initial_indent=label,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    print(shape.fill(printable(text)))
 
 
 def _show_run(seen: dict[str, Any]) -> None:

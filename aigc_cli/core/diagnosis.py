@@ -105,12 +105,16 @@ def _overfit(curves: Curves) -> str:
 
 def _saturated(curves: Curves) -> str:
     q, c = (curves.last(f"saturated_{letter}") for letter in "qc")
-    return f"at the limit: quality {q:.0%}, consistency {c:.0%} of the images" if max(q, c) > MANY_SATURATED else ""
+    return _corrections("at its limit", q, c) if max(q, c) > MANY_SATURATED else ""
 
 
 def _unused(curves: Curves) -> str:
     q, c = (curves.last(f"unused_{letter}") for letter in "qc")
-    return f"hardly corrected: quality {q:.0%}, consistency {c:.0%} of the images" if min(q, c) > MANY_UNUSED else ""
+    return _corrections("under 0.05", q, c) if min(q, c) > MANY_UNUSED else ""
+
+
+def _corrections(how: str, q: float, c: float) -> str:
+    return f"correction {how} for {q:.0%} (quality), {c:.0%} (consistency) of the images"
 
 
 def _lagging(curves: Curves) -> str:
@@ -165,14 +169,18 @@ def _freeze_less(recipe: Recipe, curves: Curves) -> dict[str, Any]:
 
 
 def _more_dropout(recipe: Recipe, curves: Curves) -> dict[str, Any]:
-    return {"dropout": 0.2} if recipe.dropout < 0.2 else {}
+    higher = next((rate for rate in (0.2, 0.3) if rate > recipe.dropout), None)
+    return {"dropout": higher} if higher else {}
 
 
 def _more_decay(recipe: Recipe, curves: Curves) -> dict[str, Any]:
-    return {"weight_decay": 5e-4} if recipe.weight_decay < 5e-4 else {}
+    higher = next((decay for decay in (5e-4, 1e-3) if decay > recipe.weight_decay), None)
+    return {"weight_decay": higher} if higher else {}
 
 
 def _wider_scale(recipe: Recipe, curves: Curves) -> dict[str, Any]:
+    if _overfit(curves):
+        return {}  # more room for the correction is more to learn by heart
     full = {f"scale_{letter}" for letter in "qc" if curves.last(f"saturated_{letter}") > MANY_SATURATED}
     wider = {key: _within(key, 1.5 * getattr(recipe, key)) for key in sorted(full, reverse=True)}
     return {key: value for key, value in wider.items() if value > getattr(recipe, key)}
@@ -203,19 +211,19 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "overfit",
         _overfit,
-        f"training SROCC is more than {OVERFIT_GAP} above validation",
+        "images are learnt by heart",
         (_freeze_more, _more_dropout, _more_decay),
     ),
     Rule(
         "saturated residual",
         _saturated,
-        "the correction of many images is at its limit: the scale is too small",
+        "the scale is too small",
         (_wider_scale,),
     ),
     Rule(
         "unused residual",
         _unused,
-        "nearly all corrections move a score by less than 0.05 of its range",
+        "the correction is hardly used",
         (_narrower_scale, _raise_lr),
     ),
     Rule("one target lagging", _lagging, "one target is far behind the other", (_shift_weight,)),
@@ -242,7 +250,7 @@ def paragraph(curves: Curves, recipe: Recipe) -> str:
     found = diagnose(curves, recipe.residual)
     if not found:
         return "Diagnosis: nothing unusual in the curves."
-    seen = "; ".join(f"{fault.rule.name} ({fault.rule.says}: {fault.figures})" for fault in found)
+    seen = "; ".join(f"{fault.rule.name}: {fault.figures} ({fault.rule.says})" for fault in found)
     answer = next_change(found, recipe, curves)
     return f"Diagnosis: {seen}. {f'Next, one change: {in_words(answer[1])}' if answer else NOTHING_LEFT}."
 

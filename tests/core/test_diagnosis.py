@@ -86,9 +86,9 @@ FIGURES = [
     ("training loss 0.05 in the first epoch, 0.053 in the last", _epochs(_losses(0.05, 0.051, 0.053))),
     ("training SROCC 0.25, under 0.3", _epochs([{"srocc_q": 0.2, "srocc_c": 0.3}])),
     ("SROCC 0.75 in training, 0.65 in validation", _epochs([{}], [{"srocc_q": 0.7, "srocc_c": 0.6}])),
-    ("at the limit: quality 0%, consistency 31% of the images", _epochs([{"saturated_c": 0.31}])),
+    ("correction at its limit for 0% (quality), 31% (consistency) of the images", _epochs([{"saturated_c": 0.31}])),
     (
-        "hardly corrected: quality 91%, consistency 95% of the images",
+        "correction under 0.05 for 91% (quality), 95% (consistency) of the images",
         _epochs([{"unused_q": 0.91, "unused_c": 0.95}]),
     ),
     ("SROCC 0.96 of quality, 0.70 of consistency", _epochs([{}], [{"srocc_q": 0.96, "srocc_c": 0.7}])),
@@ -111,7 +111,9 @@ def test_faults_come_in_the_order_in_which_to_act() -> None:
     epochs = _epochs([{**worst, "loss": loss} for loss in (0.05, 0.02, 0.09)], [{"srocc_q": -0.5, "srocc_c": 0.1}] * 3)
     assert names(epochs) == ORDER
     said = paragraph(Curves.of(epochs), Recipe())
-    assert said.startswith("Diagnosis: unstable (the training loss jumps or rises: training loss 0.02 -> 0.09 in epoch")
+    assert said.startswith(
+        "Diagnosis: unstable: training loss 0.02 -> 0.09 in epoch 3 (the training loss jumps or rises); "
+    )
     assert said.endswith("Next, one change: lr 1e-05.")
     assert [said.index(name) for name in ORDER] == sorted(said.index(name) for name in ORDER)
 
@@ -164,8 +166,10 @@ CHANGES = [
     ("overfit", {"freeze_depth": 0.8333}, {"freeze_depth": 0.9167}),
     ("overfit", {"freeze_depth": 0.9167}, ALL),
     ("overfit", ALL, {"dropout": 0.2}),
-    ("overfit", {**ALL, "dropout": 0.2}, {"weight_decay": 5e-4}),
-    ("overfit", {**ALL, "dropout": 0.2, "weight_decay": 5e-4}, {}),
+    ("overfit", {**ALL, "dropout": 0.2}, {"dropout": 0.3}),
+    ("overfit", {**ALL, "dropout": 0.3}, {"weight_decay": 5e-4}),
+    ("overfit", {**ALL, "dropout": 0.3, "weight_decay": 5e-4}, {"weight_decay": 1e-3}),
+    ("overfit", {**ALL, "dropout": 0.3, "weight_decay": 1e-3}, {}),
     ("saturated residual", {}, {"scale_c": 0.3}),
     ("saturated residual", {"scale_c": 0.4}, {"scale_c": 0.5}),
     ("saturated residual", {"scale_c": 0.5}, {}),
@@ -201,3 +205,10 @@ def test_the_first_fault_that_can_be_answered_is() -> None:
     answer = next_change(diagnose(curves), recipe, curves)
     assert answer is not None
     assert (answer[0].rule.name, answer[1]) == ("one target lagging", {"w_q": 0.3, "w_c": 0.7})
+
+
+def test_a_run_that_overfits_gets_no_wider_correction() -> None:
+    epochs = _epochs([{"saturated_q": 0.9, "saturated_c": 0.9}], [{"srocc_q": 0.5, "srocc_c": 0.5}])
+    curves, recipe = Curves.of(epochs), Recipe(freeze="all", dropout=0.3, weight_decay=1e-3)
+    assert names(epochs) == ["overfit", "saturated residual"]
+    assert next_change(diagnose(curves), recipe, curves) is None

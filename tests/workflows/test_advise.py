@@ -59,7 +59,7 @@ def test_the_next_command_starts_from_the_runs_recipe(make_run: MakeRun) -> None
     assert seen["faults"] == [
         {
             "fault": "overfit",
-            "meaning": "training SROCC is more than 0.05 above validation",
+            "meaning": "images are learnt by heart",
             "figures": "SROCC 0.75 in training, 0.45 in validation",
         }
     ]
