@@ -111,7 +111,8 @@ def train(
     if result.diverged:
         raise Diverged(
             f"Training diverged: {result.diverged}.",
-            f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. Try a third of lr ({recipe.lr:g}).",
+            f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. "
+            f"What to try next: aigc recommend --run {run}",
         )
     return TrainResult(
         run=run,

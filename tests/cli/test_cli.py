@@ -228,7 +228,9 @@ def test_a_run_that_diverges(work: Work, tmp_path: Path) -> None:
     assert (ending.code, ending.out) == (6, "")
     message, hint = ending.err.splitlines()
     assert re.match(r"aigc: Training diverged: the (loss|gradient) became (nan|-?inf) in epoch \d", message)
-    assert re.fullmatch(r" +The weights of epoch \d are in run/checkpoint\. Try a third of lr \(1\)\.", hint)
+    assert re.fullmatch(
+        r" +The weights of epoch \d are in run/checkpoint\. What to try next: aigc recommend --run run", hint
+    )
     assert (tmp_path / "run" / "checkpoint" / "model.json").is_file()
 
 

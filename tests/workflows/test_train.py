@@ -287,7 +287,10 @@ def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monk
     assert caught.value.exit_code == 6
     assert caught.value.message == "Training diverged: the loss became nan in epoch 2."
     place = tmp_path / "run" / "checkpoint"
-    assert caught.value.hint == f"The weights of epoch 1 are in {place}. Try a third of lr (0.001)."
+    assert (
+        caught.value.hint
+        == f"The weights of epoch 1 are in {place}. What to try next: aigc recommend --run {place.parent}"
+    )
     assert load_checkpoint(place).digest == load_checkpoint(good.run).digest
     said = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (said["status"], said["kept_epoch"]) == ("diverged: the loss became nan in epoch 2", 1)
