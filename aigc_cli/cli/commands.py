@@ -7,6 +7,7 @@ import typer
 
 from aigc_cli.cli import ablation, options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
+from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
 
 FAILED_ROWS = 3
@@ -46,14 +47,11 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    from aigc_cli.recipe import resolve, to_yaml
+    from aigc_cli.recipe import resolve
 
     resolved = resolve(settings, recipe)
     if print_config:
-        from aigc_cli.workflows.train import factor_notes, with_frozen_layers
-
-        resolved = resolved if freeze_layers is None else with_frozen_layers(resolved, freeze_layers)
-        print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
+        _print_config(resolved, freeze_layers, quiet)
         return
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.train import default_run
@@ -76,6 +74,20 @@ def train(
         print_json({"run": str(result.run), **{name: getattr(result, name) for name in shown}})
     else:
         _print_training(result)
+
+
+def _print_config(resolved: Any, freeze_layers: int | None, quiet: bool) -> None:
+    from aigc_cli.core.hints import factor_notes
+    from aigc_cli.recipe import to_yaml
+
+    if freeze_layers is not None:
+        from aigc_cli.workflows.train import with_frozen_layers  # counts the backbone's blocks, so it loads it
+
+        resolved = with_frozen_layers(resolved, freeze_layers)
+    with terminal(quiet) as progress:
+        for warning in resolved.warnings:
+            progress.say(warning)
+    print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
 
 
 def _print_training(result: Any) -> None:
@@ -219,39 +231,3 @@ def _short(text: str | None, width: int = 40) -> str:
     if text is None:
         return "-"
     return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def recommend(
-    n: Annotated[int, typer.Option("--n", help="Number of rated images.")],
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Also write it as a recipe file (.yaml).")
-    ] = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
-    """Which settings suit a data set of this size, and why."""
-    from aigc_cli.workflows.recommend import recommend as find
-
-    found = find(n)
-    if output:
-        _write_recipe(output, found, overwrite)
-    if as_json:
-        print_json(found.to_json())
-        return
-    values = found.to_json()["recipe"]
-    print(f"For {n:,} rated images:\n")
-    for key, reason in found.reasons.items():
-        shown = f"{values[key]:g}" if isinstance(values[key], float) else str(values[key])
-        print(f"  {key:<13}{shown:<9}{reason}")
-    print("\nNearby: " + "\n        ".join(found.neighbours))
-    print(f"\nRun:    {found.command}")
-
-
-def _write_recipe(output: Path, found: Any, overwrite: bool) -> None:
-    import yaml
-
-    from aigc_cli.io.files import check_output, write_text
-
-    check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
-    head = f"# For {found.n:,} rated images, by `aigc recommend --n {found.n}`.\n"
-    write_text(output, head + yaml.safe_dump(found.to_json()["recipe"], sort_keys=False))

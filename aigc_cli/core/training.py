@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from aigc_cli.core.backbone import Backbone, Freezing, Hints
+from aigc_cli.core.backbone import Backbone, Freezing
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
+from aigc_cli.core.hints import learning_rates
 from aigc_cli.core.losses import loss_named
 from aigc_cli.core.metrics import value
 from aigc_cli.core.model import HeadConfig, ResidualHeads, Scores
@@ -114,14 +115,6 @@ def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
     backbone.freeze(freezing)
     heads.to(next(backbone.image.module.parameters()).device)
     return Judge(backbone, heads, freezing)
-
-
-def learning_rates(recipe: Recipe, hints: Hints) -> tuple[float, float]:
-    """(rate of the heads, rate of the backbone), the backbone's own factors applied when a part of it is trained."""
-    rate, rate_backbone = recipe.lr, recipe.lr if recipe.lr_backbone is None else recipe.lr_backbone
-    if recipe.freeze == "all":
-        return rate, 0.0
-    return rate * hints.finetune_lr_factor, rate_backbone * hints.finetune_backbone_lr_factor
 
 
 def _optimiser(judge: Judge, recipe: Recipe) -> torch.optim.AdamW:

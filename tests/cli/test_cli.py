@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,17 @@ def test_commands_share_their_options(command: str) -> None:
         ("train --epoch 1", "No such option: --epoch", "Did you mean --epochs?"),
         ("score x --outptu y", "No such option: --outptu", "Did you mean --output?"),
         ("frobnicate", "No such command 'frobnicate'.", "`aigc --help` lists what there is."),
-        ("recommend", "Missing option '--n'.", "`aigc recommend --help` lists what there is."),
+        ("recommend", "Expected one of --n, --data and --run, found none.", "Example: aigc recommend --n 3000"),
+        (
+            "recommend --n 5 --data a.csv",
+            "Expected one of --n, --data and --run, found --n and --data.",
+            "Example: aigc recommend --n 3000",
+        ),
+        (
+            "recommend --n 5 --raters 3",
+            "Expected --data beside --raters, found --n.",
+            "Name the table with the scores.",
+        ),
         ("score", "Missing argument 'FOLDER'.", "`aigc score --help` lists what there is."),
         ("recommend --n", "Option '--n' requires an argument.", "`aigc --help` lists what there is."),
         ("train --epochs many", "Expected a whole number for epochs in --epochs, found 'many'.", "Its default is 20."),
@@ -140,7 +151,9 @@ def test_a_run_that_diverges(work: Work, tmp_path: Path) -> None:
     assert (ending.code, ending.out) == (6, "")
     message, hint = ending.err.splitlines()
     assert re.match(r"aigc: Training diverged: the (loss|gradient) became (nan|-?inf) in epoch \d", message)
-    assert re.fullmatch(r" +The weights of epoch \d are in run/checkpoint\. Try a third of lr \(1\)\.", hint)
+    assert re.fullmatch(
+        r" +The weights of epoch \d are in run/checkpoint\. What to try next: aigc recommend --run run", hint
+    )
     assert (tmp_path / "run" / "checkpoint" / "model.json").is_file()
 
 
@@ -212,11 +225,22 @@ def test_train_prints_its_result(work: Work, tmp_path: Path) -> None:
 
 
 def test_print_config_is_a_recipe_and_trains_nothing(work: Work, tmp_path: Path) -> None:
-    ending = aigc("train", "--data", work.table, *work.options, "--print-config")
+    ending = aigc("train", "--data", work.table, *work.options, "--print-config", "-q")
     assert (ending.code, ending.err) == (0, "")
     assert "epochs: 2  # flag\n" in ending.out
     assert "lr: 0.001  # recipe quick\n" in ending.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_print_config_warns_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIGC_EPOCH", "3")
+    ending = aigc("train", "--lr", "0.5", "--print-config")
+    assert ending.code == 0
+    assert ending.err.splitlines() == [
+        "AIGC_EPOCH is no setting and does nothing; did you mean AIGC_EPOCHS?",
+        "lr = 0.5 (flag) is outside its sensible range 1e-06 to 0.001.",
+    ]
+    assert aigc("train", "--lr", "0.5", "--print-config", "-q").err == ""
 
 
 @pytest.mark.parametrize("flag", [("--json",), ()])
@@ -293,3 +317,29 @@ def test_null_where_nothing_is_defined(work: Work, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: evaluate.EvalResult([row], [], "r"))
     assert json.loads(aigc("eval", "--json").out)["metrics"] == [row]
     assert re.search(r"quality +unseen +- ", aigc("eval").out)
+
+
+def test_a_run_leads_to_the_next_command(work: Work, tmp_path: Path) -> None:
+    ending = aigc("recommend", "--run", work.run, "-o", "next.yaml")
+    assert (ending.code, ending.err) == (0, "")
+    found = json.loads(aigc("recommend", "--run", work.run, "--json").out)
+    assert list(found) == ["n", "recipe", "reasons", "command", "run"]
+    assert all(fault["fault"] in ending.out for fault in found["run"]["faults"])
+    change = found["run"]["change"]
+    assert change  # two epochs are too few to learn anything
+    words = shlex.split(found["command"])
+    assert words[words.index("--columns") + 1] == "image=name"
+    ending = aigc(*words[1:], "--print-config", "-q")
+    assert ending.code == 0
+    printed = dict(line.partition(":")[::2] for line in ending.out.splitlines())
+    assert all(printed[key].split("#")[0].strip() == f"{value:g}" for key, value in change.items())
+    assert (
+        (tmp_path / "next.yaml").read_text().startswith(f"# For 48 rated images, by `aigc recommend --run {work.run}")
+    )
+
+
+@pytest.mark.parametrize("place", ["nowhere", "."])
+def test_what_is_no_run(place: str) -> None:
+    ending = aigc("recommend", "--run", place)
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err.startswith(f"aigc: Expected a run folder of `aigc train` at {place}, found none of its files.\n")
