@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aigc_cli.core.backbone import Backbone, Hints
+from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
+from aigc_cli.core.hints import learning_rates
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.loop_state import Fit, Loop, Snapshot
 from aigc_cli.core.model import HeadConfig, ResidualHeads, Scores
@@ -62,14 +63,6 @@ def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
     backbone.freeze(freezing)
     heads.to(next(backbone.image.module.parameters()).device)
     return Judge(backbone, heads, freezing)
-
-
-def learning_rates(recipe: Recipe, hints: Hints) -> tuple[float, float]:
-    """(rate of the heads, rate of the backbone), the backbone's own factors applied when a part of it is trained."""
-    rate, rate_backbone = recipe.lr, recipe.lr if recipe.lr_backbone is None else recipe.lr_backbone
-    if recipe.freeze == "all":
-        return rate, 0.0
-    return rate * hints.finetune_lr_factor, rate_backbone * hints.finetune_backbone_lr_factor
 
 
 def _optimiser(judge: Judge, recipe: Recipe) -> torch.optim.AdamW:

@@ -57,7 +57,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "epochs": pa.schema(
         [("run", _text), ("epoch", _whole), ("split", _text)]
         + [(name, _real) for name in ("loss", "loss_q", "loss_c", "srocc_q", "srocc_c", "plcc_q", "plcc_c")]
-        + [("lr", _real), ("seconds", _real), ("saturated_q", _real), ("saturated_c", _real)]
+        + [("lr", _real), ("seconds", _real)]
+        + [(name, _real) for name in ("saturated_q", "saturated_c", "unused_q", "unused_c")]
     ),
     "ablation": pa.schema(
         [

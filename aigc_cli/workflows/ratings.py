@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,6 +47,11 @@ class Source:
     def describe(self) -> str:
         """For a person and for a run's description."""
         return "the built-in demonstration set" if self.data is None else self.data.name
+
+    def to_json(self) -> dict[str, Any]:
+        """What was asked for, as a run remembers it; paths as they were given."""
+        paths = {name: str(path) if path else None for name, path in (("data", self.data), ("images", self.images))}
+        return {**paths, "columns": dict(self.columns or {}), "sep": self.sep}
 
 
 @dataclass(frozen=True)

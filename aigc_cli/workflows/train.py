@@ -12,14 +12,15 @@ from torch import Tensor
 
 from aigc_cli import __version__
 from aigc_cli.core.backbone import Backbone
-from aigc_cli.core.backbones import hints_of, load_backbone
+from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.devices import pick_device
-from aigc_cli.core.diagnosis import paragraph
+from aigc_cli.core.diagnosis import Curves, paragraph
+from aigc_cli.core.hints import factor_notes, learning_rates
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.loop_state import Fit, Snapshot
 from aigc_cli.core.metrics import metric_rows
 from aigc_cli.core.splits import grouped_holdout
-from aigc_cli.core.training import Data, fit, learning_rates, new_judge, predict
+from aigc_cli.core.training import Data, fit, new_judge, predict
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.io.files import check_output, sweep, write_json, write_text
@@ -160,12 +161,13 @@ def _train(
     if result.diverged:
         raise Diverged(
             f"Training diverged: {result.diverged}.",
-            f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. Try a third of lr ({recipe.lr:g}).",
+            f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. "
+            f"What to try next: aigc recommend --run {run}",
         )
     return TrainResult(
         run=run,
         metrics=metrics,
-        diagnosis=paragraph(result.epochs, recipe.residual),
+        diagnosis=paragraph(Curves.of(result.epochs), recipe),
         epochs=result.epochs,
         kept_epoch=result.kept_epoch,
         n_train=len(rows_train),
@@ -199,18 +201,6 @@ def with_frozen_layers(resolved: Resolved, layers: int) -> Resolved:
     recipe = replace(resolved.recipe, freeze="partial", freeze_depth=layers / blocks)
     sources = {**resolved.sources, "freeze": "flag", "freeze_depth": f"flag, {layers} of {blocks} blocks"}
     return Resolved(recipe, sources, resolved.warnings)
-
-
-def factor_notes(recipe: Recipe) -> dict[str, str]:
-    """What the backbone makes of the recipe's learning rates, for `--print-config`."""
-    hints = hints_of(recipe.backbone)
-    if recipe.freeze == "all" or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
-        return {}
-    heads, backbone = learning_rates(recipe, hints)
-    return {
-        "lr": f"times {recipe.backbone}'s own factor for fine-tuning: heads learn at {heads:.3g}",
-        "lr_backbone": f"times {recipe.backbone}'s own factor: the backbone learns at {backbone:.3g}",
-    }
 
 
 def to_mos(score: Tensor, recipe: Recipe) -> Any:
@@ -309,8 +299,9 @@ def write_run(
             "images": {split: len(chosen) for split, chosen in splits.items()},
             "group_by": resolved.recipe.group_by,
             "skipped": [{"name": name, "reason": reason} for name, reason in rated.skipped],
-            "diagnosis": paragraph(result.epochs, resolved.recipe.residual),
+            "diagnosis": paragraph(Curves.of(result.epochs, result.diverged), resolved.recipe),
             "trained_on": source.describe(),
+            "source": source.to_json(),
             "version": __version__,
         },
     )

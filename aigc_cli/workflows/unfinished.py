@@ -37,7 +37,7 @@ class Plan:
 
     Attributes:
         resolved: every setting, and where it came from.
-        source: the table and the folder, as absolute paths; both may have moved when it is resumed.
+        source: the table and the folder; both may have moved when it is resumed.
         data: digest of images, prompts and scores.
         weights: digest of the backbone's weights before training.
     """
@@ -50,7 +50,8 @@ class Plan:
     def begin(self, run: Path) -> None:
         """Writes the plan; the states of an earlier training go."""
         with whole_folder(states_folder(run)) as folder:
-            (folder / PLAN).write_text(json.dumps(asdict(self), indent=2, default=str) + "\n", encoding="utf-8")
+            body = {**asdict(self), "source": self.source.to_json(), "folder": str(Path.cwd())}
+            (folder / PLAN).write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
 
     def go_on(self, run: Path, progress: Progress) -> Snapshot | None:
         """The latest state of this training in `run`; None when no step was saved yet.
@@ -74,8 +75,7 @@ class Plan:
 
 def plan_of(resolved: Resolved, source: Source, rated: Rated, weights: str) -> Plan:
     """The plan of a training that is about to begin or to go on."""
-    data, images = (None if path is None else path.absolute() for path in (source.data, source.images))
-    return Plan(resolved, Source(data, images, source.columns, source.sep), data_digest(rated), weights)
+    return Plan(resolved, source, data_digest(rated), weights)
 
 
 def read_plan(run: Path) -> Plan:
@@ -89,8 +89,9 @@ def read_plan(run: Path) -> Plan:
         said = json.loads(place.read_text(encoding="utf-8"))
         settings = {key: checked(key, value, str(place)) for key, value in said["resolved"]["recipe"].items()}
         resolved = Resolved(Recipe(**settings), said["resolved"]["sources"], tuple(said["resolved"]["warnings"]))
-        table = said["source"]
-        data, images = (None if table[key] is None else Path(table[key]) for key in ("data", "images"))
+        table, folder = said["source"], Path(said["folder"])
+        folder = Path() if folder == Path.cwd() else folder  # so that paths stay as they were given
+        data, images = (None if table[key] is None else folder / table[key] for key in ("data", "images"))
         return Plan(resolved, Source(data, images, table["columns"], table["sep"]), said["data"], said["weights"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AigcError(

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from aigc_cli.core import training
-from aigc_cli.core.backbone import Backbone, Hints
+from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.hints import Hints, learning_rates
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.metrics import value
 from aigc_cli.core.model import Scores
 from aigc_cli.core.tally import Tally, merit
-from aigc_cli.core.training import Data, Fit, batches, fit, learning_rates, new_judge, predict, schedule
+from aigc_cli.core.training import Data, Fit, batches, fit, new_judge, predict, schedule
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe
 

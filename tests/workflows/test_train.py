@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aigc_cli.core import tally
 from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.hints import factor_notes
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import load_checkpoint
 from aigc_cli.io.results import SCHEMAS, read_rows
@@ -24,7 +25,7 @@ from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
 from aigc_cli.workflows import ratings
 from aigc_cli.workflows.ratings import Source
-from aigc_cli.workflows.train import TrainResult, default_run, factor_notes, prompt_digest, with_frozen_layers
+from aigc_cli.workflows.train import TrainResult, default_run, prompt_digest, with_frozen_layers
 from aigc_cli.workflows.train import train as train_model
 
 HEADER = ("name", "prompt", "mos_quality", "mos_align")
@@ -286,7 +287,10 @@ def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monk
     assert caught.value.exit_code == 6
     assert caught.value.message == "Training diverged: the loss became nan in epoch 2."
     place = tmp_path / "run" / "checkpoint"
-    assert caught.value.hint == f"The weights of epoch 1 are in {place}. Try a third of lr (0.001)."
+    assert (
+        caught.value.hint
+        == f"The weights of epoch 1 are in {place}. What to try next: aigc recommend --run {place.parent}"
+    )
     assert load_checkpoint(place).digest == load_checkpoint(good.run).digest
     said = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (said["status"], said["kept_epoch"]) == ("diverged: the loss became nan in epoch 2", 1)
