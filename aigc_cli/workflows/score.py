@@ -1,52 +1,23 @@
-"""`aigc score`: rate a folder of images, and the same from Python."""
+"""`aigc score`: rate a folder of images."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
-import pyarrow as pa
-import torch
-from PIL import Image
-from torch import Tensor
+from typing import Any
 
 from aigc_cli import __version__
-from aigc_cli.core.features import prefetch
-from aigc_cli.core.scoring import PromptEncoder, score_batch
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import check_output
-from aigc_cli.io.images import ImageFault, decode, from_pil, list_images, read_bytes
-from aigc_cli.io.results import SCHEMAS, TableWriter
+from aigc_cli.io.images import list_images
+from aigc_cli.io.results import TableWriter
 from aigc_cli.io.tables import read_prompts
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
-from aigc_cli.workflows.models import Model, load_model
-from aigc_cli.workflows.ratings import TARGETS
+from aigc_cli.workflows.models import load_model
+from aigc_cli.workflows.scorer import BATCH, Entry, Scorer, prompt_or_none
 
-BATCH = 32
-WINDOW = 1024  # the most rows that wait for a batch to fill
 SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One image to score: its name, where its pixels come from, and its prompt with that prompt's source."""
-
-    name: str
-    source: Path | Image.Image
-    prompt: str | None
-    prompt_source: str | None
-
-
-class Pixels(NamedTuple):
-    """A decoded image as the backbone reads it, (3, H, W), and what is worth knowing of the original."""
-
-    tensor: Tensor
-    width: int
-    height: int
-    note: str | None
 
 
 @dataclass(frozen=True)
@@ -70,133 +41,6 @@ class ScoreSummary:
     reasons: dict[str, int]
 
 
-class Scorer:
-    """Scores images from Python.
-
-    from aigc_cli import Scorer
-    table = Scorer.load().score(images=["a.png", "b.png"], prompts=["a red fox", "a blue house"])
-    """
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self._encode = PromptEncoder(model.judge)
-        self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
-        self._transform = model.judge.backbone.transform
-
-    @classmethod
-    def load(cls, model: str | Path | None = None, device: str = "auto") -> "Scorer":
-        """The shipped scorer, or the model of a run folder.
-
-        Raises:
-            AigcError: no model there.
-            EnvironmentProblem: its backbone's weights can't be had, or no such device.
-        """
-        return cls(load_model(None if model is None else Path(model), device))
-
-    def score(
-        self, *, images: Sequence[str | Path | Image.Image], prompts: Sequence[str | None] | None = None
-    ) -> pd.DataFrame:
-        """Scores of `images`, one row each, in their order, with the columns of the scores table.
-
-        Args:
-            images: paths or PIL images.
-            prompts: as many prompts; None (for one or for all) gives quality only.
-
-        Raises:
-            AigcError: the lengths differ. An image that can't be read is a row with `status` failed and its `reason`.
-        """
-        if isinstance(images, str | Path):
-            raise AigcError("Expected a list of images, found one path.", "Write images=[path].")
-        if prompts is not None and len(prompts) != len(images):
-            raise AigcError(f"Expected {len(images)} prompts, one for each image, found {len(prompts)}.", "Add None.")
-        texts = [None] * len(images) if prompts is None else [_or_none(prompt) for prompt in prompts]
-        entries = [
-            Entry(f"image_{i}", image, text, text and "argument")
-            if isinstance(image, Image.Image)
-            else Entry(Path(image).name, Path(image), text, text and "argument")
-            for i, (image, text) in enumerate(zip(images, texts, strict=True))
-        ]
-        table = pa.Table.from_pylist(list(self.rows(entries)), schema=SCHEMAS["scores"])
-        nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-        frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
-        return frame
-
-    def rows(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-        """One row of the scores table for each entry, in order; decoding runs ahead of the forward pass.
-
-        A batch is made of readable images only, so that the others change no bit of their scores.
-        """
-        waiting: list[tuple[Entry, Pixels | ImageFault]] = []
-        good = 0
-        for chunk, loaded in prefetch(entries, self._load, BATCH):
-            for pair in zip(chunk, loaded, strict=True):
-                waiting.append(pair)
-                good += not isinstance(pair[1], ImageFault)
-                if good == BATCH or (len(waiting) == WINDOW and not good):
-                    yield from self._chunk_rows(*zip(*waiting, strict=True))
-                    waiting, good = [], 0
-        if waiting:
-            yield from self._chunk_rows(*zip(*waiting, strict=True))
-
-    def _load(self, entry: Entry) -> Pixels:
-        decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode(read_bytes(entry.source))
-        return Pixels(self._transform(decoded.image), decoded.width, decoded.height, decoded.note)
-
-    def _chunk_rows(self, chunk: Sequence[Entry], loaded: Sequence[Pixels | ImageFault]) -> Iterator[dict[str, Any]]:
-        good = [(entry, found) for entry, found in zip(chunk, loaded, strict=True) if not isinstance(found, ImageFault)]
-        scored: Iterator[dict[str, Any]] = iter(())
-        if good:
-            text, cut = self._encode([entry.prompt for entry, _ in good])
-            scores = score_batch(self.model.judge, torch.stack([found.tensor for _, found in good]), text)
-            columns = self._mos(scores)
-            scored = (
-                self._good_row(entry, found, {name: float(column[i]) for name, column in columns.items()}, cut[i])
-                for i, (entry, found) in enumerate(good)
-            )
-        for entry, found in zip(chunk, loaded, strict=True):
-            yield _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
-
-    def _mos(self, scores: Any) -> dict[str, Any]:
-        """Scores, bases and corrections in MOS units; only the final scores are clipped to the range."""
-        low, span = self.model.recipe.mos_min, self.model.recipe.mos_max - self.model.recipe.mos_min
-        config = self.model.judge.heads.config
-        return {
-            "quality": low + span * scores.quality.clamp(0, 1),
-            "consistency": low + span * scores.consistency.clamp(0, 1),
-            "quality_base": low + span * scores.quality_base,
-            "quality_delta": span * config.scale_q * scores.quality_delta,
-            "consistency_base": low + span * scores.consistency_base,
-            "consistency_delta": span * config.scale_c * scores.consistency_delta,
-            "clip_cosine": scores.cosine,
-        }
-
-    def _good_row(self, entry: Entry, found: Pixels, values: dict[str, float], cut: bool) -> dict[str, Any]:
-        values = {name: value for name, value in values.items() if name.split("_")[0] not in self._untrained}
-        row = _blank(entry) | {"width": found.width, "height": found.height, "status": "ok", "reason": found.note}
-        if entry.prompt is None:
-            notes = [note for note in (found.note, "no_prompt") if note]
-            return row | {k: v for k, v in values.items() if k.startswith("quality")} | {"reason": ",".join(notes)}
-        return row | values | {"prompt_truncated": cut}
-
-
-def _blank(entry: Entry) -> dict[str, Any]:
-    """A row without scores."""
-    path = None if isinstance(entry.source, Image.Image) else printable(str(entry.source))
-    row: dict[str, Any] = dict.fromkeys(SCHEMAS["scores"].names)
-    return row | {
-        "name": printable(entry.name),
-        "path": path,
-        "prompt": entry.prompt,
-        "prompt_source": entry.prompt_source,
-        "status": "failed",
-    }
-
-
-def _or_none(prompt: str | None) -> str | None:
-    """A prompt of white space is none."""
-    return prompt if prompt and prompt.strip() else None
-
-
 def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | None) -> list[Entry]:
     """What `aigc score` rates: the folder's images by name, then the table's rows that have no image.
 
@@ -206,7 +50,7 @@ def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | No
         prompt: one text for every image that the table has none for.
     """
     known, names = dict(prompts or {}), list_images(folder)
-    prompt = _or_none(prompt)
+    prompt = prompt_or_none(prompt)
     entries = []
     for name in names:
         text, origin = (known[name], "table") if name in known else (prompt, "argument" if prompt else None)
