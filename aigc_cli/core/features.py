@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
-from aigc_cli.io.images import ImageFault, decode, image_digest, read_bytes
+from aigc_cli.io.decoder import decode_file
+from aigc_cli.io.images import ImageFault, image_digest, read_bytes
 from aigc_cli.io.store import Bank
 from aigc_cli.progress import Progress
 
@@ -157,7 +158,7 @@ class ImageFeatures:
         """Decodes images only to know which ones can be."""
         progress.start("checking images", len(rows))
         faults: dict[int, str] = {}
-        for chunk, decoded in prefetch(rows, lambda row: decode(read_bytes(self.paths[row])).width, CHUNK):
+        for chunk, decoded in prefetch(rows, lambda row: decode_file(self.paths[row]).width, CHUNK):
             faults |= {r: d.reason for r, d in zip(chunk, decoded, strict=True) if isinstance(d, ImageFault)}
             progress.advance(len(chunk))
         return faults
@@ -180,7 +181,7 @@ class ImageFeatures:
 
     def _views(self, job: tuple[int, Sequence[int]]) -> Tensor:
         row, views = job
-        image = decode(read_bytes(self.paths[row])).image
+        image = decode_file(self.paths[row]).image
         digest = self.digests[row]
         return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
 

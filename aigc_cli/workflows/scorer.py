@@ -14,7 +14,8 @@ from torch import Tensor
 from aigc_cli.core.features import prefetch
 from aigc_cli.core.scoring import PromptEncoder, score_batch
 from aigc_cli.errors import AigcError
-from aigc_cli.io.images import ImageFault, decode, from_pil, read_bytes
+from aigc_cli.io.decoder import decode_file
+from aigc_cli.io.images import ImageFault, from_pil
 from aigc_cli.io.results import SCHEMAS
 from aigc_cli.io.text import printable
 from aigc_cli.workflows.models import Model, load_model
@@ -112,7 +113,7 @@ class Scorer:
             yield from self._chunk_rows(*zip(*waiting, strict=True))
 
     def _load(self, entry: Entry) -> Pixels:
-        decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode(read_bytes(entry.source))
+        decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
         return Pixels(self._transform(decoded.image), decoded.width, decoded.height, decoded.note)
 
     def _chunk_rows(self, chunk: Sequence[Entry], loaded: Sequence[Pixels | ImageFault]) -> Iterator[dict[str, Any]]:
