@@ -164,6 +164,7 @@ def score(
     output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl).")] = Path(
         "scores.parquet"
     ),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted scoring to -o stopped.")] = False,
     fail_on_bad: Annotated[bool, typer.Option("--fail-on-bad", help="Exit with 3 when an image failed.")] = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -184,6 +185,7 @@ def score(
             model=model,
             device=device,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
         for reason, count in sorted(summary.reasons.items()):

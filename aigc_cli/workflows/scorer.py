@@ -1,5 +1,7 @@
 """Scores of images, row by row: what `aigc score` does, and the same from Python."""
 
+import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +14,24 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.features import prefetch
+from aigc_cli.core.model import Scores
 from aigc_cli.core.scoring import PromptEncoder, score_batch
-from aigc_cli.errors import AigcError
+from aigc_cli.core.training import Judge
+from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, from_pil
 from aigc_cli.io.results import SCHEMAS
 from aigc_cli.io.text import printable
+from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import Model, load_model
 from aigc_cli.workflows.ratings import TARGETS
 
 BATCH = 32
 WINDOW = 1024  # the most rows that wait for a batch to fill
+SEGMENT = 64  # batches whose prompts are encoded in common
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image to score: its name, where its pixels come from, and its prompt with that prompt's source."""
 
@@ -44,16 +50,47 @@ class Pixels(NamedTuple):
     note: str | None
 
 
+class Texts:
+    """Text embeddings of the prompts of batches, each distinct prompt encoded once in `SEGMENT` batches.
+
+    The last bits of an embedding depend on the prompts that it was encoded with. Whoever goes on where another stopped
+    gets the same bits by `catch_up`, which has to look back over one segment at most.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._encode, self._batches = PromptEncoder(judge), 0
+
+    def __call__(self, prompts: Sequence[str | None]) -> tuple[Tensor, list[bool]]:
+        """(embeddings (B, D), whether each prompt was cut) of the next batch."""
+        if self._batches == SEGMENT:
+            self._encode, self._batches = PromptEncoder(self._judge), 0
+        self._batches += 1
+        return self._encode(prompts)
+
+    def catch_up(self, prompts: Sequence[str | None]) -> None:
+        """Gets where it would be after the batches of these prompts, which were scored before."""
+        batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+        for batch in batches[len(batches) // SEGMENT * SEGMENT :]:
+            self(batch)
+
+
 class Scorer:
     """Scores images from Python.
 
     from aigc_cli import Scorer
     table = Scorer.load().score(images=["a.png", "b.png"], prompts=["a red fox", "a blue house"])
+
+    Args:
+        model: what judges.
+        progress: is told when a batch has to be made smaller.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, progress: Progress | None = None) -> None:
         self.model = model
-        self._encode = PromptEncoder(model.judge)
+        self.texts = Texts(model.judge)
+        self._progress = progress or Silent()
+        self._largest = BATCH  # images that fit into the device's memory at a time, as far as is known
         self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
         self._transform = model.judge.backbone.transform
 
@@ -96,9 +133,14 @@ class Scorer:
         return frame
 
     def rows(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-        """One row of the scores table for each entry, in order; decoding runs ahead of the forward pass.
+        """One row of the scores table for each entry, in order."""
+        return itertools.chain.from_iterable(self.batches(entries))
 
-        A batch is made of readable images only, so that the others change no bit of their scores.
+    def batches(self, entries: Sequence[Entry]) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each batch in turn, with those of unreadable images among them; decoding runs ahead.
+
+        A batch is made of readable images only, so that the others change no bit of their scores. Scoring what is
+        left after some batch gives the same bits too, once `texts` has caught up.
         """
         waiting: list[tuple[Entry, Pixels | ImageFault]] = []
         good = 0
@@ -107,28 +149,53 @@ class Scorer:
                 waiting.append(pair)
                 good += not isinstance(pair[1], ImageFault)
                 if good == BATCH or (len(waiting) == WINDOW and not good):
-                    yield from self._chunk_rows(*zip(*waiting, strict=True))
+                    yield self._batch_rows(waiting)
                     waiting, good = [], 0
         if waiting:
-            yield from self._chunk_rows(*zip(*waiting, strict=True))
+            yield self._batch_rows(waiting)
 
-    def _load(self, entry: Entry) -> Pixels:
-        decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
+    def _load(self, entry: Entry) -> Pixels | ImageFault:
+        try:
+            decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
+        except ImageFault as fault:
+            return ImageFault(fault.reason)  # a new one: that one holds on to the bytes of the file
         return Pixels(self._transform(decoded.image), decoded.width, decoded.height, decoded.note)
 
-    def _chunk_rows(self, chunk: Sequence[Entry], loaded: Sequence[Pixels | ImageFault]) -> Iterator[dict[str, Any]]:
-        good = [(entry, found) for entry, found in zip(chunk, loaded, strict=True) if not isinstance(found, ImageFault)]
+    def _batch_rows(self, loaded: Sequence[tuple[Entry, Pixels | ImageFault]]) -> list[dict[str, Any]]:
+        good = [(entry, found) for entry, found in loaded if not isinstance(found, ImageFault)]
         scored: Iterator[dict[str, Any]] = iter(())
         if good:
-            text, cut = self._encode([entry.prompt for entry, _ in good])
-            scores = score_batch(self.model.judge, torch.stack([found.tensor for _, found in good]), text)
-            columns = self._mos(scores)
+            text, cut = self.texts([entry.prompt for entry, _ in good])
+            columns = self._mos(self._forward(torch.stack([found.tensor for _, found in good]), text))
             scored = (
                 self._good_row(entry, found, {name: float(column[i]) for name, column in columns.items()}, cut[i])
                 for i, (entry, found) in enumerate(good)
             )
-        for entry, found in zip(chunk, loaded, strict=True):
-            yield _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
+        return [
+            _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
+            for entry, found in loaded
+        ]
+
+    def _forward(self, pixels: Tensor, text: Tensor) -> Scores:
+        """Scores of a batch, in smaller ones where the device's memory does not hold it."""
+        parts: list[Scores] = []
+        while (done := sum(len(part.quality) for part in parts)) < len(pixels):
+            here = slice(done, done + self._largest)
+            with contextlib.suppress(torch.OutOfMemoryError):
+                parts.append(score_batch(self.model.judge, pixels[here], text[here]))
+                continue
+            self._halve(len(pixels[here]))
+        return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _halve(self, size: int) -> None:
+        if size == 1:
+            raise EnvironmentProblem(
+                "The device's memory does not hold one image.", "Close what else uses it, or add --device cpu."
+            )
+        self._largest = size // 2
+        self._progress.say(f"Out of memory with {size} images at a time; going on with {self._largest}.")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _mos(self, scores: Any) -> dict[str, Any]:
         """Scores, bases and corrections in MOS units; only the final scores are clipped to the range."""
