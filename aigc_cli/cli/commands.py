@@ -164,6 +164,7 @@ def score(
     output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl).")] = Path(
         "scores.parquet"
     ),
+    engine: Annotated[str, typer.Option(help="Runs the image tower: auto, eager, onnx or openvino.")] = "auto",
     fail_on_bad: Annotated[bool, typer.Option("--fail-on-bad", help="Exit with 3 when an image failed.")] = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -183,6 +184,7 @@ def score(
             sep=sep,
             model=model,
             device=device,
+            engine=engine,
             overwrite=overwrite,
             progress=progress,
         )

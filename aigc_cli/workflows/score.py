@@ -70,6 +70,7 @@ def score_folder(
     sep: str = ",",
     model: Path | None = None,
     device: str = "auto",
+    engine: str = "auto",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ScoreSummary:
@@ -85,7 +86,8 @@ def score_folder(
         raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
     table = read_prompts(prompts, columns=columns, sep=sep) if prompts else None
     entries = entries_of(folder, table, prompt)
-    scorer = Scorer(load_model(model, device))
+    scorer = Scorer(load_model(model, device), engine)
+    scorer.expect(len(entries), progress)
     summary = _Summary()
     progress.start("scoring", len(entries))
     metadata = {"aigc_version": __version__, **scorer.model.metadata()}
