@@ -25,7 +25,7 @@ class EnvironmentProblem(AigcError):
 
 
 class RunHeld(AigcError):
-    """Another process works in the same place; it is left alone (exit code 5)."""
+    """Another process works in the folder (exit code 5)."""
 
     exit_code = 5
 

@@ -165,6 +165,7 @@ def score(
         "scores.parquet"
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted scoring to -o stopped.")] = False,
+    engine: Annotated[str, typer.Option(help="Runs the image tower: auto, eager, onnx or openvino.")] = "auto",
     fail_on_bad: Annotated[bool, typer.Option("--fail-on-bad", help="Exit with 3 when an image failed.")] = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -184,6 +185,7 @@ def score(
             sep=sep,
             model=model,
             device=device,
+            engine=engine,
             overwrite=overwrite,
             resume=resume,
             progress=progress,

@@ -202,7 +202,8 @@ def prefetch(
 ) -> Iterator[tuple[Sequence[Job], list[Loaded | ImageFault]]]:
     """Chunks of `size` jobs with what `load` made of each, or the ImageFault it raised.
 
-    The next two chunks are loaded in threads while the caller works on one; Pillow decodes outside Python's lock.
+    The next two chunks are loaded while the caller works on one, in as many threads as PyTorch would use, which share
+    its threads among them. Pillow, PyTorch and the other engines work outside Python's lock.
     """
 
     def attempt(job: Job) -> Loaded | ImageFault:
@@ -212,7 +213,9 @@ def prefetch(
             return fault
 
     chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    with ThreadPoolExecutor(2) as pool:
+    threads = torch.get_num_threads()
+    workers = max(1, min(threads, len(jobs)))
+    with ThreadPoolExecutor(workers, "load", torch.set_num_threads, (max(1, threads // workers),)) as pool:
         queue = [[pool.submit(attempt, job) for job in chunk] for chunk in chunks[:2]]
         for position, chunk in enumerate(chunks):
             loaded = [future.result() for future in queue.pop(0)]

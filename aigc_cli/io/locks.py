@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""One owner for a folder: a lock that dies with its process."""
 
 import contextlib
 import os
@@ -8,43 +8,50 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from aigc_cli.errors import EnvironmentProblem, RunHeld
-from aigc_cli.io.text import printable
-
-LOCK, OWNER = ".lock", ".owner"
+from aigc_cli.io.files import LOCK, check_output
 
 
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Makes `folder` and keeps it for this process until the block ends; the lock dies with its process.
+    """Makes `folder` and holds it: no other process gets past this line with the same folder.
+
+    The lock file carries the holder's process number and goes when the block ends, and so does the folder when nothing
+    was put into it.
 
     Raises:
-        RunHeld: another process has it; the message names its PID.
-        EnvironmentProblem: the folder can't be written.
+        AigcError: `folder` is a link or a file.
+        RunHeld: another process, which the message names, holds it.
+        EnvironmentProblem: the folder can't be made or written.
     """
-    shown = printable(str(folder), 200)
+    check_output(folder, overwrite=True, suffixes=())
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    place = folder / LOCK
+    lock = FileLock(place, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        lock.acquire(blocking=False)
+        lock.acquire()
     except Timeout as error:
-        holder = _holder(folder)
         raise RunHeld(
-            f"Another run{holder} works in {shown}.", "Wait until it ends, or choose another place with -o."
+            f"Expected {folder} to be free, found it held by process {_holder(place)}.",
+            "Wait until that one is done, or choose another folder with -o.",
         ) from error
     except OSError as error:
         raise EnvironmentProblem(
-            f"{shown} could not be made or locked: {error.strerror or error}.", "Choose another place with -o."
+            f"The folder {folder} can't be written: {error.strerror or error}.", "Change its permissions, or -o."
         ) from error
     try:
-        (folder / OWNER).write_text(str(os.getpid()))  # beside the lock, which some systems let nobody read
+        place.write_text(f"{os.getpid()}\n", encoding="ascii")
         yield
     finally:
-        (folder / OWNER).unlink(missing_ok=True)
+        place.unlink(missing_ok=True)  # while it is still ours
         lock.release()
+        with contextlib.suppress(OSError):
+            for empty in made:
+                empty.rmdir()
 
 
-def _holder(folder: Path) -> str:
+def _holder(place: Path) -> str:
     try:
-        return f" (PID {int((folder / OWNER).read_text())})"
+        return place.read_text(encoding="ascii").strip() or "unknown"
     except (OSError, ValueError):
-        return ""
+        return "unknown"

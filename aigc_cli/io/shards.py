@@ -7,7 +7,6 @@ the rest is computed again. A plan is there when its settings are, which are wri
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aigc_cli.errors import AigcError
-from aigc_cli.io.files import whole_file, write_json
-from aigc_cli.io.locks import LOCK, OWNER
+from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.io.files import LOCK, TEMPORARY, sweep, whole_file, write_json
 from aigc_cli.io.results import Row, write_table
 from aigc_cli.io.text import printable
 
@@ -38,11 +36,14 @@ class Parts:
 
     Attributes:
         folder: where it lies, beside the output.
+        joined: where the whole table is to be written, for `publish`.
         counts: rows of each shard that is there; those after a damaged or missing one are not.
     """
 
     def __init__(self, output: Path) -> None:
+        self.output = output
         self.folder = output.with_name(f"{output.name}.parts")
+        self.joined = self.folder / f"joined{output.suffix}"
         self.counts: list[int] = []
 
     def check(self) -> None:
@@ -73,7 +74,6 @@ class Parts:
         self.clear()
         self.update(inputs)
         write_json(self.folder / SETTINGS, dict(settings))
-        self._sync()
 
     def update(self, inputs: pa.Table) -> None:
         """Writes the inputs, see `INPUT_SCHEMA`."""
@@ -133,13 +133,25 @@ class Parts:
     def finish(self) -> None:
         """Marks that all rows are there."""
         write_json(self.folder / DONE, {"rows": sum(self.counts)})
-        self._sync()
+
+    def publish(self) -> None:
+        """Moves the joined table to its place; the note that goes with some formats first."""
+        note = f"{self.joined.name}.meta.json"
+        try:
+            if (self.folder / note).exists():
+                (self.folder / note).replace(self.output.with_name(f"{self.output.name}.meta.json"))
+            self.joined.replace(self.output)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{self.output} could not be written: {error.strerror or error}.", "Make room for it."
+            ) from error
 
     def clear(self) -> None:
         """Removes what was written here, the plan first, so that half of it is never taken for the whole."""
-        for path in (self.folder / SETTINGS, *self.folder.glob("*.parquet"), *self.folder.glob(".aigc-*")):
-            if path not in self._foreign():
-                path.unlink(missing_ok=True)
+        rest = [path for kind in ("shard-*", "joined.*") for path in self.folder.glob(kind)]
+        for path in (self.folder / SETTINGS, self.folder / INPUTS, *rest):
+            path.unlink(missing_ok=True)
+        sweep(self.folder)
         (self.folder / DONE).unlink(missing_ok=True)
         self.counts = []
 
@@ -150,31 +162,20 @@ class Parts:
         self.clear()
         with contextlib.suppress(OSError):
             if not self._foreign():
-                for name in (OWNER, LOCK):
-                    (self.folder / name).unlink(missing_ok=True)
+                (self.folder / LOCK).unlink(missing_ok=True)
             self.folder.rmdir()
 
     def _foreign(self) -> list[Path]:
         """What is not ours in the folder."""
-        ours = {SETTINGS, INPUTS, DONE, LOCK, OWNER}
+        ours = {SETTINGS, INPUTS, DONE}
         return [
-            path
-            for path in self.folder.iterdir()
-            if path.name not in ours and not path.name.startswith((".aigc-", "shard-"))
+            e
+            for e in self.folder.iterdir()
+            if e.name not in ours and not e.name.startswith((TEMPORARY, "shard-", "joined."))
         ]
 
     def _shard(self, number: int) -> Path:
         return self.folder / f"shard-{number:06}.parquet"
-
-    def _sync(self) -> None:
-        """The folder's own entries reach the disk."""
-        if os.name != "posix":
-            return
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def batched(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

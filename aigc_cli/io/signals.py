@@ -1,45 +1,42 @@
-"""SIGINT and SIGTERM for work that ends at a good place of its own choosing."""
+"""Signals that ask a long computation to stop at the next good moment."""
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 
-_MEANT = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stop:
-    """Whether somebody asked for an end.
-
-    Attributes:
-        by: the signal that did, None so far.
-    """
-
-    by: int | None = None
-
-    def ending(self) -> BaseException:
-        """What the signal would have raised, for `errors.Interrupted`."""
-        return KeyboardInterrupt() if self.by == signal.SIGINT else SystemExit(128 + (self.by or signal.SIGTERM))
+ASKING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Within the block the first SIGINT or SIGTERM is only noted; a second one ends the process at once.
+def graceful() -> Iterator[Callable[[], BaseException | None]]:
+    """Holds back the first Ctrl-C or SIGTERM; a second one ends the process at once.
 
-    Elsewhere than in the main thread, which alone may handle signals, nothing changes.
+    Yields a function that says how the process was asked to end: KeyboardInterrupt, SystemExit(143), or None so far. A
+    signal that nobody looked at takes its usual effect when the block ends. Outside the main thread, which alone gets
+    signals, nothing is held back.
     """
-    stop = Stop()
+    asked: list[int] = []
 
-    def note(number: int, _: object) -> None:
-        stop.by = number
-        for meant in _MEANT:
-            signal.signal(meant, signal.SIG_DFL)  # the system's own: it does not wait for a long computation
+    def first(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        for each in ASKING:
+            signal.signal(each, signal.SIG_DFL)
 
-    before = {}
-    with contextlib.suppress(ValueError):
-        for meant in _MEANT:
-            before[meant] = signal.signal(meant, note)
+    def ending() -> BaseException | None:
+        if not asked:
+            return None
+        return KeyboardInterrupt() if asked[0] == signal.SIGINT else SystemExit(128 + asked[0])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield ending
+        return
+    usual = {each: signal.signal(each, first) for each in ASKING}
     try:
-        yield stop
+        yield ending
     finally:
-        for meant, handler in before.items():
-            signal.signal(meant, handler)
+        for each, handler in usual.items():
+            signal.signal(each, handler)
+    if asked:
+        signal.raise_signal(asked[0])

@@ -15,10 +15,10 @@ from aigc_cli.errors import AigcError
 from aigc_cli.io.images import list_images
 from aigc_cli.io.shards import INPUT_SCHEMA
 from aigc_cli.io.text import printable
-from aigc_cli.workflows.models import Model
-from aigc_cli.workflows.scorer import BATCH, Entry, prompt_or_none
+from aigc_cli.workflows.scorer import BATCH, Entry, Scorer, prompt_or_none
 
 SHOWN = 5
+_NO_FILE = (None, None)
 
 
 def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | None) -> list[Entry]:
@@ -40,11 +40,11 @@ def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | No
     return entries
 
 
-def settings_of(model: Model, folder: Path) -> dict[str, str]:
+def settings_of(scorer: Scorer, folder: Path) -> dict[str, str]:
     """Everything beside the images and prompts that a table of scores depends on."""
-    device = next(model.judge.heads.parameters()).device.type
-    said = {"aigc_version": __version__, **model.metadata()}
-    return said | {"folder": printable(str(folder)), "device": device, "batch": str(BATCH)}
+    device = next(scorer.model.judge.heads.parameters()).device.type
+    computed = {"device": device, "engine": scorer.engine, "batch": str(BATCH)}
+    return {"aigc_version": __version__, **scorer.model.metadata(), "folder": printable(str(folder)), **computed}
 
 
 def inputs_of(entries: Sequence[Entry]) -> pa.Table:
@@ -63,8 +63,8 @@ def _signature(source: Path | Image.Image) -> tuple[int | None, int | None]:
     try:
         found = os.stat(source) if isinstance(source, Path) else None  # noqa: PTH116  (a million times)
     except (OSError, ValueError):
-        return None, None
-    return (found.st_size, found.st_mtime_ns) if found and stat.S_ISREG(found.st_mode) else (None, None)
+        return _NO_FILE
+    return (found.st_size, found.st_mtime_ns) if found and stat.S_ISREG(found.st_mode) else _NO_FILE
 
 
 def digest_of_inputs(settings: Mapping[str, str], inputs: pa.Table) -> str:
@@ -100,22 +100,23 @@ def check_unchanged(
     The bytes of an image count as changed when their number or their time of change is another one.
 
     Args:
-        failed: rows whose image may be another one now, since they have no score yet and are tried again.
+        failed: rows whose image may be another one now, since they are tried again; so may one that was no file.
 
     Raises:
         AigcError: names what changed.
     """
-    for key in before[0].keys() | now[0].keys():
+    for key in sorted(before[0].keys() | now[0].keys()):
         then, today = (printable(str(settings.get(key)), 60) for settings in (before[0], now[0]))
         if before[0].get(key) != now[0].get(key):
             raise changed(f"{key.replace('_', ' ')} ({then} then, {today} now)")
     for columns, what in ((("prompt", "prompt_source"), "the prompt"), (("size", "mtime_ns"), "the bytes")):
         old, new = (list(zip(*(part[1][c].to_pylist() for c in columns), strict=True)) for part in (before, now))
-        spared = failed if what == "the bytes" else ()
-        rows = [i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one != other and i not in spared]
+        rows = [i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
+        if what == "the bytes":
+            rows = [i for i in rows if i not in failed and old[i] != _NO_FILE]
         if rows:
             names = before[1]["name"].take(rows[:SHOWN]).to_pylist()
-            raise changed(f"{what} of {len(rows)} images ({_some(names, len(rows))})")
+            raise changed(f"{what} of {len(rows)} image{'s' * (len(rows) != 1)} ({_some(names, len(rows))})")
 
 
 def changed(what: str) -> AigcError:

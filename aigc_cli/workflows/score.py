@@ -14,7 +14,7 @@ from aigc_cli.io.files import check_output
 from aigc_cli.io.locks import owned
 from aigc_cli.io.results import TableWriter, iter_rows, read_metadata
 from aigc_cli.io.shards import Parts, batched
-from aigc_cli.io.signals import stoppable
+from aigc_cli.io.signals import graceful
 from aigc_cli.io.tables import read_prompts
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
@@ -27,7 +27,7 @@ from aigc_cli.workflows.plan import (
     inputs_of,
     settings_of,
 )
-from aigc_cli.workflows.scorer import Entry, Scorer
+from aigc_cli.workflows.scorer import Entry, Scorer, Texts
 
 SHOWN = 5
 SHARD_SECONDS = 10.0  # the most work that a crash costs; the first shard is written after one batch
@@ -66,6 +66,7 @@ def score_folder(
     sep: str = ",",
     model: Path | None = None,
     device: str = "auto",
+    engine: str = "auto",
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
@@ -99,11 +100,12 @@ def score_folder(
                     f"An interrupted scoring to {output} is unfinished.",
                     "Add --resume to go on, or --overwrite to start again.",
                 )
-            scorer = Scorer(load_model(model, device), progress)
-            settings = settings_of(scorer.model, folder)
+            scorer = Scorer(load_model(model, device), engine, progress)
+            scorer.expect(len(entries))
+            settings = settings_of(scorer, folder)
             if resume and not overwrite and output.exists() and not parts.planned:
                 return _complete(output, settings, entries)
-            return _Job(parts, scorer, settings, progress).run(entries, output, resume)
+            return _Job(parts, scorer, settings, progress).run(entries, resume)
         except EnvironmentProblem as error:
             if parts.planned:
                 error.hint += " Then add --resume to go on."
@@ -133,8 +135,8 @@ class _Job:
     def __init__(self, parts: Parts, scorer: Scorer, settings: Mapping[str, str], progress: Progress) -> None:
         self.parts, self.scorer, self.settings, self.progress = parts, scorer, settings, progress
 
-    def run(self, entries: Sequence[Entry], output: Path, resume: bool) -> ScoreSummary:
-        with stoppable() as self.stop:
+    def run(self, entries: Sequence[Entry], resume: bool) -> ScoreSummary:
+        with graceful() as self.ending:
             if resume and self.parts.planned:
                 inputs, before = self._go_on(entries)
                 entries = in_the_order_of(inputs, entries)
@@ -149,7 +151,8 @@ class _Job:
                 self.scorer.texts.catch_up([entries[i].prompt for i, status in enumerate(before) if status == "ok"])
                 self._score(entries)
                 self.parts.finish()
-            summary = self._join(output, digest_of_inputs(self.settings, inputs))
+            summary = self._join(digest_of_inputs(self.settings, inputs))
+            self._heed()
         self.parts.remove()
         return summary
 
@@ -169,7 +172,7 @@ class _Job:
         start = 0
         for number, count in enumerate(self.parts.counts):
             failed = [i for i in range(start, start + count) if status[i] == "failed"]
-            again = list(Scorer(self.scorer.model, self.progress).rows([entries[i] for i in failed]))
+            again = list(self.scorer.rows([entries[i] for i in failed], Texts(self.scorer.model.judge)))
             if any(row["status"] == "ok" for row in again):
                 rows = self.parts.read(number)
                 for i, row in zip(failed, again, strict=True):
@@ -184,7 +187,7 @@ class _Job:
         for rows in self.scorer.batches(entries[sum(self.parts.counts) :]):
             waiting += rows
             late = time.monotonic() - begun >= SHARD_SECONDS
-            if late or len(waiting) >= SHARD_ROWS or not self.parts.counts or self.stop.by is not None:
+            if late or len(waiting) >= SHARD_ROWS or not self.parts.counts or self.ending():
                 self.parts.append(waiting)
                 waiting, begun = [], time.monotonic()
             self.progress.advance(len(rows))
@@ -192,21 +195,21 @@ class _Job:
         if waiting:
             self.parts.append(waiting)
 
-    def _join(self, output: Path, digest: str) -> ScoreSummary:
+    def _join(self, digest: str) -> ScoreSummary:
         """The shards as one table, in row groups that do not depend on the shards."""
         summary = _Summary()
         metadata = {"aigc_version": __version__, **self.scorer.model.metadata(), "inputs": digest}
-        with TableWriter(output, "scores", metadata) as writer:
+        with TableWriter(self.parts.joined, "scores", metadata) as writer:
             for rows in batched(self.parts.rows(), ROW_GROUP):
                 writer.write(rows)
                 summary.add(rows)
                 self._heed()
-        return summary.result(output)
+        self.parts.publish()
+        return summary.result(self.parts.output)
 
     def _heed(self) -> None:
         """Ends here if a signal asked for it."""
-        if self.stop.by is not None:
-            ending = self.stop.ending()
+        if ending := self.ending():
             raise Interrupted(
                 f"{'Interrupted' if isinstance(ending, KeyboardInterrupt) else 'Terminated'}; "
                 f"{sum(self.parts.counts)} rows are finished and kept in {self.parts.folder}.",
