@@ -5,7 +5,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, options
+from aigc_cli.cli import ablation, checks, options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
 from aigc_cli.errors import AigcError
 
@@ -19,6 +19,8 @@ def register(app: typer.Typer) -> None:
     app.command("score")(score)
     app.command("ablate")(ablation.ablate)
     app.command("recommend")(recommend)
+    app.command("verify")(checks.verify)
+    app.command("doctor")(checks.doctor)
 
 
 def train(
