@@ -5,7 +5,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, options
+from aigc_cli.cli import ablation, checks, options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
 from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
@@ -20,6 +20,8 @@ def register(app: typer.Typer) -> None:
     app.command("score")(score)
     app.command("ablate")(ablation.ablate)
     app.command("recommend")(recommend)
+    app.command("verify")(checks.verify)
+    app.command("doctor")(checks.doctor)
 
 
 def train(
@@ -188,6 +190,8 @@ def score(
     output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl).")] = Path(
         "scores.parquet"
     ),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted scoring to -o stopped.")] = False,
+    engine: Annotated[str, typer.Option(help="Runs the image tower: auto, eager, onnx or openvino.")] = "auto",
     fail_on_bad: Annotated[bool, typer.Option("--fail-on-bad", help="Exit with 3 when an image failed.")] = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -207,7 +211,9 @@ def score(
             sep=sep,
             model=model,
             device=device,
+            engine=engine,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
         for reason, count in sorted(summary.reasons.items()):

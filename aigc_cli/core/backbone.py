@@ -129,7 +129,7 @@ class Backbone:
             return {"pixels": pixels}
         tower = self.image
         hidden, pooled = self._blocks(tower.stem(_channels_last(pixels)), 0, min(boundary, len(tower.blocks)))
-        levels = torch.cat([hidden.new_empty(len(hidden), 0), *pooled], dim=1)
+        levels = _joined(pooled, hidden)
         if boundary <= len(tower.blocks):
             return {"hidden": hidden, "levels": levels}
         return {"embedding": F.normalize(tower.tail(hidden, None), dim=-1), "levels": levels}
@@ -176,7 +176,8 @@ class Backbone:
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
         """Embedding (B, D) and levels (B, L) of preprocessed pixels (B, 3, H, W)."""
-        return self.image_from_boundary(self.image_boundary(pixels, 0), 0)
+        hidden, pooled = self._blocks(self.image.stem(_channels_last(pixels)), 0, len(self.image.blocks))
+        return ImageFeatures(F.normalize(self.image.tail(hidden, None), dim=-1), _joined(pooled, hidden))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """L2-normalised embeddings (len(texts), D)."""
@@ -189,6 +190,11 @@ class Backbone:
         device = next(self.image.module.parameters()).device
         with torch.inference_mode():
             return self.encode_image(torch.zeros(1, 3, height, width, device=device)).levels.shape[1]
+
+
+def _joined(pooled: Sequence[Tensor], hidden: Tensor) -> Tensor:
+    """Pooled levels side by side, (B, L); (B, 0) where there are none. No length of a batch enters a traced graph."""
+    return torch.cat([*pooled], dim=1) if pooled else hidden.new_empty(len(hidden), 0)
 
 
 def _channels_last(maps: Tensor) -> Tensor:

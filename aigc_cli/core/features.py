@@ -13,7 +13,8 @@ from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.errors import EnvironmentProblem
-from aigc_cli.io.images import ImageFault, decode, image_digest, read_bytes
+from aigc_cli.io.decoder import decode_file
+from aigc_cli.io.images import ImageFault, image_digest, read_bytes
 from aigc_cli.io.store import Bank
 from aigc_cli.progress import Progress
 
@@ -163,7 +164,7 @@ class ImageFeatures:
         """Decodes images only to know which ones can be."""
         progress.start("checking images", len(rows))
         faults: dict[int, str] = {}
-        for chunk, decoded in prefetch(rows, lambda row: decode(read_bytes(self.paths[row])).width, CHUNK):
+        for chunk, decoded in prefetch(rows, lambda row: decode_file(self.paths[row]).width, CHUNK):
             faults |= {r: d.reason for r, d in zip(chunk, decoded, strict=True) if isinstance(d, ImageFault)}
             progress.advance(len(chunk))
         return faults
@@ -186,10 +187,9 @@ class ImageFeatures:
 
     def _views(self, job: tuple[int, Sequence[int]]) -> Tensor:
         row, views = job
-        data, digest = read_bytes(self.paths[row]), self.digests[row]
-        if image_digest(data) != digest:
+        if digest_of(self.paths[row]) != self.digests[row]:
             raise image_changed(self.paths[row], "other content")
-        image = decode(data).image
+        image, digest = decode_file(self.paths[row]).image, self.digests[row]
         return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
 
     def _same_views(self, job: tuple[int, Sequence[int]]) -> Tensor:
@@ -216,7 +216,8 @@ def prefetch(
 ) -> Iterator[tuple[Sequence[Job], list[Loaded | ImageFault]]]:
     """Chunks of `size` jobs with what `load` made of each, or the ImageFault it raised.
 
-    The next two chunks are loaded in threads while the caller works on one; Pillow decodes outside Python's lock.
+    The next two chunks are loaded while the caller works on one, in as many threads as PyTorch would use, which share
+    its threads among them. Pillow, PyTorch and the other engines work outside Python's lock.
     """
 
     def attempt(job: Job) -> Loaded | ImageFault:
@@ -226,7 +227,9 @@ def prefetch(
             return fault
 
     chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    with ThreadPoolExecutor(2) as pool:
+    threads = torch.get_num_threads()
+    workers = max(1, min(threads, len(jobs)))
+    with ThreadPoolExecutor(workers, "load", torch.set_num_threads, (max(1, threads // workers),)) as pool:
         queue = [[pool.submit(attempt, job) for job in chunk] for chunk in chunks[:2]]
         for position, chunk in enumerate(chunks):
             loaded = [future.result() for future in queue.pop(0)]

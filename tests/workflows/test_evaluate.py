@@ -20,7 +20,7 @@ from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.evaluate import EvalResult, evaluate, headline
 from aigc_cli.workflows.ratings import Source
-from aigc_cli.workflows.score import Scorer
+from aigc_cli.workflows.scorer import Scorer
 from aigc_cli.workflows.train import train
 
 Evaluate = Callable[..., EvalResult]
