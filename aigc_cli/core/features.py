@@ -19,6 +19,7 @@ from aigc_cli.progress import Progress
 
 Job = TypeVar("Job")
 Loaded = TypeVar("Loaded")
+State = dict[str, Tensor]
 
 EVALUATION = -1
 VIEW_SEED = 0
@@ -87,6 +88,11 @@ class ImageFeatures:
         self._banks: dict[int, Bank] = {}
         self._pool = ThreadPoolExecutor(2)
 
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.backbone.image.module.parameters()).device
+        return device
+
     def bank(self, view: int) -> Bank:
         """The store's bank for one view."""
         assert self.store is not None
@@ -116,16 +122,16 @@ class ImageFeatures:
             return {}
         progress.start("views of images, frozen part", sum(map(len, wanted.values())))
         row_of = {digest: row for row, digest in enumerate(self.digests)}
-        pending: dict[int, list[tuple[str, dict[str, Tensor]]]] = {}
+        pending: dict[int, list[tuple[str, State]]] = {}
         jobs = [(row_of[digest], views) for digest, views in wanted.items()]
         faults: dict[str, str] = {}
-        for chunk, loaded in prefetch(jobs, self._views, max(1, CHUNK // len(jobs[0][1]))):
+        for chunk, loaded in prefetch(jobs, self._load, max(1, CHUNK // len(jobs[0][1]))):
             good = []
-            for (row, views), pixels in zip(chunk, loaded, strict=True):
-                if isinstance(pixels, ImageFault):
-                    faults[self.digests[row]] = pixels.reason
+            for (row, views), found in zip(chunk, loaded, strict=True):
+                if isinstance(found, ImageFault):
+                    faults[self.digests[row]] = found.reason
                 else:
-                    good.append((self.digests[row], views, pixels))
+                    good.append((self.digests[row], views, found))
             for view, entry in self._entries(good):
                 pending.setdefault(view, []).append(entry)
             for view in [view for view, entries in pending.items() if len(entries) >= SHARD]:
@@ -143,13 +149,18 @@ class ImageFeatures:
                 wanted.setdefault(digest, []).append(view)
         return wanted
 
-    def _entries(
-        self, good: Sequence[tuple[str, list[int], Tensor]]
-    ) -> Iterator[tuple[int, tuple[str, dict[str, Tensor]]]]:
-        """(view, (digest, state of one image)) of decoded images, computed in one batch."""
+    def _load(self, job: tuple[int, Sequence[int]]) -> State:
+        """One image's views: their boundary state on a CPU, where a thread for each image is fastest; else pixels."""
+        pixels = self._views(job)
+        return self._compute(pixels) if self._device.type == "cpu" else {"pixels": pixels}
+
+    def _entries(self, good: Sequence[tuple[str, list[int], State]]) -> Iterator[tuple[int, tuple[str, State]]]:
+        """(view, (digest, state of one image)) of loaded images."""
         if not good:
             return
-        state = self._compute(torch.cat([pixels for _, _, pixels in good]))
+        state = {name: torch.cat([found[name] for _, _, found in good]) for name in good[0][2]}
+        if self._device.type != "cpu":
+            state = self._compute(state["pixels"])
         names = [(digest, view) for digest, views, _ in good for view in views]
         for position, (digest, view) in enumerate(names):
             yield view, (digest, {name: value[position].cpu().clone() for name, value in state.items()})
@@ -163,13 +174,13 @@ class ImageFeatures:
             progress.advance(len(chunk))
         return faults
 
-    def get(self, rows: Sequence[int], views: Sequence[int]) -> dict[str, Tensor]:
+    def get(self, rows: Sequence[int], views: Sequence[int]) -> State:
         """The boundary state of images `rows`, each in its own view; float32 on the backbone's device."""
-        device = next(self.backbone.image.module.parameters()).device
+        device = self._device
         if self.store is None:
             jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]
             return self._compute(torch.cat(list(self._pool.map(self._views, jobs))))
-        out: dict[str, Tensor] = {}
+        out: State = {}
         for view in dict.fromkeys(views):
             picked = [i for i, v in enumerate(views) if v == view]
             for name, array in self.bank(view).read([self.digests[rows[i]] for i in picked]).items():
@@ -185,13 +196,12 @@ class ImageFeatures:
         digest = self.digests[row]
         return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
 
-    def _compute(self, pixels: Tensor) -> dict[str, Tensor]:
+    def _compute(self, pixels: Tensor) -> State:
         """The boundary state of preprocessed pixels, on the backbone's device."""
-        device = next(self.backbone.image.module.parameters()).device
         with torch.no_grad():
-            return self.backbone.image_boundary(pixels.to(device), self.boundary)
+            return self.backbone.image_boundary(pixels.to(self._device), self.boundary)
 
-    def _flush(self, view: int, entries: Sequence[tuple[str, dict[str, Tensor]]]) -> None:
+    def _flush(self, view: int, entries: Sequence[tuple[str, State]]) -> None:
         fields = entries[0][1]
         arrays = {field: torch.stack([state[field] for _, state in entries]).numpy() for field in fields}
         self.bank(view).append([digest for digest, _ in entries], arrays)
