@@ -73,9 +73,9 @@ def report(rows: list[Row], cores: int) -> str:
     """RESULTS.md."""
     lines = ["# What aigc costs", "", "Written by `python -m benchmarks`.", ""]
     lines += [
-        f"- {datetime.date.today()}, {platform.machine()}, {_processor()}, {cores} cores, Python {platform.python_version()}",
+        f"- {datetime.date.today()}, {_processor()}, {cores} cores, Python {platform.python_version()}",
         "- " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-        "- Both sides of a ratio take turns in one process group and get every core. Median and spread are over rounds.",
+        "- Both sides of a ratio take turns in one process group and get every core; median and spread are of rounds.",
         "- The plain training loop is timed for one epoch; its 20 epochs are 20 times that.",
         "",
         "| " + " | ".join(HEADER) + " |",

@@ -35,7 +35,8 @@ def images(folder: Path, n: int, given: Path | None) -> Images:
         return _with_table([given / names[i % len(names)] for i in range(n)], prompts, folder / "ratings.csv")
     random = np.random.default_rng(0)
     small = demo_samples(_made(folder / "small"), n=n, size=256)
-    target, paths = _made(folder / "images"), []
+    target = _made(folder / "images")
+    paths: list[Path] = []
     for sample in small:
         with Image.open(sample.path) as opened:
             large = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)

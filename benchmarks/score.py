@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from PIL import Image
@@ -76,7 +77,7 @@ def score(images: Images, rounds: int) -> list[Row]:
         scorer.score(images=images.paths[:BATCH], prompts=images.prompts[:BATCH])
     sides: dict[str, Callable[[], object]] = {"plain": lambda: loop(images)}
     for name, scorer in engines.items():
-        sides[name] = lambda scorer=scorer: scorer.score(images=images.paths, prompts=images.prompts)
+        sides[name] = partial(scorer.score, images=images.paths, prompts=images.prompts)
     onnx = engines["onnx"]
     sides["different"] = lambda: onnx.score(images=images.paths, prompts=list(itertools.islice(new, n)))
     limits = Limits(loop.backbone, images)
@@ -97,7 +98,7 @@ def score(images: Images, rounds: int) -> list[Row]:
 
 
 class Limits:
-    """What can't be beaten with these libraries: the decoder alone, and the backbone's operations as matrix products."""
+    """What can't be beaten with these libraries: the decoder alone, and the image tower as matrix products."""
 
     def __init__(self, backbone: Backbone, images: Images) -> None:
         self.data = [path.read_bytes() for path in images.paths]

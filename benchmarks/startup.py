@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 from benchmarks.measure import Row, turns
 
@@ -15,8 +16,8 @@ def startup(rounds: int) -> list[Row]:
     def run(*arguments: str) -> None:
         subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=os.environ)
 
-    sides = {name: lambda a=arguments: run("-m", "aigc_cli", *a) for name, (arguments, _) in COMMANDS.items()}
-    sides["python"] = lambda: run("-c", "pass")
+    sides = {name: partial(run, "-m", "aigc_cli", *arguments) for name, (arguments, _) in COMMANDS.items()}
+    sides["python"] = partial(run, "-c", "pass")
     for side in sides.values():
         side()
     seconds = turns(rounds, sides)

@@ -43,6 +43,7 @@ def ablate(
     ] = False,
     device: options.Device = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -76,7 +77,7 @@ def ablate(
             folds=folds if folds is not None else DEMONSTRATION_FOLDS if demonstration else 5,
             seeds=list(dict.fromkeys(int(part) for part in seeds.split(","))),
             device=device,
-            cache=cache,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             resume=resume,
         )

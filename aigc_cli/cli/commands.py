@@ -5,7 +5,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, options
+from aigc_cli.cli import ablation, caching, options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
 from aigc_cli.errors import AigcError
 
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("score")(score)
     app.command("ablate")(ablation.ablate)
     app.command("recommend")(recommend)
+    app.add_typer(caching.app)
 
 
 def train(
@@ -35,7 +36,9 @@ def train(
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
+    precision: Annotated[str, typer.Option(help="Of what is trained of the backbone: auto, fp32 or bf16.")] = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -67,7 +70,8 @@ def train(
             output or default_run(recipe),
             progress=progress,
             device=device,
-            cache=cache,
+            precision=precision,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             freeze_layers=freeze_layers,
         )
@@ -115,6 +119,7 @@ def evaluate(
     ] = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -137,7 +142,7 @@ def evaluate(
             by=by,
             output=output,
             device=device,
-            cache=cache,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             mos=mos,
         )

@@ -1,5 +1,7 @@
 """Everything before the freeze boundary, computed once for each image and view, from the store or on the fly."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -14,7 +16,7 @@ from torch import Tensor
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, image_digest, read_bytes
-from aigc_cli.io.store import Bank
+from aigc_cli.io.store import Bank, shown_size, store_size
 from aigc_cli.progress import Progress
 
 Job = TypeVar("Job")
@@ -25,6 +27,7 @@ EVALUATION = -1
 VIEW_SEED = 0
 CHUNK = 32
 SHARD = 256
+WORTH_SAYING = 100_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class ImageFeatures:
         digests: SHA-256 of each image's bytes.
         settings: how augmented views are made.
         store: the folder of the feature store; None computes everything on the fly.
+        limit: bytes that the store may take; what would exceed it is computed on the fly instead.
     """
 
     def __init__(
@@ -80,10 +84,12 @@ class ImageFeatures:
         digests: Sequence[str],
         settings: ViewSettings,
         store: Path | None,
+        limit: float = math.inf,
     ) -> None:
         self.backbone, self.boundary = backbone, boundary
         self.paths, self.digests, self.settings = paths, digests, settings
-        self.store = store
+        self.store, self.limit = store, limit
+        self.seconds = 0.0  # spent in `get`
         self._transform = backbone.transform
         self._banks: dict[int, Bank] = {}
         self._pool = ThreadPoolExecutor(2)
@@ -120,6 +126,9 @@ class ImageFeatures:
         wanted = self._missing(rows_by_view)
         if not wanted:
             return {}
+        if not self._fits(sum(map(len, wanted.values())), progress):
+            self.store = None
+            return self.prepare(rows_by_view, progress)
         progress.start("views of images, frozen part", sum(map(len, wanted.values())))
         row_of = {digest: row for row, digest in enumerate(self.digests)}
         pending: dict[int, list[tuple[str, State]]] = {}
@@ -140,6 +149,23 @@ class ImageFeatures:
         for view, entries in pending.items():
             self._flush(view, entries)
         return {row: faults[digest] for row, digest in enumerate(self.digests) if digest in faults}
+
+    def _fits(self, views: int, progress: Progress) -> bool:
+        """Whether the store may grow by so many views; says by how much where that is much, or too much."""
+        assert self.store is not None
+        with torch.no_grad():
+            pixels = torch.zeros(1, 3, *self.backbone.preprocessing.size, device=self._device)
+            state = self.backbone.image_boundary(pixels, self.boundary)
+        grows = views * sum(value.nbytes for value in state.values())
+        if self.limit < math.inf and (total := store_size(self.store) + grows) > self.limit:
+            progress.say(
+                f"The feature store would take {shown_size(total)}, more than {shown_size(self.limit)}: what is frozen "
+                "is computed again each time it is needed. `aigc cache list` shows what can go."
+            )
+            return False
+        if grows >= WORTH_SAYING:
+            progress.say(f"The feature store grows by {shown_size(grows)} in {self.store}.")
+        return True
 
     def _missing(self, rows_by_view: Mapping[int, Sequence[int]]) -> dict[str, list[int]]:
         """{digest: views} of what the store does not hold yet."""
@@ -176,6 +202,13 @@ class ImageFeatures:
 
     def get(self, rows: Sequence[int], views: Sequence[int]) -> State:
         """The boundary state of images `rows`, each in its own view; float32 on the backbone's device."""
+        begun = time.perf_counter()
+        try:
+            return self._get(rows, views)
+        finally:
+            self.seconds += time.perf_counter() - begun
+
+    def _get(self, rows: Sequence[int], views: Sequence[int]) -> State:
         device = self._device
         if self.store is None:
             jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]

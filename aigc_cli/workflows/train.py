@@ -1,6 +1,7 @@
 """`aigc train`: learn from rated images, and leave a run folder."""
 
 import datetime
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from aigc_cli import __version__
 from aigc_cli.core.backbones import hints_of, load_backbone
-from aigc_cli.core.devices import pick_device
+from aigc_cli.core.devices import pick_device, pick_precision
 from aigc_cli.core.diagnosis import paragraph
 from aigc_cli.core.metrics import metric_rows
 from aigc_cli.core.splits import grouped_holdout
@@ -71,7 +72,8 @@ def train(
     *,
     progress: Progress,
     device: str = "auto",
-    cache: bool = True,
+    precision: str = "auto",
+    cache: bool | float = True,
     overwrite: bool = False,
     freeze_layers: int | None = None,
 ) -> TrainResult:
@@ -86,6 +88,7 @@ def train(
     """
     check_output(run, overwrite=overwrite, suffixes=())
     place = pick_device(device)
+    autocast = pick_precision(precision, place)
     rated = read_rated(source, resolved.recipe, progress)
     rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
     if freeze_layers is not None:
@@ -94,6 +97,7 @@ def train(
     _announce(resolved, progress)
     backbone = load_backbone(recipe.backbone, recipe.image_size)
     backbone.modules().to(place)
+    backbone.autocast = autocast
     judge = new_judge(backbone, recipe)
     images, rated = image_features(backbone, judge.freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
@@ -102,7 +106,10 @@ def train(
     images.prepare(dict.fromkeys(range(recipe.views), rows_train), progress)
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
+    begun, read = time.perf_counter(), images.seconds
     result = fit(judge, data, rows_train, rows_val, recipe, progress)
+    waited = (images.seconds - read) / (time.perf_counter() - begun)
+    progress.say(f"Training waited for data for {waited:.0%} of its time.")
     metrics = evaluation_rows(
         judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"}
     )
