@@ -126,10 +126,8 @@ class ImageFeatures:
         wanted = self._missing(rows_by_view)
         if not wanted:
             return {}
-        if not self._fits(sum(map(len, wanted.values())), progress):
-            self.store = None
-            return self.prepare(rows_by_view, progress)
-        progress.start("views of images, frozen part", sum(map(len, wanted.values())))
+        count, fits = sum(map(len, wanted.values())), None
+        progress.start("views of images, frozen part", count)
         row_of = {digest: row for row, digest in enumerate(self.digests)}
         pending: dict[int, list[tuple[str, State]]] = {}
         jobs = [(row_of[digest], views) for digest, views in wanted.items()]
@@ -142,6 +140,10 @@ class ImageFeatures:
                 else:
                     good.append((self.digests[row], views, found))
             for view, entry in self._entries(good):
+                fits = self._fits(count, entry[1], progress) if fits is None else fits
+                if not fits:
+                    self.store = None
+                    return self.prepare(rows_by_view, progress)
                 pending.setdefault(view, []).append(entry)
             for view in [view for view, entries in pending.items() if len(entries) >= SHARD]:
                 self._flush(view, pending.pop(view))
@@ -150,12 +152,9 @@ class ImageFeatures:
             self._flush(view, entries)
         return {row: faults[digest] for row, digest in enumerate(self.digests) if digest in faults}
 
-    def _fits(self, views: int, progress: Progress) -> bool:
-        """Whether the store may grow by so many views; says by how much where that is much, or too much."""
+    def _fits(self, views: int, state: State, progress: Progress) -> bool:
+        """Whether the store may grow by `views` times `state`; says by how much where that is much, or too much."""
         assert self.store is not None
-        with torch.no_grad():
-            pixels = torch.zeros(1, 3, *self.backbone.preprocessing.size, device=self._device)
-            state = self.backbone.image_boundary(pixels, self.boundary)
         grows = views * sum(value.nbytes for value in state.values())
         if self.limit < math.inf and (total := store_size(self.store) + grows) > self.limit:
             progress.say(

@@ -287,3 +287,33 @@ def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkey
     monkeypatch.setattr(tiny, "text_from_boundary", text_from_boundary)
     assert features.embed(["c", "a", "c", "c"]).shape == (4, 32)
     assert sizes == [2]
+
+
+# --- the store's limit
+
+
+class Listener(Counter):
+    """Keeps what is said, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.mark.parametrize(("limit", "stored"), [(1e9, True), (1000.0, False)])
+def test_a_store_that_would_outgrow_its_limit_is_not_made(
+    limit: float, stored: bool, tiny: Backbone, paths: list[Path], tmp_path: Path
+) -> None:
+    digests, rows, listener = [digest_of(path) for path in paths], range(len(paths)), Listener()
+    images = ImageFeatures(tiny, PARTIAL, paths, digests, VIEWS, tmp_path, limit)
+    assert images.prepare({EVALUATION: rows, 0: rows}, listener) == {}
+    assert (images.store is not None) == stored
+    assert any(tmp_path.rglob("*.npy")) == stored
+    assert [("The feature store would take" in line) for line in listener.said] == ([] if stored else [True])
+    expected = _features(tiny, paths, None).get(rows, [0] * len(paths))
+    found = images.get(rows, [0] * len(paths))
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    assert images.seconds > 0
