@@ -5,12 +5,17 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, checks, options
+from aigc_cli.cli import ablation, caching, checks, options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
 from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
 
 FAILED_ROWS = 3
+RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")]
+Unfinished = Annotated[
+    Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
+]
+FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("recommend")(recommend)
     app.command("verify")(checks.verify)
     app.command("doctor")(checks.doctor)
+    app.add_typer(caching.app)
 
 
 def train(
@@ -30,18 +36,14 @@ def train(
     images: options.Images = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")
-    ] = None,
-    resume: Annotated[
-        Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
-    ] = None,
-    freeze_layers: Annotated[
-        Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")
-    ] = None,
+    output: RunFolder = None,
+    resume: Unfinished = None,
+    freeze_layers: FrozenLayers = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
+    precision: Annotated[str, typer.Option(help="Of what is trained of the backbone: auto, fp32 or bf16.")] = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -78,7 +80,8 @@ def train(
             resume or output or workflow.default_run(recipe),
             progress=progress,
             device=device,
-            cache=cache,
+            precision=precision,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             freeze_layers=freeze_layers,
             resume=bool(resume),
@@ -141,6 +144,7 @@ def evaluate(
     ] = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -163,7 +167,7 @@ def evaluate(
             by=by,
             output=output,
             device=device,
-            cache=cache,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             mos=mos,
         )

@@ -48,7 +48,7 @@ def ablate(
     folds: int = 5,
     seeds: Sequence[int] = (0,),
     device: str = "auto",
-    cache: bool = True,
+    cache: bool | float = True,
     overwrite: bool = False,
     resume: bool = False,
 ) -> list[Summary]:
@@ -134,7 +134,14 @@ def _check_plan(output: Path, plan: Mapping[str, Any]) -> None:
 
 
 def _cells(
-    name: str, recipe: Recipe, rated: Rated, folds: int, folder: Path, place: Any, cache: bool, progress: Progress
+    name: str,
+    recipe: Recipe,
+    rated: Rated,
+    folds: int,
+    folder: Path,
+    place: Any,
+    cache: bool | float,
+    progress: Progress,
 ) -> Iterator[Cell | Failure]:
     """All folds of one variant with one seed: those on disk, the others trained now; a failure is told and kept."""
     data = data_digest(rated)

@@ -46,7 +46,7 @@ def evaluate(
     by: str | None = None,
     output: Path | None = None,
     device: str = "auto",
-    cache: bool = True,
+    cache: bool | float = True,
     overwrite: bool = False,
     mos: tuple[float, float] | None = None,
 ) -> EvalResult:

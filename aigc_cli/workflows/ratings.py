@@ -1,6 +1,7 @@
 """Rated images, from the user's table or the demonstration set, on their way to the freeze boundary."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -140,18 +141,20 @@ def _not_empty(rated: Rated, where: str) -> Rated:
 
 
 def image_features(
-    backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool, progress: Progress
+    backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool | float, progress: Progress
 ) -> tuple[ImageFeatures, Rated]:
     """The images at the freeze boundary, evaluation views computed; images that can't be decoded leave `rated`.
 
     Args:
-        cache: whether what is frozen is kept in the feature store; it is not when nothing is frozen.
+        cache: whether what is frozen is kept in the feature store, or the GB that the store may take; it is not kept
+            when nothing is frozen.
     """
     settings = ViewSettings(recipe.crop_scale_min, recipe.flip)
-    store = cache_folder() if cache and recipe.freeze != "none" else None
+    store = cache_folder() if cache is not False and recipe.freeze != "none" else None
+    limit = math.inf if cache is True else 1e9 * cache
 
     def features(of: Rated) -> ImageFeatures:
-        return ImageFeatures(backbone, freezing.image, [s.path for s in of.samples], of.digests, settings, store)
+        return ImageFeatures(backbone, freezing.image, [s.path for s in of.samples], of.digests, settings, store, limit)
 
     images = features(rated)
     faults = images.prepare({EVALUATION: range(len(rated.samples))}, progress)

@@ -1,6 +1,7 @@
 """`aigc train`: learn from rated images, and leave a run folder."""
 
 import datetime
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -13,7 +14,7 @@ from torch import Tensor
 from aigc_cli import __version__
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.devices import pick_device
+from aigc_cli.core.devices import pick_device, pick_precision
 from aigc_cli.core.diagnosis import Curves, paragraph
 from aigc_cli.core.hints import factor_notes, learning_rates
 from aigc_cli.core.judge import Judge
@@ -86,7 +87,8 @@ def train(
     *,
     progress: Progress,
     device: str = "auto",
-    cache: bool = True,
+    precision: str = "auto",
+    cache: bool | float = True,
     overwrite: bool = False,
     freeze_layers: int | None = None,
     resume: bool = False,
@@ -113,6 +115,7 @@ def train(
         check_output(run, overwrite=overwrite or resume, suffixes=())
         sweep(run)
         place = pick_device(device)
+        autocast = pick_precision(precision, place)
         rated = read_rated(source, resolved.recipe, progress)
         rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
         if freeze_layers is not None:
@@ -120,6 +123,7 @@ def train(
         _announce(resolved, progress)
         backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
         backbone.modules().to(place)
+        backbone.autocast = autocast
         plan, start = plan_of(resolved, source, rated, backbone.weights_hash), None
         if resume:
             start = plan.go_on(run, progress)
@@ -135,7 +139,7 @@ def _train(
     rated: Rated,
     backbone: Backbone,
     start: Snapshot | None,
-    cache: bool,
+    cache: bool | float,
     progress: Progress,
 ) -> TrainResult:
     """From the first look at an image to the written results."""
@@ -149,10 +153,13 @@ def _train(
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
     splits = {"train": rows_train, "val": rows_val}
+    begun, read = time.perf_counter(), images.seconds
     with graceful() as ending:
         keeper = Keeper(run, splits, ending)
         keeper.check(start)
         result = fit(judge, data, rows_train, rows_val, recipe, progress, start=start, after=keeper)
+    waited = (images.seconds - read) / (time.perf_counter() - begun)
+    progress.say(f"Training waited for data for {waited:.0%} of its time.")
     metrics = evaluation_rows(
         judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"}
     )
