@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
+from aigc_cli.cli.console import number, print_json, print_metrics, print_table, terminal
 from aigc_cli.errors import AigcError
 
 FAILED_ROWS = 3
@@ -86,20 +86,10 @@ def _print_training(result: Any) -> None:
         return
     how = "chose the checkpoint, so a little optimistic" if result.chosen_on_val else "untouched by training"
     title = f"Validation, {result.n_val} images ({how}); trained on {result.n_train}, {result.trainable:,} parameters"
-    _print_metrics(title, result.metrics)
+    print_metrics(title, result.metrics)
     print(result.diagnosis)
     print(f"Run folder: {result.run}")
     print(f"Next: aigc score FOLDER --model {result.run}")
-
-
-def _print_metrics(title: str, rows: list[dict[str, Any]]) -> None:
-    """All metrics of the whole, then the SROCC of each group."""
-    whole = [row for row in rows if row["group"] == "all"]
-    cells = metric_cells(whole, ("target", "split", "srocc", "plcc", "krocc", "rmse", "n"))
-    print_table(title, ("target", "prompts", "SROCC [95%]", "PLCC", "KROCC", "RMSE", "n"), cells)
-    if groups := [row for row in rows if row["group"] != "all"]:
-        cells = metric_cells(groups, ("group", "split", "target", "srocc", "n"))
-        print_table("By group", ("group", "prompts", "target", "SROCC [95%]", "n"), cells)
 
 
 def evaluate(
@@ -152,7 +142,7 @@ def evaluate(
     if as_json:
         print_json({"model": result.model, "metrics": result.metrics})
     else:
-        _print_metrics(f"Agreement of {result.model} with the scores given", result.metrics)
+        print_metrics(f"Agreement of {result.model} with the scores given", result.metrics)
 
 
 def score(

@@ -52,6 +52,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("ci_low", _real),
             ("ci_high", _real),
             ("n", _whole),
+            ("reason", _text),
         ]
     ),
     "epochs": pa.schema(
@@ -71,7 +72,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("trainable_parameters", _whole),
         ]
     ),
-    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text)]),
+    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
 
 Kind = Literal["scores", "metrics", "epochs", "ablation", "splits"]

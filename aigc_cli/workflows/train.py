@@ -25,6 +25,8 @@ from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
 from aigc_cli.workflows.ratings import Rated, Source, image_features, read_rated, tell_skipped, training_data
 
+ZERO_SHOT = "zero_shot_cosine"
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -104,7 +106,7 @@ def train(
     zero_shot = predict(judge, data, rows_val).cosine
     result = fit(judge, data, rows_train, rows_val, recipe, progress)
     metrics = evaluation_rows(
-        judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"}
+        judge, data, rows_val, zero_shot, recipe, {"run": run.name, "split": "val", "group": "all"}
     )
     write_run(run, resolved, rated, {"train": rows_train, "val": rows_val}, result, metrics, judge, source)
     if result.diverged:
@@ -174,10 +176,12 @@ def evaluation_rows(
     rows: Sequence[int],
     zero_shot: Tensor,
     recipe: Recipe,
-    groups: Sequence[str],
     labels: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units."""
+    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units.
+
+    Intervals are over prompts, and images are ranked within prompts, whatever the parts were split by.
+    """
     if not rows:
         return []
     scores = predict(judge, data, rows)
@@ -185,11 +189,14 @@ def evaluation_rows(
     predictions = {
         "quality": (to_mos(scores.quality, recipe), human[:, 0].numpy()),
         "consistency": (to_mos(scores.consistency, recipe), human[:, 1].numpy()),
+        ZERO_SHOT: (zero_shot.numpy(), human[:, 1].numpy()),
     }
-    picked = [groups[row] for row in rows]
-    found = metric_rows(predictions, picked, labels)
-    baseline = metric_rows({"zero_shot_cosine": (zero_shot.numpy(), human[:, 1].numpy())}, picked, labels)
-    return found + [row for row in baseline if row["metric"] != "rmse"]  # a cosine has no MOS units
+    return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
+
+
+def without_units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the metrics table without the error of the cosine, which has no MOS units."""
+    return [row for row in rows if (row["target"], row["metric"]) != (ZERO_SHOT, "rmse")]
 
 
 def describe(
