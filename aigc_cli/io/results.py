@@ -52,6 +52,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("ci_low", _real),
             ("ci_high", _real),
             ("n", _whole),
+            ("reason", _text),
         ]
     ),
     "epochs": pa.schema(
@@ -81,7 +82,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
     ),
-    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text)]),
+    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
 
 Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits", "stress"]
