@@ -19,7 +19,10 @@ EXPECTED = {
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
     "saturated_q:f saturated_c:f unused_q:f unused_c:f",
-    "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i",
+    "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i "
+    "reason",
+    "stress": "model perturbation target n:i change:f ci_low:f ci_high:f lower:f srocc:f",
+    "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f",
     "splits": "name prompt split fold:i repeat:i",
 }
 TYPES = {"": pa.string(), "f": pa.float64(), "i": pa.int64(), "b": pa.bool_()}
