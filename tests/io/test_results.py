@@ -115,6 +115,19 @@ def test_a_csv_cell_is_no_formula(first: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "t.jsonl").read_text())["name"] == name
 
 
+def test_no_control_character_reaches_a_terminal(tmp_path: Path) -> None:
+    prompt = "a\tb\nc \x1b[31m\x00\x7f\x9b2J é"
+    for suffix in FORMATS:
+        write_table(tmp_path / f"t{suffix}", "splits", [{"prompt": prompt}], {})
+    assert read_rows(tmp_path / "t.parquet")[0]["prompt"] == prompt
+    text = (tmp_path / "t.jsonl").read_text()
+    assert json.loads(text)["prompt"] == prompt
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        assert next(csv.DictReader(stream))["prompt"] == "a\tb\nc \\x1b[31m\\x00\\x7f\\x9b2J é"
+    for control in "\x1b\x00\x7f\x9b":
+        assert control not in text
+
+
 def test_a_negative_number_in_csv_is_a_number(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", "metrics", [metric_row(value=-0.5)], {})
     assert (tmp_path / "t.csv").read_text().splitlines()[1] == "r,val,all,quality,srocc,-0.5,-0.25,0.3333333333333333,7"
