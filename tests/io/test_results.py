@@ -19,8 +19,7 @@ EXPECTED = {
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
     "saturated_q:f saturated_c:f unused_q:f unused_c:f",
-    "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i "
-    "reason",
+    "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i reason",
     "stress": "model perturbation target n:i change:f ci_low:f ci_high:f lower:f srocc:f",
     "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f",
     "splits": "name prompt split fold:i repeat:i",
@@ -116,6 +115,19 @@ def test_a_csv_cell_is_no_formula(first: str, tmp_path: Path) -> None:
     assert row == [f"'{name}", f"a{first}", "val", "", ""]
     write_table(tmp_path / "t.jsonl", "splits", [{"name": name}], {})
     assert json.loads((tmp_path / "t.jsonl").read_text())["name"] == name
+
+
+def test_no_control_character_reaches_a_terminal(tmp_path: Path) -> None:
+    prompt = "a\tb\nc \x1b[31m\x00\x7f\x9b2J é"
+    for suffix in FORMATS:
+        write_table(tmp_path / f"t{suffix}", "splits", [{"prompt": prompt}], {})
+    assert read_rows(tmp_path / "t.parquet")[0]["prompt"] == prompt
+    text = (tmp_path / "t.jsonl").read_text()
+    assert json.loads(text)["prompt"] == prompt
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        assert next(csv.DictReader(stream))["prompt"] == "a\tb\nc \\x1b[31m\\x00\\x7f\\x9b2J é"
+    for control in "\x1b\x00\x7f\x9b":
+        assert control not in text
 
 
 def test_a_negative_number_in_csv_is_a_number(tmp_path: Path) -> None:
