@@ -1,4 +1,4 @@
-"""What the tests that harm real processes share: a warm process, a user's table, decoders that misbehave, `aigc` itself."""
+"""What the tests that harm processes share: a warm process, a table, decoders that misbehave, `aigc` itself."""
 
 import csv
 import os
