@@ -35,6 +35,7 @@ def train(
     freeze_layers: Annotated[
         Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")
     ] = None,
+    splits: Annotated[Optional[Path], typer.Option(help="Train and validate on the parts of this splits file.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
     cache: options.Cache = True,
@@ -72,6 +73,7 @@ def train(
             cache=cache,
             overwrite=overwrite,
             freeze_layers=freeze_layers,
+            splits=splits,
         )
     if as_json:
         shown = ("metrics", "diagnosis", "kept_epoch", "n_train", "n_val", "trainable")

@@ -23,6 +23,7 @@ from aigc_cli.io.files import check_output, write_json, write_text
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
+from aigc_cli.workflows.partitions import saved_holdout, straddling
 from aigc_cli.workflows.ratings import Rated, Source, image_features, read_rated, tell_skipped, training_data
 
 ZERO_SHOT = "zero_shot_cosine"
@@ -76,10 +77,12 @@ def train(
     cache: bool = True,
     overwrite: bool = False,
     freeze_layers: int | None = None,
+    splits: Path | None = None,
 ) -> TrainResult:
     """Trains one model as the recipe says and writes the run folder.
 
-    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, run.json and checkpoint/.
+    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, run.json and checkpoint/. `splits` is
+    a splits table, for example an earlier run's, whose parts are used.
 
     Raises:
         AigcError: the recipe, the table or the output is not as it should be; nothing was written.
@@ -89,18 +92,17 @@ def train(
     check_output(run, overwrite=overwrite, suffixes=())
     place = pick_device(device)
     rated = read_rated(source, resolved.recipe, progress)
-    rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
+    parts = _parts(rated, resolved.recipe, splits)  # an unknown column or image is an error before anything is computed
     if freeze_layers is not None:
         resolved = with_frozen_layers(resolved, freeze_layers)
     recipe = resolved.recipe
-    _announce(resolved, progress)
+    _announce(resolved, straddling(rated.groups("prompt"), parts) if splits else 0, progress)
     backbone = load_backbone(recipe.backbone, recipe.image_size)
     backbone.modules().to(place)
     judge = new_judge(backbone, recipe)
     images, rated = image_features(backbone, judge.freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
-    groups = rated.groups(recipe.group_by)
-    rows_train, rows_val = grouped_holdout(groups, recipe.val_fraction, recipe.seed)
+    rows_train, rows_val = _parts(rated, recipe, splits)
     images.prepare(dict.fromkeys(range(recipe.views), rows_train), progress)
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
@@ -108,7 +110,7 @@ def train(
     metrics = evaluation_rows(
         judge, data, rows_val, zero_shot, recipe, {"run": run.name, "split": "val", "group": "all"}
     )
-    write_run(run, resolved, rated, {"train": rows_train, "val": rows_val}, result, metrics, judge, source)
+    write_run(run, resolved, rated, {"train": rows_train, "val": rows_val}, result, metrics, judge, source, splits)
     if result.diverged:
         raise Diverged(
             f"Training diverged: {result.diverged}.",
@@ -127,8 +129,23 @@ def train(
     )
 
 
-def _announce(resolved: Resolved, progress: Progress) -> None:
-    """What is worth knowing of the settings before anything is computed."""
+def _parts(rated: Rated, recipe: Recipe, splits: Path | None) -> tuple[list[int], list[int]]:
+    """(rows to train on, rows to validate on), drawn as the recipe says or as they were saved."""
+    if splits is None:
+        return grouped_holdout(rated.groups(recipe.group_by), recipe.val_fraction, recipe.seed)
+    train, val = saved_holdout(splits, rated)
+    if recipe.chooses and not val:
+        raise AigcError(
+            f"Expected rows marked val in {splits} to choose a checkpoint on, found none.",
+            "Set checkpoint to last and patience to 0.",
+        )
+    return train, val
+
+
+def _announce(resolved: Resolved, shared: int, progress: Progress) -> None:
+    """What is worth knowing before anything is computed; `shared` prompts are in both saved parts."""
+    if shared:
+        progress.say(f"{shared} prompts are in both parts of the saved split: the validation figures are optimistic.")
     for warning in resolved.warnings:
         progress.say(warning)
     for key, note in factor_notes(resolved.recipe).items():
@@ -238,6 +255,7 @@ def write_run(
     metrics: Sequence[dict[str, Any]],
     judge: Judge,
     source: Source,
+    saved: Path | None = None,
 ) -> None:
     """Writes the run folder; run.json comes last and says that everything else is whole."""
     run.mkdir(parents=True, exist_ok=True)
@@ -264,7 +282,8 @@ def write_run(
             "kept_epoch": result.kept_epoch,
             "stopped_early": result.stopped_early,
             "images": {split: len(chosen) for split, chosen in splits.items()},
-            "group_by": resolved.recipe.group_by,
+            "group_by": resolved.recipe.group_by if saved is None else None,
+            "splits": None if saved is None else saved.name,
             "skipped": [{"name": name, "reason": reason} for name, reason in rated.skipped],
             "diagnosis": paragraph(result.epochs, resolved.recipe.residual),
             "trained_on": source.describe(),
