@@ -16,6 +16,7 @@ RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run f
 Unfinished = Annotated[
     Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
 ]
+SavedSplits = Annotated[Optional[Path], typer.Option(help="Train and validate on the parts of this splits file.")]
 FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
@@ -40,6 +41,7 @@ def train(
     output: RunFolder = None,
     resume: Unfinished = None,
     freeze_layers: FrozenLayers = None,
+    splits: SavedSplits = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
     precision: Annotated[str, typer.Option(help="Of what is trained of the backbone: auto, fp32 or bf16.")] = "auto",
@@ -68,7 +70,7 @@ def train(
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.unfinished import is_finished, unfinished
 
-    source = Source(data, images, options.renames(columns), sep)
+    source = Source(data, images, options.renames(columns), sep, splits)
     with terminal(quiet) as progress:
         if resume and is_finished(resume):
             progress.say(f"The training in {resume} is finished: there is nothing to do.")
