@@ -24,6 +24,12 @@ class EnvironmentProblem(AigcError):
     exit_code = 4
 
 
+class RunHeld(AigcError):
+    """Another process works in the folder (exit code 5)."""
+
+    exit_code = 5
+
+
 class Diverged(AigcError):
     """Training reached a loss that is not finite; the last good checkpoint is kept (exit code 6)."""
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, caching, options
+from aigc_cli.cli import ablation, caching, checks, options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
+from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
 
 FAILED_ROWS = 3
@@ -19,6 +20,8 @@ def register(app: typer.Typer) -> None:
     app.command("score")(score)
     app.command("ablate")(ablation.ablate)
     app.command("recommend")(recommend)
+    app.command("verify")(checks.verify)
+    app.command("doctor")(checks.doctor)
     app.add_typer(caching.app)
 
 
@@ -31,12 +34,14 @@ def train(
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")
     ] = None,
+    resume: Annotated[
+        Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
+    ] = None,
     freeze_layers: Annotated[
         Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
-    precision: Annotated[str, typer.Option(help="Of what is trained of the backbone: auto, fp32 or bf16.")] = "auto",
     cache: options.Cache = True,
     cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
@@ -49,40 +54,59 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    from aigc_cli.recipe import resolve, to_yaml
+    from aigc_cli.recipe import resolve
 
-    resolved = resolve(settings, recipe)
+    if resume and (output or overwrite or freeze_layers is not None or print_config):
+        others = "-o, --overwrite, --freeze-layers and --print-config"
+        raise AigcError(f"Expected --resume without {others}.", "Leave them out: a training goes on as it was begun.")
+    resolved = resolve({}) if resume else resolve(settings, recipe)
     if print_config:
-        from aigc_cli.workflows.train import factor_notes, with_frozen_layers
-
-        resolved = resolved if freeze_layers is None else with_frozen_layers(resolved, freeze_layers)
-        print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
+        _print_config(resolved, freeze_layers, quiet)
         return
+    from aigc_cli.workflows import train as workflow
     from aigc_cli.workflows.ratings import Source
-    from aigc_cli.workflows.train import default_run
-    from aigc_cli.workflows.train import train as run_training
+    from aigc_cli.workflows.unfinished import is_finished, unfinished
 
     source = Source(data, images, options.renames(columns), sep)
     with terminal(quiet) as progress:
-        result = run_training(
+        if resume and is_finished(resume):
+            progress.say(f"The training in {resume} is finished: there is nothing to do.")
+            return
+        if resume:
+            resolved, source = unfinished(resume, settings, recipe, source)
+        result = workflow.train(
             resolved,
             source,
-            output or default_run(recipe),
+            resume or output or workflow.default_run(recipe),
             progress=progress,
             device=device,
-            precision=precision,
             cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             freeze_layers=freeze_layers,
+            resume=bool(resume),
         )
+    _print_training(result, as_json)
+
+
+def _print_config(resolved: Any, freeze_layers: int | None, quiet: bool) -> None:
+    from aigc_cli.core.hints import factor_notes
+    from aigc_cli.recipe import to_yaml
+
+    if freeze_layers is not None:
+        from aigc_cli.workflows.train import with_frozen_layers  # counts the backbone's blocks, so it loads it
+
+        resolved = with_frozen_layers(resolved, freeze_layers)
+    with terminal(quiet) as progress:
+        for warning in resolved.warnings:
+            progress.say(warning)
+    print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
+
+
+def _print_training(result: Any, as_json: bool) -> None:
     if as_json:
         shown = ("metrics", "diagnosis", "kept_epoch", "n_train", "n_val", "trainable")
         print_json({"run": str(result.run), **{name: getattr(result, name) for name in shown}})
-    else:
-        _print_training(result)
-
-
-def _print_training(result: Any) -> None:
+        return
     if result.n_val == 0:
         print(f"Trained on {result.n_train} images, {result.trainable:,} parameters; no validation part.")
         print(f"Run folder: {result.run}")
@@ -169,6 +193,7 @@ def score(
     output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl).")] = Path(
         "scores.parquet"
     ),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted scoring to -o stopped.")] = False,
     engine: Annotated[str, typer.Option(help="Runs the image tower: auto, eager, onnx or openvino.")] = "auto",
     fail_on_bad: Annotated[bool, typer.Option("--fail-on-bad", help="Exit with 3 when an image failed.")] = False,
     device: options.Device = "auto",
@@ -191,6 +216,7 @@ def score(
             device=device,
             engine=engine,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
         for reason, count in sorted(summary.reasons.items()):
@@ -226,39 +252,3 @@ def _short(text: str | None, width: int = 40) -> str:
     if text is None:
         return "-"
     return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def recommend(
-    n: Annotated[int, typer.Option("--n", help="Number of rated images.")],
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Also write it as a recipe file (.yaml).")
-    ] = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
-    """Which settings suit a data set of this size, and why."""
-    from aigc_cli.workflows.recommend import recommend as find
-
-    found = find(n)
-    if output:
-        _write_recipe(output, found, overwrite)
-    if as_json:
-        print_json(found.to_json())
-        return
-    values = found.to_json()["recipe"]
-    print(f"For {n:,} rated images:\n")
-    for key, reason in found.reasons.items():
-        shown = f"{values[key]:g}" if isinstance(values[key], float) else str(values[key])
-        print(f"  {key:<13}{shown:<9}{reason}")
-    print("\nNearby: " + "\n        ".join(found.neighbours))
-    print(f"\nRun:    {found.command}")
-
-
-def _write_recipe(output: Path, found: Any, overwrite: bool) -> None:
-    import yaml
-
-    from aigc_cli.io.files import check_output, write_text
-
-    check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
-    head = f"# For {found.n:,} rated images, by `aigc recommend --n {found.n}`.\n"
-    write_text(output, head + yaml.safe_dump(found.to_json()["recipe"], sort_keys=False))

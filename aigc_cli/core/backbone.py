@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_cli.core.hints import Hints
 from aigc_cli.core.towers import UNFROZEN, Tower
 from aigc_cli.io.weights import tensors_digest
 
-HeadInput = Literal["embedding", "multilevel"]
 FreezeMode = Literal["all", "partial", "none"]
 
 
@@ -41,24 +41,6 @@ class Preprocessing:
     interpolation: str
     resize_mode: str
     fill_color: int = 0
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What a recipe leaves to the backbone.
-
-    Attributes:
-        levels: indices of the image tower's blocks whose pooled outputs `multilevel` heads read.
-        head_input: what the heads read unless the recipe says so.
-        finetune_lr_factor: multiplies the heads' learning rate when a part of the backbone is trained: the recipes'
-            3e-5 suits a ViT with hundreds of millions of parameters, a small CNN wants more.
-        finetune_backbone_lr_factor: the same for the backbone's own parameters.
-    """
-
-    levels: tuple[int, ...]
-    head_input: HeadInput = "embedding"
-    finetune_lr_factor: float = 1.0
-    finetune_backbone_lr_factor: float = 1.0
 
 
 @dataclass(frozen=True)

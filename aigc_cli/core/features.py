@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, image_digest, read_bytes
 from aigc_cli.io.store import Bank, shown_size, store_size
@@ -175,17 +176,24 @@ class ImageFeatures:
         return wanted
 
     def _load(self, job: tuple[int, Sequence[int]]) -> State:
-        """One image's views: their boundary state on a CPU, where a thread for each image is fastest; else pixels."""
+        """One image's views: their boundary state on a CPU, where a thread for each image is fastest; else pixels.
+
+        Each view is computed by itself, or on other devices in a batch that is filled up, since the size of a batch may
+        move the last bits: what is stored depends neither on its neighbours nor on where a killed run ended.
+        """
         pixels = self._views(job)
-        return self._compute(pixels) if self._device.type == "cpu" else {"pixels": pixels}
+        if self._device.type != "cpu":
+            return {"pixels": pixels}
+        return _joined([self._compute(view) for view in torch.split(pixels, 1)])
 
     def _entries(self, good: Sequence[tuple[str, list[int], State]]) -> Iterator[tuple[int, tuple[str, State]]]:
         """(view, (digest, state of one image)) of loaded images."""
         if not good:
             return
-        state = {name: torch.cat([found[name] for _, _, found in good]) for name in good[0][2]}
+        state = _joined([found for _, _, found in good])
         if self._device.type != "cpu":
-            state = self._compute(state["pixels"])
+            pixels = state["pixels"]
+            state = self._compute(torch.cat([pixels, pixels[-1:].expand(-len(pixels) % CHUNK, -1, -1, -1)]))
         names = [(digest, view) for digest, views, _ in good for view in views]
         for position, (digest, view) in enumerate(names):
             yield view, (digest, {name: value[position].cpu().clone() for name, value in state.items()})
@@ -211,7 +219,7 @@ class ImageFeatures:
         device = self._device
         if self.store is None:
             jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]
-            return self._compute(torch.cat(list(self._pool.map(self._views, jobs))))
+            return self._compute(torch.cat(list(self._pool.map(self._same_views, jobs))))
         out: State = {}
         for view in dict.fromkeys(views):
             picked = [i for i, v in enumerate(views) if v == view]
@@ -224,9 +232,17 @@ class ImageFeatures:
 
     def _views(self, job: tuple[int, Sequence[int]]) -> Tensor:
         row, views = job
-        image = decode_file(self.paths[row]).image
-        digest = self.digests[row]
+        if digest_of(self.paths[row]) != self.digests[row]:
+            raise image_changed(self.paths[row], "other content")
+        image, digest = decode_file(self.paths[row]).image, self.digests[row]
         return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
+
+    def _same_views(self, job: tuple[int, Sequence[int]]) -> Tensor:
+        """The views of an image that could be read before."""
+        try:
+            return self._views(job)
+        except ImageFault as fault:
+            raise image_changed(self.paths[job[0]], fault.reason) from fault
 
     def _compute(self, pixels: Tensor) -> State:
         """The boundary state of preprocessed pixels, on the backbone's device."""
@@ -237,6 +253,11 @@ class ImageFeatures:
         fields = entries[0][1]
         arrays = {field: torch.stack([state[field] for _, state in entries]).numpy() for field in fields}
         self.bank(view).append([digest for digest, _ in entries], arrays)
+
+
+def _joined(states: Sequence[State]) -> State:
+    """States of images one after the other."""
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
 
 def prefetch(
@@ -287,6 +308,11 @@ class TextFeatures:
         embeddings = self.backbone.text_from_boundary(state, self.boundary)
         position = {prompt: index for index, prompt in enumerate(distinct)}
         return embeddings[torch.tensor([position[prompt] for prompt in prompts], device=embeddings.device)]
+
+
+def image_changed(path: Path, found: str) -> EnvironmentProblem:
+    """The error for an image that is no longer what it was when the run began; `found` says what it is now."""
+    return EnvironmentProblem(f"Expected {path.name} as it was at the start, found {found}.", "Put the image back.")
 
 
 def digest_of(path: Path) -> str:

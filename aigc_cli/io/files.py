@@ -1,4 +1,4 @@
-"""The one place that writes plain files: to a temporary file in the same folder, synced and renamed.
+"""The one place that writes files and folders: under a temporary name in the same folder, synced and renamed.
 
 So a result is whole or it is not there, and the old one stays until the new one is complete.
 """
@@ -6,7 +6,9 @@ So a result is whole or it is not there, and the old one stays until the new one
 import contextlib
 import json
 import os
+import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -15,6 +17,8 @@ from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.text import printable
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+TEMPORARY = ".aigc-"  # how the names of our temporary files and folders begin
+LOCK = ".aigc-lock"
 
 
 @contextlib.contextmanager
@@ -27,7 +31,7 @@ def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     temporary: Path | None = None
     try:
         text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=".aigc-", delete=False, **text) as stream:  # type: ignore[call-overload]
+        with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=TEMPORARY, delete=False, **text) as stream:  # type: ignore[call-overload]
             temporary = Path(stream.name)
             yield stream
             stream.flush()
@@ -42,6 +46,74 @@ def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill with files that takes the name `path` only when it is complete; the old one stays until then.
+
+    Raises:
+        EnvironmentProblem: the disk is full or the place can't be written.
+    """
+    temporary = _temporary_beside(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for entry in (*temporary.iterdir(), temporary):
+            _sync(entry)
+        if path.exists():
+            old = _temporary_beside(path)
+            path.rename(old)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{path} could not be written: {error.strerror or error}.", "Free some space."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def discard_folder(path: Path) -> None:
+    """Removes a folder that may not be there; nobody sees half of it."""
+    old = _temporary_beside(path)
+    with contextlib.suppress(OSError):
+        path.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(*folders: Path) -> None:
+    """Removes what a killed process left in `folders`, which the caller must own: see `locks.owned`."""
+    for entry in (entry for folder in folders if folder.is_dir() for entry in folder.glob(f"{TEMPORARY}*")):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != LOCK:
+            entry.unlink(missing_ok=True)
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}")
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or the names in a folder are on the disk; not every system can open a folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def new_file_mode() -> int:
@@ -76,7 +148,11 @@ def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE
         raise AigcError(f"Expected a plain file for the output, found a link, device or folder: {path}.", "Change -o.")
     if path.exists() and not suffixes and not path.is_dir():
         raise AigcError(f"Expected a folder for the output, found a file: {path}.", "Change -o.")
-    if path.exists() and not overwrite and (suffixes or any(path.iterdir())):
+    if (
+        path.exists()
+        and not overwrite
+        and (suffixes or any(not entry.name.startswith(TEMPORARY) for entry in path.iterdir()))
+    ):
         raise AigcError(f"The output {path} exists.", "Add --overwrite, or choose another place with -o.")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     if suffixes and parent.resolve() != path.absolute().parent.resolve():

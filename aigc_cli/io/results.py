@@ -4,7 +4,7 @@ import contextlib
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -57,7 +57,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "epochs": pa.schema(
         [("run", _text), ("epoch", _whole), ("split", _text)]
         + [(name, _real) for name in ("loss", "loss_q", "loss_c", "srocc_q", "srocc_c", "plcc_q", "plcc_c")]
-        + [("lr", _real), ("seconds", _real), ("saturated_q", _real), ("saturated_c", _real)]
+        + [("lr", _real), ("seconds", _real)]
+        + [(name, _real) for name in ("saturated_q", "saturated_c", "unused_q", "unused_c")]
     ),
     "ablation": pa.schema(
         [
@@ -72,6 +73,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("reason", _text),
         ]
     ),
+    "stress": pa.schema(
+        [("model", _text), ("perturbation", _text), ("target", _text), ("n", _whole)]
+        + [(name, _real) for name in ("change", "ci_low", "ci_high", "lower", "srocc")]
+    ),
     "predictions": pa.schema(
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
@@ -79,7 +84,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text)]),
 }
 
-Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits"]
+Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits", "stress"]
 Row = Mapping[str, Any]
 
 
@@ -156,16 +161,71 @@ def write_table(path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[s
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a Parquet table that this project wrote."""
-    return _read(path).to_pylist()  # type: ignore[no-any-return]
+    with _readable(path):
+        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
+
+
+def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
+    """The rows of a table of any format that this project wrote, one batch in memory at a time.
+
+    Raises:
+        AigcError: it is missing, damaged, or has other columns.
+    """
+    schema = SCHEMAS[kind]
+    with _readable(path):
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as table:
+                _check_columns(table.schema_arrow.names, schema)
+                for batch in table.iter_batches():
+                    yield from batch.to_pylist()
+            return
+        with path.open(encoding="utf-8", newline="") as stream:
+            if path.suffix == ".csv":
+                rows = csv.DictReader(stream, strict=True)
+                _check_columns(rows.fieldnames or (), schema)
+                for row in rows:
+                    yield {field.name: _from_cell(row[field.name], field.type) for field in schema}
+                return
+            for line in stream:
+                found = json.loads(line)
+                _check_columns(found, schema)
+                yield found
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a Parquet table that this project wrote says of its making."""
-    return {key.decode(): text.decode() for key, text in (_read(path).schema.metadata or {}).items()}
+    """What a table that this project wrote says of its making: in the file itself, or in `<path>.meta.json`.
+
+    Raises:
+        AigcError: there is no such table, or nothing that says how it was made.
+    """
+    with _readable(path):
+        if path.suffix == ".parquet":
+            return {key.decode(): text.decode() for key, text in (pq.read_schema(path).metadata or {}).items()}
+        beside = path.with_name(f"{path.name}.meta.json")
+        return {str(key): str(text) for key, text in json.loads(beside.read_text(encoding="utf-8")).items()}
 
 
-def _read(path: Path) -> Any:
+def _check_columns(found: Iterable[str], schema: pa.Schema) -> None:
+    missing = [name for name in schema.names if name not in found]
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)}")
+
+
+def _from_cell(cell: str | None, kind: pa.DataType) -> Any:
+    """What `_cell` made a cell of."""
+    if not cell:
+        return None
+    if kind == _flag:
+        return {"true": True, "false": False}[cell]
+    if kind == _text:
+        return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+    return int(cell) if kind == _whole else float(cell)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise AigcError(f"Expected a Parquet table at {path}: {error}.", "Is the run complete?") from error
+        yield
+    except (OSError, pa.ArrowInvalid, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        kind = {".csv": "CSV", ".jsonl": "JSON lines"}.get(path.suffix, "Parquet")
+        raise AigcError(f"Expected a {kind} table at {path}: {error}.", "Is the run complete?") from error

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from aigc_cli import __version__
-from aigc_cli.core.training import Data, Judge, predict
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.training import Data, predict
 from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress

@@ -1,14 +1,17 @@
 """Rated images, from the user's table or the demonstration set, on their way to the freeze boundary."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from aigc_cli.core.backbone import Backbone, Freezing
-from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, ViewSettings, digest_of
+from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, ViewSettings, digest_of, image_changed
 from aigc_cli.core.training import Data
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.demo import demo_samples
@@ -45,6 +48,11 @@ class Source:
     def describe(self) -> str:
         """For a person and for a run's description."""
         return "the built-in demonstration set" if self.data is None else self.data.name
+
+    def to_json(self) -> dict[str, Any]:
+        """What was asked for, as a run remembers it; paths as they were given."""
+        paths = {name: str(path) if path else None for name, path in (("data", self.data), ("images", self.images))}
+        return {**paths, "columns": dict(self.columns or {}), "sep": self.sep}
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,25 @@ def image_features(
     skipped = [*rated.skipped, *((rated.samples[row].name, reason) for row, reason in sorted(faults.items()))]
     whole = Rated([rated.samples[row] for row in kept], [rated.digests[row] for row in kept], skipped)
     return features(_not_empty(whole, "the table")), whole
+
+
+def prepare_views(images: ImageFeatures, rows: Sequence[int], views: int, progress: Progress) -> None:
+    """Computes `views` augmented views of images `rows`, which could all be read before.
+
+    Raises:
+        EnvironmentProblem: one can't be read any more, or the disk is full.
+    """
+    for row, reason in images.prepare(dict.fromkeys(range(views), rows), progress).items():
+        raise image_changed(images.paths[row], reason)
+
+
+def data_digest(rated: Rated) -> str:
+    """A short name for exactly these images, prompts and scores."""
+    rows = [
+        [sample.name, digest, sample.prompt, sample.mos_quality, sample.mos_align]
+        for sample, digest in zip(rated.samples, rated.digests, strict=True)
+    ]
+    return sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def training_data(images: ImageFeatures, freezing: Freezing, rated: Rated, recipe: Recipe) -> Data:

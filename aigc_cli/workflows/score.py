@@ -1,23 +1,38 @@
 """`aigc score`: rate a folder of images."""
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from aigc_cli import __version__
-from aigc_cli.errors import AigcError
+from aigc_cli.errors import AigcError, EnvironmentProblem, Interrupted
 from aigc_cli.io.files import check_output
-from aigc_cli.io.images import list_images
-from aigc_cli.io.results import TableWriter
+from aigc_cli.io.locks import owned
+from aigc_cli.io.results import TableWriter, iter_rows, read_metadata
+from aigc_cli.io.shards import Parts, batched
+from aigc_cli.io.signals import graceful
 from aigc_cli.io.tables import read_prompts
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import load_model
-from aigc_cli.workflows.scorer import BATCH, Entry, Scorer, prompt_or_none
+from aigc_cli.workflows.plan import (
+    check_unchanged,
+    digest_of_inputs,
+    entries_of,
+    in_the_order_of,
+    inputs_of,
+    settings_of,
+)
+from aigc_cli.workflows.scorer import Entry, Scorer, Texts
 
 SHOWN = 5
+SHARD_SECONDS = 10.0  # the most work that a crash costs; the first shard is written after one batch
+SHARD_ROWS = 4096
+ROW_GROUP = 4096
 
 
 @dataclass(frozen=True)
@@ -41,25 +56,6 @@ class ScoreSummary:
     reasons: dict[str, int]
 
 
-def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | None) -> list[Entry]:
-    """What `aigc score` rates: the folder's images by name, then the table's rows that have no image.
-
-    Args:
-        folder: searched for images, not below.
-        prompts: {image name: prompt} from a table; it comes before `prompt`.
-        prompt: one text for every image that the table has none for.
-    """
-    known, names = dict(prompts or {}), list_images(folder)
-    prompt = prompt_or_none(prompt)
-    entries = []
-    for name in names:
-        text, origin = (known[name], "table") if name in known else (prompt, "argument" if prompt else None)
-        entries.append(Entry(name, folder / name, text, origin))
-    there = set(names)
-    entries += [Entry(name, folder / name, text, "table") for name, text in known.items() if name not in there]
-    return entries
-
-
 def score_folder(
     folder: Path,
     output: Path,
@@ -72,37 +68,154 @@ def score_folder(
     device: str = "auto",
     engine: str = "auto",
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> ScoreSummary:
     """Scores every image of a folder into one table; memory does not grow with the folder's images.
 
+    Rows are kept in `<output>.parts` while it goes on, and joined at the end. With `resume` a scoring that was
+    interrupted goes on: failed rows are tried again, all others are kept, and the table is byte for byte that of a
+    scoring without interruption. Where an image became readable in between, its score and those behind it are equal to
+    1e-4 only, since another batch changes the last bits.
+
     Raises:
-        AigcError: the folder, the table of prompts, the model or the output is not as it should be.
+        AigcError: the folder, the table of prompts, the model or the output is not as it should be, or not as it was
+            when the interrupted scoring began.
+        RunHeld: another process scores to the same output.
         EnvironmentProblem: the output can't be written.
+        Interrupted: a signal ended it; what was finished is kept.
     """
     progress = progress or Silent()
-    check_output(output, overwrite=overwrite)
+    parts = Parts(output)
+    check_output(output, overwrite=overwrite or resume)
+    parts.check()
     if prompt and prompt != prompt.encode("utf-8", "replace").decode():
         raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
     table = read_prompts(prompts, columns=columns, sep=sep) if prompts else None
     entries = entries_of(folder, table, prompt)
-    scorer = Scorer(load_model(model, device), engine)
-    scorer.expect(len(entries), progress)
+    with owned(parts.folder):
+        try:
+            if parts.planned and not (overwrite or resume):
+                raise AigcError(
+                    f"An interrupted scoring to {output} is unfinished.",
+                    "Add --resume to go on, or --overwrite to start again.",
+                )
+            scorer = Scorer(load_model(model, device), engine, progress)
+            scorer.expect(len(entries))
+            settings = settings_of(scorer, folder)
+            if resume and not overwrite and output.exists() and not parts.planned:
+                return _complete(output, settings, entries)
+            return _Job(parts, scorer, settings, progress).run(entries, resume)
+        except EnvironmentProblem as error:
+            if parts.planned:
+                error.hint += " Then add --resume to go on."
+            raise
+        finally:
+            if not parts.planned:
+                parts.remove()
+
+
+def _complete(output: Path, settings: Mapping[str, str], entries: Sequence[Entry]) -> ScoreSummary:
+    """The summary of a table that there is nothing left to do for, if it is the one that would be made now."""
+    found = read_metadata(output).get("inputs")
+    if found != digest_of_inputs(settings, inputs_of(entries)):
+        raise AigcError(
+            f"The output {output} is complete, but of other images, prompts, settings or another model than these.",
+            "Replace --resume by --overwrite, or choose another place with -o.",
+        )
     summary = _Summary()
-    progress.start("scoring", len(entries))
-    metadata = {"aigc_version": __version__, **scorer.model.metadata()}
-    with TableWriter(output, "scores", metadata) as writer:
-        for rows in _batched(scorer.rows(entries), BATCH):
-            writer.write(rows)
-            summary.add(rows)
-            progress.advance(len(rows))
+    for rows in batched(iter_rows(output), ROW_GROUP):
+        summary.add(rows)
     return summary.result(output)
 
 
-def _batched(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+class _Job:
+    """One scoring: begun or gone on with, and joined."""
+
+    def __init__(self, parts: Parts, scorer: Scorer, settings: Mapping[str, str], progress: Progress) -> None:
+        self.parts, self.scorer, self.settings, self.progress = parts, scorer, settings, progress
+
+    def run(self, entries: Sequence[Entry], resume: bool) -> ScoreSummary:
+        with graceful() as self.ending:
+            if resume and self.parts.planned:
+                inputs, before = self._go_on(entries)
+                entries = in_the_order_of(inputs, entries)
+                self._retry(entries, before)
+                self.progress.start("scoring", len(entries))
+                self.progress.advance(len(before))
+            else:
+                inputs, before = inputs_of(entries), []
+                self.parts.begin(self.settings, inputs)
+                self.progress.start("scoring", len(entries))
+            if not self.parts.finished:
+                self.scorer.texts.catch_up([entries[i].prompt for i, status in enumerate(before) if status == "ok"])
+                self._score(entries)
+                self.parts.finish()
+            summary = self._join(digest_of_inputs(self.settings, inputs))
+            self._heed()
+        self.parts.remove()
+        return summary
+
+    def _go_on(self, entries: Sequence[Entry]) -> tuple[pa.Table, list[str]]:
+        """The inputs of the interrupted scoring, and the status of each row that it finished."""
+        settings, inputs = self.parts.plan()
+        status = [row["status"] for row in self.parts.rows()]
+        now = inputs_of(in_the_order_of(inputs, entries))
+        failed = {i for i, found in enumerate(status) if found == "failed"}
+        check_unchanged((settings, inputs), (self.settings, now), failed)
+        if failed and inputs != now:
+            self.parts.update(now)  # so that the image which is tried now counts as the one that must not change
+        return now, status
+
+    def _retry(self, entries: Sequence[Entry], status: list[str]) -> None:
+        """Tries failed rows again, those of a shard at a time; one that still fails leaves its shard as it is."""
+        start = 0
+        for number, count in enumerate(self.parts.counts):
+            failed = [i for i in range(start, start + count) if status[i] == "failed"]
+            again = list(self.scorer.rows([entries[i] for i in failed], Texts(self.scorer.model.judge)))
+            if any(row["status"] == "ok" for row in again):
+                rows = self.parts.read(number)
+                for i, row in zip(failed, again, strict=True):
+                    rows[i - start], status[i] = row, row["status"]
+                self.parts.replace(number, rows)
+            start += count
+            self._heed()
+
+    def _score(self, entries: Sequence[Entry]) -> None:
+        waiting: list[dict[str, Any]] = []
+        begun = time.monotonic()
+        for rows in self.scorer.batches(entries[sum(self.parts.counts) :]):
+            waiting += rows
+            late = time.monotonic() - begun >= SHARD_SECONDS
+            if late or len(waiting) >= SHARD_ROWS or not self.parts.counts or self.ending():
+                self.parts.append(waiting)
+                waiting, begun = [], time.monotonic()
+            self.progress.advance(len(rows))
+            self._heed()
+        if waiting:
+            self.parts.append(waiting)
+
+    def _join(self, digest: str) -> ScoreSummary:
+        """The shards as one table, in row groups that do not depend on the shards."""
+        summary = _Summary()
+        metadata = {"aigc_version": __version__, **self.scorer.model.metadata(), "inputs": digest}
+        with TableWriter(self.parts.joined, "scores", metadata) as writer:
+            for rows in batched(self.parts.rows(), ROW_GROUP):
+                writer.write(rows)
+                summary.add(rows)
+                self._heed()
+        self.parts.publish()
+        return summary.result(self.parts.output)
+
+    def _heed(self) -> None:
+        """Ends here if a signal asked for it."""
+        if ending := self.ending():
+            raise Interrupted(
+                f"{'Interrupted' if isinstance(ending, KeyboardInterrupt) else 'Terminated'}; "
+                f"{sum(self.parts.counts)} rows are finished and kept in {self.parts.folder}.",
+                "The same command with --resume goes on.",
+                ending,
+            )
 
 
 class _Summary:

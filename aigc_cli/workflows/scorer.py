@@ -1,5 +1,7 @@
 """Scores of images, row by row: what `aigc score` does, and the same from Python."""
 
+import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,25 +9,30 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
+import torch
 from PIL import Image
+from torch import Tensor
 
+from aigc_cli.core.backbone import ImageFeatures
 from aigc_cli.core.engines import Engines
 from aigc_cli.core.features import prefetch
+from aigc_cli.core.judge import Judge
 from aigc_cli.core.scoring import PromptEncoder, score_batch
-from aigc_cli.errors import AigcError
+from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, from_pil
 from aigc_cli.io.results import SCHEMAS
 from aigc_cli.io.text import printable
-from aigc_cli.progress import Progress
+from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import Model, load_model
 from aigc_cli.workflows.ratings import TARGETS
 
 BATCH = 32
 WINDOW = 1024  # the most rows that wait for a batch to fill
+SEGMENT = 64  # batches whose prompts are encoded in common
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image to score: its name, where its pixels come from, and its prompt with that prompt's source."""
 
@@ -44,18 +51,49 @@ class Loaded(NamedTuple):
     note: str | None
 
 
+class Texts:
+    """Text embeddings of the prompts of batches, each distinct prompt encoded once in `SEGMENT` batches.
+
+    The last bits of an embedding depend on the prompts that it was encoded with. Whoever goes on where another stopped
+    gets the same bits by `catch_up`, which has to look back over one segment at most.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._encode, self._batches = PromptEncoder(judge), 0
+
+    def __call__(self, prompts: Sequence[str | None]) -> tuple[Tensor, list[bool]]:
+        """(embeddings (B, D), whether each prompt was cut) of the next batch."""
+        if self._batches == SEGMENT:
+            self._encode, self._batches = PromptEncoder(self._judge), 0
+        self._batches += 1
+        return self._encode(prompts)
+
+    def catch_up(self, prompts: Sequence[str | None]) -> None:
+        """Gets where it would be after the batches of these prompts, which were scored before."""
+        batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+        for batch in batches[len(batches) // SEGMENT * SEGMENT :]:
+            self(batch)
+
+
 class Scorer:
     """Scores images from Python.
 
     from aigc_cli import Scorer
     table = Scorer.load().score(images=["a.png", "b.png"], prompts=["a red fox", "a blue house"])
+
+    Args:
+        model: what judges.
+        progress: is told when a batch has to be made smaller.
     """
 
-    def __init__(self, model: Model, engine: str = "auto") -> None:
+    def __init__(self, model: Model, engine: str = "auto", progress: Progress | None = None) -> None:
         self.model = model
+        self.texts = Texts(model.judge)
+        self._progress = progress or Silent()
         self._engines = Engines(model.judge.backbone, engine)
         self._engine = self._engines.choose(0)
-        self._encode = PromptEncoder(model.judge)
+        self._largest = BATCH  # images that fit into the device's memory at a time, as far as is known
         self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
         self._transform = model.judge.backbone.transform
 
@@ -73,9 +111,14 @@ class Scorer:
         """
         return cls(load_model(None if model is None else Path(model), device), engine)
 
-    def expect(self, images: int, progress: Progress | None = None) -> None:
+    @property
+    def engine(self) -> str:
+        """The name of the engine that is in use."""
+        return self._engine.name
+
+    def expect(self, images: int) -> None:
         """Chooses the engine for a job of that many images, which may come in several calls of `rows`."""
-        self._engine = self._engines.choose(images, progress)
+        self._engine = self._engines.choose(images, self._progress)
 
     def score(
         self, *, images: Sequence[str | Path | Image.Image], prompts: Sequence[str | None] | None = None
@@ -106,10 +149,15 @@ class Scorer:
         frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
         return frame
 
-    def rows(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-        """One row of the scores table for each entry, in order; decoding runs ahead of the forward pass.
+    def rows(self, entries: Sequence[Entry], texts: Texts | None = None) -> Iterator[dict[str, Any]]:
+        """One row of the scores table for each entry, in order."""
+        return itertools.chain.from_iterable(self.batches(entries, texts))
 
-        A batch is made of readable images only, so that the others change no bit of their scores.
+    def batches(self, entries: Sequence[Entry], texts: Texts | None = None) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each batch in turn, with those of unreadable images among them; decoding runs ahead.
+
+        A batch is made of readable images only, so that the others change no bit of their scores. Scoring what is
+        left after some batch gives the same bits too, once `texts` (by default the scorer's own) has caught up.
         """
         waiting: list[tuple[Entry, Loaded | ImageFault]] = []
         good = 0
@@ -118,28 +166,54 @@ class Scorer:
                 waiting.append(pair)
                 good += not isinstance(pair[1], ImageFault)
                 if good == BATCH or (len(waiting) == WINDOW and not good):
-                    yield from self._chunk_rows(*zip(*waiting, strict=True))
+                    yield self._batch_rows(waiting, texts or self.texts)
                     waiting, good = [], 0
         if waiting:
-            yield from self._chunk_rows(*zip(*waiting, strict=True))
+            yield self._batch_rows(waiting, texts or self.texts)
 
-    def _load(self, entry: Entry) -> Loaded:
-        decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
+    def _load(self, entry: Entry) -> Loaded | ImageFault:
+        try:
+            decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
+        except ImageFault as fault:
+            return ImageFault(fault.reason)  # a new one: that one holds on to the bytes of the file
         return Loaded(self._engine.each(self._transform(decoded.image)), decoded.width, decoded.height, decoded.note)
 
-    def _chunk_rows(self, chunk: Sequence[Entry], loaded: Sequence[Loaded | ImageFault]) -> Iterator[dict[str, Any]]:
-        good = [(entry, found) for entry, found in zip(chunk, loaded, strict=True) if not isinstance(found, ImageFault)]
+    def _batch_rows(self, loaded: Sequence[tuple[Entry, Loaded | ImageFault]], texts: Texts) -> list[dict[str, Any]]:
+        good = [(entry, found) for entry, found in loaded if not isinstance(found, ImageFault)]
         scored: Iterator[dict[str, Any]] = iter(())
         if good:
-            text, cut = self._encode([entry.prompt for entry, _ in good])
-            scores = score_batch(self.model.judge, self._engine.together([found.begun for _, found in good]), text)
-            columns = self._mos(scores)
+            text, cut = texts([entry.prompt for entry, _ in good])
+            features = self._features([found.begun for _, found in good])
+            columns = self._mos(score_batch(self.model.judge, features, text))
             scored = (
                 self._good_row(entry, found, {name: float(column[i]) for name, column in columns.items()}, cut[i])
                 for i, (entry, found) in enumerate(good)
             )
-        for entry, found in zip(chunk, loaded, strict=True):
-            yield _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
+        return [
+            _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
+            for entry, found in loaded
+        ]
+
+    def _features(self, begun: Sequence[Any]) -> ImageFeatures:
+        """The image tower's answer for a batch, in smaller ones where the device's memory does not hold it."""
+        parts: list[ImageFeatures] = []
+        while (done := sum(len(part.embedding) for part in parts)) < len(begun):
+            here = begun[done : done + self._largest]
+            with contextlib.suppress(torch.OutOfMemoryError):
+                parts.append(self._engine.together(here))
+                continue
+            self._halve(len(here))
+        return ImageFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _halve(self, size: int) -> None:
+        if size == 1:
+            raise EnvironmentProblem(
+                "The device's memory does not hold one image.", "Close what else uses it, or add --device cpu."
+            )
+        self._largest = size // 2
+        self._progress.say(f"Out of memory with {size} images at a time; going on with {self._largest}.")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _mos(self, scores: Any) -> dict[str, Any]:
         """Scores, bases and corrections in MOS units; only the final scores are clipped to the range."""

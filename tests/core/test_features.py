@@ -15,6 +15,7 @@ from torch import Tensor
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.features import CHUNK, EVALUATION, ImageFeatures, TextFeatures, ViewSettings, augment, digest_of
 from aigc_cli.core.towers import UNFROZEN
+from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 
@@ -47,12 +48,14 @@ def paths(demo: list[Sample]) -> list[Path]:
 
 
 def _computed(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each call of the backbone's frozen part gets from now on."""
+    """How many rows each call of the backbone's frozen part gets from now on, without what fills the batch up."""
     rows: list[int] = []
     original = backbone.image_boundary
 
     def image_boundary(pixels: Tensor, boundary: int) -> dict[str, Tensor]:
-        rows.append(len(pixels))
+        copies = (pixels == pixels[-1]).flatten(1).all(1).tolist()
+        assert len(copies) == CHUNK
+        rows.append(len("".join("01"[copy] for copy in copies).rstrip("1")) + 1)
         return original(pixels, boundary)
 
     monkeypatch.setattr(backbone, "image_boundary", image_boundary)
@@ -169,9 +172,9 @@ def test_an_image_that_stands_twice_is_computed_once(
     twin = tmp_path / "twin.jpg"
     shutil.copy(paths[0], twin)
     computed = _computed(tiny, monkeypatch)
-    features = _features(tiny, [paths[0], twin], tmp_path / "store")
-    features.prepare({EVALUATION: [0, 1]}, Silent())
-    assert computed == [1]
+    features = _features(tiny, [paths[0], twin, paths[1]], tmp_path / "store")
+    features.prepare({EVALUATION: [0, 1, 2]}, Silent())
+    assert computed == [2]
     state = features.get([0, 1], [EVALUATION] * 2)["hidden"]
     assert torch.equal(state[0], state[1])
 
@@ -219,6 +222,43 @@ def test_a_damaged_shard_is_computed_again(
     assert sum(computed) == 6
     found = again.get(range(6), [EVALUATION] * 6)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini"])
+def test_what_is_stored_does_not_depend_on_what_was_stored_before(
+    name: str, paths: list[Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A run that was killed while it computed features goes on with other batches, and must find the same bits."""
+    backbone, views = request.getfixturevalue(name), (EVALUATION, 0, 1)
+    boundary = len(backbone.image.blocks) // 2
+    whole = _features(backbone, paths, tmp_path / "whole", boundary)
+    whole.prepare({view: range(6) for view in views}, Silent())
+    for rows, some in (([5], views[1:]), ([2, 0], views[:1]), (range(6), views)):  # a new process each time
+        parts = _features(backbone, paths, tmp_path / "parts", boundary)
+        parts.prepare(dict.fromkeys(some, rows), Silent())
+    for view in views:
+        expected = whole.get(range(6), [view] * 6)
+        assert all(torch.equal(found, expected[key]) for key, found in parts.get(range(6), [view] * 6).items())
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_an_image_that_changed_since(store: bool, tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
+    shutil.copy(paths[0], image)
+    features = _features(tiny, [image], tmp_path / "store" if store else None)
+    shutil.copy(paths[1], image)
+    with pytest.raises(EnvironmentProblem) as caught:
+        features.prepare({0: [0]}, Silent()) if store else features.get([0], [0])
+    assert caught.value.message == "Expected image.jpg as it was at the start, found other content."
+
+
+def test_an_image_that_vanished_where_nothing_is_stored(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
+    shutil.copy(paths[0], image)
+    features = _features(tiny, [image], None)
+    image.unlink()
+    with pytest.raises(EnvironmentProblem, match="as it was at the start, found missing_file"):
+        features.get([0], [0])
 
 
 # --- bad images

@@ -18,7 +18,7 @@ EXPECTED = {
     "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason",
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
-    "saturated_q:f saturated_c:f",
+    "saturated_q:f saturated_c:f unused_q:f unused_c:f",
     "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i",
     "splits": "name prompt split",
 }
