@@ -67,8 +67,8 @@ def train(
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.unfinished import is_finished, unfinished
 
-    source = Source(data, images, options.renames(columns), sep)
     with terminal(quiet) as progress:
+        source = Source(data, images, options.renames(columns), sep)
         if resume and is_finished(resume):
             progress.say(f"The training in {resume} is finished: there is nothing to do.")
             return

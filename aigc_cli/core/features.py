@@ -65,7 +65,7 @@ class ImageFeatures:
     """The state at the freeze boundary of every image of a data set, for any view.
 
     With a store, `prepare` computes what is missing and `get` reads it; without one, `get` computes. Both give the same
-    numbers: activations are stored in float32, since float16 moved the losses of a fine-tuning run by 3e-4.
+    numbers, on a CPU to the last bit: activations are stored in float32, since float16 moved losses by 3e-4.
 
     Args:
         backbone: its image tower is used in eval mode up to the boundary.
@@ -93,7 +93,7 @@ class ImageFeatures:
         self.seconds = 0.0  # spent in `get`
         self._transform = backbone.transform
         self._banks: dict[int, Bank] = {}
-        self._pool = ThreadPoolExecutor(2)
+        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "load", torch.set_num_threads, (1,))
 
     @property
     def _device(self) -> torch.device:
@@ -181,7 +181,9 @@ class ImageFeatures:
         Each view is computed by itself, or on other devices in a batch that is filled up, since the size of a batch may
         move the last bits: what is stored depends neither on its neighbours nor on where a killed run ended.
         """
-        pixels = self._views(job)
+        return self._begun(self._views(job))
+
+    def _begun(self, pixels: Tensor) -> State:
         if self._device.type != "cpu":
             return {"pixels": pixels}
         return _joined([self._compute(view) for view in torch.split(pixels, 1)])
@@ -219,7 +221,8 @@ class ImageFeatures:
         device = self._device
         if self.store is None:
             jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]
-            return self._compute(torch.cat(list(self._pool.map(self._same_views, jobs))))
+            state = _joined([*self._pool.map(lambda job: self._begun(self._same_views(job)), jobs)])
+            return state if device.type == "cpu" else self._compute(state["pixels"])
         out: State = {}
         for view in dict.fromkeys(views):
             picked = [i for i, v in enumerate(views) if v == view]

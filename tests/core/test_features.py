@@ -48,14 +48,13 @@ def paths(demo: list[Sample]) -> list[Path]:
 
 
 def _computed(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each call of the backbone's frozen part gets from now on, without what fills the batch up."""
+    """How many rows each call of the backbone's frozen part gets from now on: on a CPU always one."""
     rows: list[int] = []
     original = backbone.image_boundary
 
     def image_boundary(pixels: Tensor, boundary: int) -> dict[str, Tensor]:
-        copies = (pixels == pixels[-1]).flatten(1).all(1).tolist()
-        assert len(copies) == CHUNK
-        rows.append(len("".join("01"[copy] for copy in copies).rstrip("1")) + 1)
+        assert len(pixels) == 1
+        rows.append(len(pixels))
         return original(pixels, boundary)
 
     monkeypatch.setattr(backbone, "image_boundary", image_boundary)
@@ -174,7 +173,7 @@ def test_an_image_that_stands_twice_is_computed_once(
     computed = _computed(tiny, monkeypatch)
     features = _features(tiny, [paths[0], twin, paths[1]], tmp_path / "store")
     features.prepare({EVALUATION: [0, 1, 2]}, Silent())
-    assert computed == [2]
+    assert sum(computed) == 2
     state = features.get([0, 1], [EVALUATION] * 2)["hidden"]
     assert torch.equal(state[0], state[1])
 
