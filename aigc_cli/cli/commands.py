@@ -9,6 +9,7 @@ from aigc_cli.cli import ablation, caching, checks, options
 from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
 from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
+from aigc_cli.recipe import resolve
 
 FAILED_ROWS = 3
 
@@ -54,8 +55,6 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    from aigc_cli.recipe import resolve
-
     if resume and (output or overwrite or freeze_layers is not None or print_config):
         others = "-o, --overwrite, --freeze-layers and --print-config"
         raise AigcError(f"Expected --resume without {others}.", "Leave them out: a training goes on as it was begun.")
