@@ -136,5 +136,6 @@ def noise_image() -> Image.Image:
 def few_resamples() -> Iterator[None]:
     """20 bootstrap draws: the intervals have tests of their own, and are most of a small run's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics.metric_rows, "__defaults__", (20,))
+        for function in (metrics.metric_rows, metrics.crossval_rows):
+            patch.setattr(function, "__defaults__", (20,))
         yield

@@ -6,12 +6,18 @@ from typing import Annotated, Any, Optional
 import typer
 
 from aigc_cli.cli import ablation, caching, checks, options
-from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
+from aigc_cli.cli.console import number, print_json, print_metrics, print_table, terminal
+from aigc_cli.cli.evaluation import evaluate
 from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import resolve
 
 FAILED_ROWS = 3
+RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")]
+Unfinished = Annotated[
+    Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
+]
+FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,15 +38,9 @@ def train(
     images: options.Images = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")
-    ] = None,
-    resume: Annotated[
-        Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
-    ] = None,
-    freeze_layers: Annotated[
-        Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")
-    ] = None,
+    output: RunFolder = None,
+    resume: Unfinished = None,
+    freeze_layers: FrozenLayers = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
     cache: options.Cache = True,
@@ -112,74 +112,10 @@ def _print_training(result: Any, as_json: bool) -> None:
         return
     how = "chose the checkpoint, so a little optimistic" if result.chosen_on_val else "untouched by training"
     title = f"Validation, {result.n_val} images ({how}); trained on {result.n_train}, {result.trainable:,} parameters"
-    _print_metrics(title, result.metrics)
+    print_metrics(title, result.metrics)
     print(result.diagnosis)
     print(f"Run folder: {result.run}")
     print(f"Next: aigc score FOLDER --model {result.run}")
-
-
-def _print_metrics(title: str, rows: list[dict[str, Any]]) -> None:
-    """All metrics of the whole, then the SROCC of each group."""
-    whole = [row for row in rows if row["group"] == "all"]
-    cells = metric_cells(whole, ("target", "split", "srocc", "plcc", "krocc", "rmse", "n"))
-    print_table(title, ("target", "prompts", "SROCC [95%]", "PLCC", "KROCC", "RMSE", "n"), cells)
-    if groups := [row for row in rows if row["group"] != "all"]:
-        cells = metric_cells(groups, ("group", "split", "target", "srocc", "n"))
-        print_table("By group", ("group", "prompts", "target", "SROCC [95%]", "n"), cells)
-
-
-def evaluate(
-    model: Annotated[Optional[Path], typer.Argument(help="Run or model folder; default: the shipped scorer.")] = None,
-    data: options.Data = None,
-    images: options.Images = None,
-    columns: options.Columns = None,
-    sep: options.Separator = ",",
-    by: Annotated[Optional[str], typer.Option(help="Also report each value of this column.")] = None,
-    mos_min: Annotated[Optional[float], typer.Option(help="Lowest human score; default: the model's.")] = None,
-    mos_max: Annotated[Optional[float], typer.Option(help="Highest human score; default: the model's.")] = None,
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
-    ] = None,
-    device: options.Device = "auto",
-    cache: options.Cache = True,
-    cache_gb: options.CacheLimit = None,
-    overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """How far a model's scores agree with people's.
-
-    Prompts that the model was trained on are reported apart from unseen ones; only those say how it does on new work.
-    """
-    from aigc_cli.workflows.evaluate import evaluate as run_evaluation
-    from aigc_cli.workflows.ratings import Source
-
-    if (mos_min is None) != (mos_max is None):
-        raise AigcError("Expected --mos-min and --mos-max together, found one of them.", "Give both.")
-    mos = None if mos_min is None or mos_max is None else (mos_min, mos_max)
-    with terminal(quiet) as progress:
-        result = run_evaluation(
-            model,
-            Source(data, images, options.renames(columns), sep),
-            progress=progress,
-            by=by,
-            output=output,
-            device=device,
-            cache=options.cache_use(cache, cache_gb),
-            overwrite=overwrite,
-            mos=mos,
-        )
-        splits = {row["split"] for row in result.metrics}
-        if "train" in splits:
-            progress.say(
-                "Rows marked train: the model was trained on these prompts, so they say little about new ones."
-            )
-        if "val" in splits:
-            progress.say("Rows marked val: prompts of the run's validation part.")
-    if as_json:
-        print_json({"model": result.model, "metrics": result.metrics})
-    else:
-        _print_metrics(f"Agreement of {result.model} with the scores given", result.metrics)
 
 
 def score(

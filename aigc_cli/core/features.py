@@ -178,24 +178,20 @@ class ImageFeatures:
     def _load(self, job: tuple[int, Sequence[int]]) -> State:
         """One image's views: their boundary state on a CPU, where a thread for each image is fastest; else pixels.
 
-        Each view is computed by itself, or on other devices in a batch that is filled up, since the size of a batch may
-        move the last bits: what is stored depends neither on its neighbours nor on where a killed run ended.
+        Each view runs by itself, since another batch may move the last bits: what is stored does not depend on its
+        neighbours, nor on where a killed run ended.
         """
-        return self._begun(self._views(job))
-
-    def _begun(self, pixels: Tensor) -> State:
+        pixels = self._views(job)
         if self._device.type != "cpu":
             return {"pixels": pixels}
-        return _joined([self._compute(view) for view in torch.split(pixels, 1)])
+        states = [self._compute(view[None]) for view in pixels]
+        return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
     def _entries(self, good: Sequence[tuple[str, list[int], State]]) -> Iterator[tuple[int, tuple[str, State]]]:
         """(view, (digest, state of one image)) of loaded images."""
         if not good:
             return
-        state = _joined([found for _, _, found in good])
-        if self._device.type != "cpu":
-            pixels = state["pixels"]
-            state = self._compute(torch.cat([pixels, pixels[-1:].expand(-len(pixels) % CHUNK, -1, -1, -1)]))
+        state = self._joined([found for _, _, found in good])
         names = [(digest, view) for digest, views, _ in good for view in views]
         for position, (digest, view) in enumerate(names):
             yield view, (digest, {name: value[position].cpu().clone() for name, value in state.items()})
@@ -221,8 +217,7 @@ class ImageFeatures:
         device = self._device
         if self.store is None:
             jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]
-            state = _joined([*self._pool.map(lambda job: self._begun(self._same_views(job)), jobs)])
-            return state if device.type == "cpu" else self._compute(state["pixels"])
+            return self._joined(list(self._pool.map(self._load_again, jobs)))
         out: State = {}
         for view in dict.fromkeys(views):
             picked = [i for i, v in enumerate(views) if v == view]
@@ -240,12 +235,17 @@ class ImageFeatures:
         image, digest = decode_file(self.paths[row]).image, self.digests[row]
         return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
 
-    def _same_views(self, job: tuple[int, Sequence[int]]) -> Tensor:
-        """The views of an image that could be read before."""
+    def _load_again(self, job: tuple[int, Sequence[int]]) -> State:
+        """`_load` of an image that could be read before."""
         try:
-            return self._views(job)
+            return self._load(job)
         except ImageFault as fault:
             raise image_changed(self.paths[job[0]], fault.reason) from fault
+
+    def _joined(self, loaded: Sequence[State]) -> State:
+        """The boundary state of what `_load` returned, in one batch."""
+        state = {name: torch.cat([found[name] for found in loaded]) for name in loaded[0]}
+        return state if self._device.type == "cpu" else self._compute(state["pixels"])
 
     def _compute(self, pixels: Tensor) -> State:
         """The boundary state of preprocessed pixels, on the backbone's device."""
@@ -256,11 +256,6 @@ class ImageFeatures:
         fields = entries[0][1]
         arrays = {field: torch.stack([state[field] for _, state in entries]).numpy() for field in fields}
         self.bank(view).append([digest for digest, _ in entries], arrays)
-
-
-def _joined(states: Sequence[State]) -> State:
-    """States of images one after the other."""
-    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
 
 def prefetch(

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from aigc_cli.io.files import whole_file, write_json
 
 SCHEMA_VERSION = 1
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not the white space that a quoted cell may hold
 
 _text, _real, _whole, _flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
@@ -52,6 +54,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("ci_low", _real),
             ("ci_high", _real),
             ("n", _whole),
+            ("reason", _text),
         ]
     ),
     "epochs": pa.schema(
@@ -81,7 +84,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
     ),
-    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text)]),
+    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
 
 Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits", "stress"]
@@ -134,7 +137,10 @@ class TableWriter:
         elif self.path.suffix == ".csv":
             self._csv.writerows([[_cell(row[name]) for name in names] for row in values])
         else:
-            self._stream.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in values)
+            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in values)
+            self._stream.writelines(
+                _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n" for line in lines
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -145,11 +151,12 @@ class TableWriter:
 
 
 def _cell(value: Any) -> Any:
-    """A CSV cell that no spreadsheet takes for a formula; null is empty, booleans as JSON writes them."""
+    """A CSV cell that no spreadsheet takes for a formula and no terminal for a command; null is empty."""
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
+        return "true" if value else "false"  # as JSON writes them
+    if isinstance(value, str):
+        value = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+        return f"'{value}" if value.startswith(_FORMULA) else value
     return "" if value is None else value
 
 

@@ -41,6 +41,8 @@ from aigc_cli.workflows.ratings import (
 )
 from aigc_cli.workflows.unfinished import Keeper, finish, is_unfinished, plan_of, resumable
 
+ZERO_SHOT = "zero_shot_cosine"
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -150,6 +152,7 @@ def _train(
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
     splits = {"train": rows_train, "val": rows_val}
+    begun, read = time.perf_counter(), images.seconds
     with graceful() as ending:
         keeper = Keeper(run, splits, ending)
         keeper.check(start)
@@ -158,7 +161,7 @@ def _train(
     waited = (images.seconds - read) / (time.perf_counter() - begun)
     progress.say(f"Training waited for data for {waited:.0%} of its time.")
     metrics = evaluation_rows(
-        judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"}
+        judge, data, rows_val, zero_shot, recipe, {"run": run.name, "split": "val", "group": "all"}
     )
     write_run(run, resolved, rated, splits, result, metrics, judge, source)
     finish(run)
@@ -218,10 +221,12 @@ def evaluation_rows(
     rows: Sequence[int],
     zero_shot: Tensor,
     recipe: Recipe,
-    groups: Sequence[str],
     labels: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units."""
+    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units.
+
+    Intervals are over prompts, and images are ranked within prompts, whatever the parts were split by.
+    """
     if not rows:
         return []
     scores = predict(judge, data, rows)
@@ -229,11 +234,14 @@ def evaluation_rows(
     predictions = {
         "quality": (to_mos(scores.quality, recipe), human[:, 0].numpy()),
         "consistency": (to_mos(scores.consistency, recipe), human[:, 1].numpy()),
+        ZERO_SHOT: (zero_shot.numpy(), human[:, 1].numpy()),
     }
-    picked = [groups[row] for row in rows]
-    found = metric_rows(predictions, picked, labels)
-    baseline = metric_rows({"zero_shot_cosine": (zero_shot.numpy(), human[:, 1].numpy())}, picked, labels)
-    return found + [row for row in baseline if row["metric"] != "rmse"]  # a cosine has no MOS units
+    return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
+
+
+def without_units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the metrics table without the error of the cosine, which has no MOS units."""
+    return [row for row in rows if (row["target"], row["metric"]) != (ZERO_SHOT, "rmse")]
 
 
 def describe(

@@ -17,6 +17,7 @@ from aigc_cli.core.loop_state import Loop, Snapshot
 from aigc_cli.errors import AigcError, Diverged, EnvironmentProblem, Interrupted
 from aigc_cli.io.checkpoints import load_state, save_state
 from aigc_cli.io.files import discard_folder, sweep, whole_folder
+from aigc_cli.io.locks import owned
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, checked, find_recipe, read_recipe
 from aigc_cli.workflows.ratings import Rated, Source, data_digest
@@ -136,10 +137,11 @@ def is_unfinished(run: Path) -> bool:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether the results in `run` are whole and no training is under way in it.
+    """Whether the results in `run` are whole and no training is to go on in it; then also what a kill left is removed.
 
     Raises:
         Diverged: that is how it ended; going on would end the same way.
+        RunHeld: another process works in `run`.
     """
     try:
         status = str(json.loads((run / "run.json").read_text(encoding="utf-8"))["status"])
@@ -147,6 +149,8 @@ def is_finished(run: Path) -> bool:
         return False
     if is_unfinished(run):
         return False
+    with owned(run):
+        sweep(run)
     if status != "done":
         raise Diverged(f"The training in {run} ended: {status}.", "Train anew with a lower lr and another -o.")
     return True
@@ -204,9 +208,11 @@ def resumable(run: Path, batch_size: int) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as ending:
-        if not is_unfinished(run):
-            raise
-        raise _interrupted(run, ending) from ending
+        if is_unfinished(run):
+            raise _interrupted(run, ending) from ending
+        if (run / "run.json").is_file():
+            raise Interrupted(f"Interrupted; the results in {run} are whole.", "", ending) from ending
+        raise
     except EnvironmentProblem as error:
         if is_unfinished(run):
             error.hint = f"{error.hint} Then go on with `aigc train --resume {run}`."

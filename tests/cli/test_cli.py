@@ -314,9 +314,12 @@ def test_a_device_that_is_not_there(work: Work) -> None:
 def test_null_where_nothing_is_defined(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = {"run": "r", "split": "unseen", "group": "all", "target": "quality", "metric": "srocc"}
     row: dict[str, Any] = nothing | {"value": None, "ci_low": None, "ci_high": None, "n": 1}
+    row["reason"] = "n = 1, at least 2 are needed"
     monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: evaluate.EvalResult([row], [], "r"))
     assert json.loads(aigc("eval", "--json").out)["metrics"] == [row]
-    assert re.search(r"quality +unseen +- ", aigc("eval").out)
+    out = aigc("eval").out
+    assert re.search(r"SROCC +- *\n", out)
+    assert "quality: n = 1, at least 2 are needed" in out
 
 
 def test_a_run_leads_to_the_next_command(work: Work, tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""What the tests that harm processes share: a warm process, a table, decoders that misbehave, `aigc` itself."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing import Forge
+
+from aigc_cli.io.samples import Sample
+
+# Runs in every process of this Python, before anything else: the names of some files make the reader misbehave.
+MISBEHAVE = """
+import os, time
+from aigc_cli.io import images
+honest = images.read_bytes
+def read_bytes(path):
+    if "crash" in path.name:
+        os.abort()
+    if "hang" in path.name:
+        time.sleep(600)
+    if "slow" in path.name:
+        time.sleep(0.05)
+    return honest(path)
+images.read_bytes = read_bytes
+"""
+
+
+@pytest.fixture
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process whose decoders misbehave."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(MISBEHAVE)
+    path = os.pathsep.join([str(site), str(Path(__file__).parents[2])])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def aigc(environment: dict[str, str]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Runs `aigc` in a process of its own."""
+
+    def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+        line = [sys.executable, "-m", "aigc_cli", *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=180, env=environment, **options)
+
+    return run
+
+
+@pytest.fixture
+def many(demo: list[Sample], tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of n good images, whose names all begin in the same way."""
+
+    def make(n: int, name: str = "") -> Path:
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for i in range(n):
+            (folder / f"{name}{i:03}.jpg").write_bytes(demo[i % len(demo)].path.read_bytes())
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def forge(tiny_folder: Path) -> Iterator[Forge]:
+    line = [sys.executable, str(Path(__file__).with_name("forge.py")), f"local-dir:{tiny_folder}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        yield Forge(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def rated(demo: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's table of 40 images, which lie beside it."""
+    folder = tmp_path_factory.mktemp("rated")
+    rows = [(s.name, s.prompt, s.mos_quality, s.mos_align) for s in demo[:40]]
+    for sample in demo[:40]:
+        (folder / sample.name).write_bytes(sample.path.read_bytes())
+    with (folder / "ratings.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("name", "prompt", "mos_quality", "mos_align"), *rows])
+    return folder / "ratings.csv"
