@@ -14,7 +14,7 @@ from torch import Tensor
 from aigc_cli import __version__
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.devices import pick_device, pick_precision
+from aigc_cli.core.devices import pick_device
 from aigc_cli.core.diagnosis import Curves, paragraph
 from aigc_cli.core.hints import factor_notes, learning_rates
 from aigc_cli.core.judge import Judge
@@ -90,7 +90,6 @@ def train(
     *,
     progress: Progress,
     device: str = "auto",
-    precision: str = "auto",
     cache: bool | float = True,
     overwrite: bool = False,
     freeze_layers: int | None = None,
@@ -118,7 +117,6 @@ def train(
         check_output(run, overwrite=overwrite or resume, suffixes=())
         sweep(run)
         place = pick_device(device)
-        autocast = pick_precision(precision, place)
         rated = read_rated(source, resolved.recipe, progress)
         rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
         parts = _parts(rated, resolved.recipe, source.splits) if source.splits else ()
@@ -127,7 +125,6 @@ def train(
         _announce(resolved, straddling(rated.groups("prompt"), parts), progress)
         backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
         backbone.modules().to(place)
-        backbone.autocast = autocast
         plan, start = plan_of(resolved, source, rated, backbone.weights_hash), None
         if resume:
             start = plan.go_on(run, progress)
@@ -160,6 +157,7 @@ def _train(
     with graceful() as ending:
         keeper = Keeper(run, splits, ending)
         keeper.check(start)
+        begun, read = time.perf_counter(), images.seconds
         result = fit(judge, data, rows_train, rows_val, recipe, progress, start=start, after=keeper)
     waited = (images.seconds - read) / (time.perf_counter() - begun)
     progress.say(f"Training waited for data for {waited:.0%} of its time.")
