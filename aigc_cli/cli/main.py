@@ -75,6 +75,8 @@ def _run(arguments: list[str]) -> int:
             return _complain("Terminated; no result was written.", "", TERMINATED)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nobody waits for the rest
         return 0
+    except MemoryError:
+        return _complain("Out of memory; what was finished before is kept.", "Close other programs and try again.", 4)
     except Exception as error:
         if debug:
             traceback.print_exc()
