@@ -75,13 +75,17 @@ def _run(arguments: list[str]) -> int:
             return _complain("Terminated; no result was written.", "", TERMINATED)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nobody waits for the rest
         return 0
-    except MemoryError:
-        return _complain("Out of memory; what was finished before is kept.", "Close other programs and try again.", 4)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        name = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _complain(f"A bug in aigc: {name}", "Run again with --debug and report what it shows.", 1)
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    if isinstance(error, MemoryError):
+        return _complain("Out of memory; what was finished before is kept.", "Close other programs and try again.", 4)
+    name = f"{type(error).__name__}: {error}".splitlines()[0]
+    return _complain(f"A bug in aigc: {name}", "Run again with --debug and report what it shows.", 1)
 
 
 def _usage_hint(error: Any) -> str:

@@ -19,13 +19,13 @@ import torch
 from aigc_cli.core.backbone import ImageFeatures
 from aigc_cli.core.engines import Engine
 from aigc_cli.errors import EnvironmentProblem
-from aigc_cli.io.locks import owned
 from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.scorer import Entry, Scorer
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Here = Callable[..., tuple[int, str, str]]
 
 
 def until(found: Callable[[], object], process: "subprocess.Popen[str]") -> None:
@@ -93,16 +93,31 @@ def test_a_second_signal_ends_it_at_once(
 # --- where the table goes
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from aigc_cli.io.locks import owned
+with owned(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_second_run_leaves_the_first_alone(
-    tiny_model: Path, many: Callable[..., Path], tmp_path: Path, aigc: Run
+    tiny_model: Path, many: Callable[..., Path], tmp_path: Path, aigc_here: Here
 ) -> None:
     folder = many(2)
-    with owned(tmp_path / "t.csv.parts"):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "t.csv.parts")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
         for more in ((), ("--resume",), ("--overwrite",)):
-            done = aigc("score", folder, "--model", tiny_model, "-o", tmp_path / "t.csv", *more)
-            assert (done.returncode, done.stdout) == (5, "")
-            assert str(os.getpid()) in done.stderr
-            assert len(done.stderr.splitlines()) == 2
+            code, out, err = aigc_here("score", folder, "--model", tiny_model, "-o", tmp_path / "t.csv", *more)
+            assert (code, out) == (5, "")
+            assert str(other.pid) in err
+            assert len(err.splitlines()) == 2
+        other.kill()
+    assert aigc_here("score", folder, "--model", tiny_model, "-o", tmp_path / "t.csv", "-q")[0] == 0
 
 
 LIMITED = """
@@ -171,7 +186,7 @@ def test_an_unwritable_place_is_found_before_the_model_is_loaded(environment: di
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "dead link", "pipe", "device"])
-def test_an_output_that_is_no_file(kind: str, many: Callable[..., Path], tmp_path: Path, aigc: Run) -> None:
+def test_an_output_that_is_no_file(kind: str, many: Callable[..., Path], tmp_path: Path, aigc_here: Here) -> None:
     output = tmp_path / "t.csv"
     if kind == "folder":
         output.mkdir()
@@ -182,9 +197,9 @@ def test_an_output_that_is_no_file(kind: str, many: Callable[..., Path], tmp_pat
         (tmp_path / "precious").write_text("precious")
         output.symlink_to(target)
     before = stat.S_IFMT(output.lstat().st_mode)
-    done = aigc("score", many(1), "-o", output, "--overwrite")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "found a link, device or folder" in done.stderr
+    code, out, err = aigc_here("score", many(1), "-o", output, "--overwrite")
+    assert (code, out) == (2, "")
+    assert "found a link, device or folder" in err
     assert stat.S_IFMT(output.lstat().st_mode) == before
     assert not (tmp_path / "t.csv.parts").exists()
 
@@ -261,16 +276,13 @@ def test_a_device_that_holds_no_image(tiny_model: Path, demo: list[Sample]) -> N
         list(scorer.rows(entries(demo)))
 
 
-def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from aigc_cli.cli import commands, main
+def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, aigc_here: Here) -> None:
     from aigc_cli.workflows import recommend
-
-    if not main.app.registered_commands:
-        commands.register(main.app)
 
     def starve(n: int) -> None:
         raise MemoryError
 
     monkeypatch.setattr(recommend, "recommend", starve)
-    assert main._run(["recommend", "--n", "100"]) == 4
-    assert "aigc: Out of memory" in capsys.readouterr().err
+    code, _, err = aigc_here("recommend", "--n", "100")
+    assert code == 4
+    assert err.startswith("aigc: Out of memory")

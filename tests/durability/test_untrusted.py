@@ -15,7 +15,6 @@ from aigc_cli.workflows.models import load_model
 
 PACKAGE = Path(aigc_cli.__file__).parent
 ROOT = PACKAGE.parent
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # What turns data into code. `np.load` is fine only where it says that it does not unpickle.
 DANGEROUS = (
@@ -82,15 +81,15 @@ def test_a_pickle_under_another_name_is_refused_unopened(
 
 
 def test_a_table_cannot_name_what_lies_outside(
-    tiny_model: Path, many: Callable[..., Path], tmp_path: Path, aigc: Run
+    many: Callable[..., Path], tmp_path: Path, aigc_here: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = many(1)
     (tmp_path / "secret.jpg").write_bytes((folder / "000.jpg").read_bytes())
     for name in ("../secret.jpg", str(tmp_path / "secret.jpg"), "..\\secret.jpg", "a/../../secret.jpg"):
         (tmp_path / "p.csv").write_text(f"name,prompt\n{name},x\n")
-        done = aigc("score", folder, "--model", tiny_model, "--prompts", tmp_path / "p.csv", "-o", tmp_path / "t.csv")
-        assert (done.returncode, done.stdout) == (2, ""), name
-        assert "outside the image folder" in done.stderr
+        code, out, err = aigc_here("score", folder, "--prompts", tmp_path / "p.csv", "-o", tmp_path / "t.csv")
+        assert (code, out) == (2, ""), name
+        assert "outside the image folder" in err
         assert not (tmp_path / "t.csv").exists()
 
 
