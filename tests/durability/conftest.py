@@ -1,6 +1,8 @@
 """What the tests that harm processes share: a warm process, a table, decoders that misbehave, `aigc` itself."""
 
+import contextlib
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -46,6 +48,22 @@ def aigc(environment: dict[str, str]) -> Callable[..., "subprocess.CompletedProc
     def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
         line = [sys.executable, "-m", "aigc_cli", *map(str, arguments)]
         return subprocess.run(line, capture_output=True, text=True, timeout=180, env=environment, **options)
+
+    return run
+
+
+@pytest.fixture
+def aigc_here() -> Callable[..., tuple[int, str, str]]:
+    """Runs `aigc` in this process: its exit code, stdout and stderr."""
+    from aigc_cli.cli import commands, main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        if not main.app.registered_commands:
+            commands.register(main.app)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main._run([str(argument) for argument in arguments])
+        return code, out.getvalue(), err.getvalue()
 
     return run
 
