@@ -85,7 +85,7 @@ def _examples(names: Sequence[str]) -> str:
     return ", ".join(printable(name) for name in names[:3]) + more
 
 
-def straddling(prompts: Sequence[str], parts: Sequence[Sequence[int]]) -> int:
-    """How many prompts have images in more than one part."""
-    times = Counter(prompt for part in parts for prompt in {prompts[row] for row in part})
+def straddling(groups: Sequence[str], parts: Sequence[Sequence[int]]) -> int:
+    """How many groups (prompts) have rows in more than one part."""
+    times = Counter(group for part in parts for group in {groups[row] for row in part})
     return sum(count > 1 for count in times.values())

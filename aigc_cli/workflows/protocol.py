@@ -114,10 +114,10 @@ def cross_validate(
     ready = prepare(backbone, rated, recipe, device, cache, progress)
     rated = ready.rated
     dealt = _dealt(plan, rated, recipe.seed)
-    warnings = _warnings(dealt, ready.data.prompts)
+    warnings = _warnings(dealt, rated)
     metrics, folds, spread = [], [], []
     for protocol, repeats in dealt.items():
-        labels, groups = {"run": run, "split": _label(protocol, repeats)}, rated.groups(_grouping(protocol))
+        labels, groups = {"run": run, "split": _label(protocol, repeats, rated)}, rated.groups(_grouping(protocol))
         found = []
         for number, parts in enumerate(repeats):
             seeded = replace(recipe, seed=recipe.seed + number)
@@ -150,9 +150,11 @@ def _grouping(protocol: str) -> str:
     return column
 
 
-def _label(protocol: str, repeats: Sequence[Folds]) -> str:
-    """`prompt-disjoint 5-fold`, as tables name the split."""
-    what = "image-level" if protocol == "image" else f"{_grouping(protocol)}-disjoint"
+def _label(protocol: str, repeats: Sequence[Folds], rated: Rated) -> str:
+    """`prompt-disjoint 5-fold`, as tables name the split; saved folds that don't keep the column apart don't say so."""
+    column = _grouping(protocol)
+    mixed = any(straddling(rated.groups(column), folds) for folds in repeats)
+    what = "image-level" if protocol == "image" else "saved" if mixed else f"{column}-disjoint"
     return f"{what} {len(repeats[0])}-fold" + (f" x {len(repeats)}" if len(repeats) > 1 else "")
 
 
@@ -178,14 +180,14 @@ def _dealt(plan: Plan, rated: Rated, seed: int) -> dict[str, list[Folds]]:
     return dealt
 
 
-def _warnings(dealt: Mapping[str, Sequence[Folds]], prompts: Sequence[str]) -> list[str]:
-    found = []
+def _warnings(dealt: Mapping[str, Sequence[Folds]], rated: Rated) -> list[str]:
+    found, prompts = [], rated.groups("prompt")
     for protocol, repeats in dealt.items():
         if count := max(straddling(prompts, folds) for folds in repeats):
             beside = " The prompt-disjoint figures beside it say how new prompts fare." if protocol == "image" else ""
             found.append(
-                f"{_label(protocol, repeats)}: {count} of {len(set(prompts))} prompts have images in several folds, so "
-                f"prompts seen in training reappear in what is reported, which flatters it.{beside}"
+                f"{_label(protocol, repeats, rated)}: {count} of {len(set(prompts))} prompts have images in several "
+                f"folds, so prompts seen in training reappear in what is reported, which flatters it.{beside}"
             )
     return found
 

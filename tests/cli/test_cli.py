@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from harness import Work, aigc, process
 
+from aigc_cli.cli.console import print_metrics
+from aigc_cli.core.metrics import METRICS
 from aigc_cli.io.samples import Sample
 from aigc_cli.recipe import FIELDS
 from aigc_cli.workflows import evaluate, ratings, recommend
@@ -298,7 +300,7 @@ def test_eval_with_a_protocol_prints_its_result(
         "Recipe quick: means over folds",
         "image-level 2-fold",
         "prompt-disjoint 2-fold",
-        "SROCC in a prompt",
+        "SROCC in prompt",
         "by chance",
         "SD of SROCC, image-level 2-fold, quality: over folds",
         "Warning: image-level 2-fold: ",
@@ -357,6 +359,16 @@ def test_a_device_that_is_not_there(work: Work) -> None:
     ending = aigc("score", work.images, "--model", work.run, "--device", "mps")
     assert (ending.code, ending.out) == (4, "")
     assert ending.err.splitlines()[0] == "aigc: Expected the device mps, found none on this machine."
+
+
+def test_a_metric_with_its_interval_is_one_line_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    common = {"split": "prompt-disjoint 5-fold", "group": "all", "value": 0.757, "ci_low": 0.731, "ci_high": 0.784}
+    targets = ("quality", "consistency", "zero_shot_cosine")
+    rows = [common | {"target": t, "metric": m, "n": 2383, "reason": ""} for t in targets for m in METRICS]
+    print_metrics("Recipe small", rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.count("0.757 [0.73, 0.78]") == 3 for line in lines) == len(METRICS)
 
 
 def test_null_where_nothing_is_defined(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

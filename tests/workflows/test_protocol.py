@@ -224,12 +224,23 @@ def test_saved_folds_give_the_same_figures(
 
 
 def test_folds_of_ones_own(validate: Validate, demo: list[Sample], tmp_path: Path) -> None:
-    """A table that a person wrote: names and folds, any protocol; prompts that straddle are told."""
+    """A table that a person wrote, names and folds only; that prompts are on both sides is told and not hidden."""
     path = tmp_path / "mine.csv"
-    path.write_text("name,fold,split\n" + "".join(f"{s.name},{i % 2 + 1},\n" for i, s in enumerate(demo)))
+    path.write_text("name,fold\n" + "".join(f"{s.name},{i % 2 + 1}\n" for i, s in enumerate(demo)))
     found = validate(Plan("prompt", saved=path))
-    assert {row["split"] for row in found.metrics} == {"prompt-disjoint 2-fold"}
+    assert {row["split"] for row in found.metrics} == {"saved 2-fold"}
+    assert found.warnings[0].startswith("saved 2-fold: ")
     assert "have images in several folds" in found.warnings[0]
+
+
+def test_a_target_that_nobody_rated(validate: Validate, demo: list[Sample], tmp_path: Path) -> None:
+    path = tmp_path / "half.csv"
+    path.write_text("name,prompt,mos_quality\n" + "".join(f"{s.name},{s.prompt},{s.mos_quality}\n" for s in demo))
+    found = validate(Plan("prompt", 2), Source(path, demo[0].path.parent))
+    for row in rows_of(found.metrics, target="consistency"):
+        assert (row["value"], row["ci_low"], row["n"]) == (None, None, 0)
+        assert row["reason"].endswith("n = 0, at least 2 are needed")
+    assert [row["target"] for row in found.spread] == ["quality"]
 
 
 def saved(demo: Sequence[Sample], **changes: Any) -> list[dict[str, Any]]:
