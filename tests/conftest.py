@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.features import digest_of
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.training import Data, new_judge
+from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.io.demo import demo_samples
 from aigc_cli.io.samples import Sample
 from aigc_cli.io.weights import save_tensors
@@ -92,6 +94,22 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return demo_samples(tmp_path_factory.mktemp("demo"), n=48, size=64)
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an untrained model on the tiny CLIP; its scale is 0 to 5."""
+    recipe = Recipe(backbone=f"local-dir:{tiny_folder}", freeze="all")
+    judge = new_judge(load_backbone(recipe.backbone), recipe)
+    torch.manual_seed(1)
+    for parameter in judge.heads.parameters():  # fresh heads answer the same to everything
+        torch.nn.init.normal_(parameter, std=0.2)
+    said = {"name": recipe.backbone, "image_size": None, "weights_hash": judge.backbone.weights_hash}
+    said |= {"preprocessing": asdict(judge.backbone.preprocessing), "frozen_blocks": asdict(judge.freezing)}
+    run = tmp_path_factory.mktemp("tiny-model") / "run"
+    description = {"backbone": said, "heads": judge.heads.config.to_json(), "recipe": asdict(recipe)}
+    save_checkpoint(run / "checkpoint", judge.state(), description)
+    return run
+
+
 @pytest.fixture
 def ready(tiny_folder: Path, demo: list[Sample]) -> Callable[..., tuple[Judge, Data]]:
     """Makes a fresh judge on the tiny CLIP and the small set at its freeze boundary, every view stored when `cache`."""
@@ -118,5 +136,6 @@ def noise_image() -> Image.Image:
 def few_resamples() -> Iterator[None]:
     """20 bootstrap draws: the intervals have tests of their own, and are most of a small run's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics.metric_rows, "__defaults__", (20,))
+        for function in (metrics.metric_rows, metrics.crossval_rows):
+            patch.setattr(function, "__defaults__", (20,))
         yield

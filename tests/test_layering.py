@@ -12,7 +12,7 @@ PACKAGE = Path(aigc_cli.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 LAYERS = {"cli": 4, "workflows": 3, "core": 2, "io": 1}  # everything else (recipe, errors, progress) is 0
 BOTTOM = {"recipe", "errors", "progress"}
-SIDEWAYS = {"workflows.score"}  # `from aigc_cli import Scorer` is the one door from the package's root
+SIDEWAYS = {"workflows.scorer"}  # `from aigc_cli import Scorer` is the one door from the package's root
 
 
 def name_of(path: Path) -> str:

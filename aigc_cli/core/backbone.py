@@ -68,6 +68,8 @@ class Backbone:
         embed_dim: D, the size of both embeddings.
         hints: choices that a recipe leaves to the backbone.
         weights_hash: SHA-256 of the loaded weights.
+        autocast: the type that everything after the freeze boundary computes in; None for float32. Embeddings and
+            levels are float32 all the same.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Backbone:
     embed_dim: int
     hints: Hints
     weights_hash: str = field(init=False)
+    autocast: torch.dtype | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.weights_hash = tensors_digest(self.modules().state_dict())
@@ -129,7 +132,7 @@ class Backbone:
             return {"pixels": pixels}
         tower = self.image
         hidden, pooled = self._blocks(tower.stem(_channels_last(pixels)), 0, min(boundary, len(tower.blocks)))
-        levels = torch.cat([hidden.new_empty(len(hidden), 0), *pooled], dim=1)
+        levels = _joined(pooled, hidden)
         if boundary <= len(tower.blocks):
             return {"hidden": hidden, "levels": levels}
         return {"embedding": F.normalize(tower.tail(hidden, None), dim=-1), "levels": levels}
@@ -141,9 +144,14 @@ class Backbone:
         if "pixels" in state:
             state = self.image_boundary(state["pixels"], 0)
             boundary = 0
-        hidden, pooled = self._blocks(_channels_last(state["hidden"]), boundary, len(self.image.blocks))
-        embedding = F.normalize(self.image.tail(hidden, None), dim=-1)
-        return ImageFeatures(embedding, torch.cat([state["levels"], *pooled], dim=1))
+        with self._mixed(self.image):
+            hidden, pooled = self._blocks(_channels_last(state["hidden"]), boundary, len(self.image.blocks))
+            embedding = self.image.tail(hidden, None)
+        return ImageFeatures(F.normalize(embedding.float(), dim=-1), torch.cat([state["levels"], *pooled], dim=1))
+
+    def _mixed(self, tower: Tower) -> torch.autocast:
+        device = next(tower.module.parameters()).device.type
+        return torch.autocast(device, self.autocast, enabled=self.autocast is not None)
 
     def _blocks(self, hidden: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
         pooled = []
@@ -169,14 +177,17 @@ class Backbone:
         if "embedding" in state:
             return state["embedding"]
         tokens = state["tokens"]
-        hidden = state["hidden"] if "hidden" in state else self.text.stem(tokens)
-        for block in self.text.blocks[max(boundary, 0) :]:
-            hidden = self.text.call_block(block, hidden, tokens)
-        return F.normalize(self.text.tail(hidden, tokens), dim=-1)
+        with self._mixed(self.text):
+            hidden = state["hidden"] if "hidden" in state else self.text.stem(tokens)
+            for block in self.text.blocks[max(boundary, 0) :]:
+                hidden = self.text.call_block(block, hidden, tokens)
+            embedding = self.text.tail(hidden, tokens)
+        return F.normalize(embedding.float(), dim=-1)
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
         """Embedding (B, D) and levels (B, L) of preprocessed pixels (B, 3, H, W)."""
-        return self.image_from_boundary(self.image_boundary(pixels, 0), 0)
+        hidden, pooled = self._blocks(self.image.stem(_channels_last(pixels)), 0, len(self.image.blocks))
+        return ImageFeatures(F.normalize(self.image.tail(hidden, None), dim=-1), _joined(pooled, hidden))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """L2-normalised embeddings (len(texts), D)."""
@@ -189,6 +200,11 @@ class Backbone:
         device = next(self.image.module.parameters()).device
         with torch.inference_mode():
             return self.encode_image(torch.zeros(1, 3, height, width, device=device)).levels.shape[1]
+
+
+def _joined(pooled: Sequence[Tensor], hidden: Tensor) -> Tensor:
+    """Pooled levels side by side, (B, L); (B, 0) where there are none. No length of a batch enters a traced graph."""
+    return torch.cat([*pooled], dim=1) if pooled else hidden.new_empty(len(hidden), 0)
 
 
 def _channels_last(maps: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 
 from aigc_cli.core.backbone import Backbone, Preprocessing
 from aigc_cli.core.hints import CONFIG_NAME, MINI, hints_from
+from aigc_cli.core.hub import cached_only, hub_answers
 from aigc_cli.core.sentence import SentenceEncoder, SentenceTokenizer
 from aigc_cli.core.towers import ClipTextTower, SentenceTower, Tower, image_tower
 from aigc_cli.errors import AigcError, EnvironmentProblem
@@ -57,6 +58,30 @@ def _build(name: str, image_size: int | None) -> Backbone:
             "For example --backbone ViT-L-14/openai.",
         )
     return _from_hub(name, architecture, weights, image_size)
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether the weights of the backbone `name` are on this machine; looks for them, and loads and fetches nothing.
+
+    Raises:
+        AigcError: open_clip has no such weights.
+    """
+    architecture, _, weights = name.partition("/")
+    if name == "mini" or name.startswith("local-dir:"):
+        folder = MINI if name == "mini" else Path(name.removeprefix("local-dir:"))
+        return any(folder.glob("*.safetensors"))
+    import open_clip
+
+    source = open_clip.get_pretrained_cfg(architecture, weights)
+    if weights != RANDOM and not source:
+        raise AigcError(f"Expected weights that open_clip knows, found '{name}'.", "Example: ViT-L-14/openai.")
+    if weights == RANDOM or not source.get("hf_hub"):
+        return weights == RANDOM
+    try:
+        with cached_only(True):
+            return Path(open_clip.download_pretrained(source)).is_file()
+    except OSError:
+        return False
 
 
 def _from_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
@@ -107,7 +132,8 @@ def _from_hub(name: str, architecture: str, weights: str, image_size: int | None
             f"For example --backbone {architecture}/{_nearest(weights, [*known, RANDOM])}.",
         )
     try:
-        return _from_open_clip(name, architecture, None if weights == RANDOM else weights, None, image_size)
+        with cached_only(not hub_answers()):
+            return _from_open_clip(name, architecture, None if weights == RANDOM else weights, None, image_size)
     except (RuntimeError, OSError, ValueError) as error:
         if weights == RANDOM or "transformers" in str(error):
             raise

@@ -1,5 +1,8 @@
 """Where tensors live."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
@@ -22,3 +25,23 @@ def pick_device(name: str = "auto") -> torch.device:
     if not there[name]:
         raise EnvironmentProblem(f"Expected the device {name}, found none on this machine.", "Use --device auto.")
     return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """The type that a backbone's trained part computes in, None for float32; `auto` is bfloat16 where CUDA has it.
+
+    On a CPU `auto` is float32: depthwise convolutions go backward slower in bfloat16.
+    """
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else None
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, for a caller whose other threads keep the cores busy: a second one would only wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -65,7 +65,7 @@ class Loop:
         return self.epoch > self.recipe.epochs or self.result.stopped_early or bool(self.result.diverged)
 
     def snapshot(self) -> Snapshot:
-        """The state as copies."""
+        """The state; its tensors are those of the optimiser itself, so they are good until the next step."""
         tensors = {f"weights.{name}": tensor for name, tensor in self.judge.state().items()}
         tensors |= {f"kept.{name}": tensor for name, tensor in self.result.kept_state.items()}
         for index, state in self.optimiser.state_dict()["state"].items():

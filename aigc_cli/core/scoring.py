@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aigc_cli.core.backbone import ImageFeatures
+from aigc_cli.core.devices import one_thread
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.model import Scores
 
@@ -25,7 +27,7 @@ class PromptEncoder:
         backbone = self._judge.backbone
         for start in range(0, len(new), 32):
             part = new[start : start + 32]
-            with torch.inference_mode():
+            with torch.inference_mode(), one_thread():
                 for prompt, row in zip(part, backbone.encode_text(part), strict=True):
                     self._known[prompt] = (row, backbone.truncates(prompt))
         nothing = (torch.zeros(backbone.embed_dim, device=next(backbone.text.module.parameters()).device), False)
@@ -35,9 +37,8 @@ class PromptEncoder:
         return torch.stack([row for row, _ in found]), [cut for _, cut in found]
 
 
-def score_batch(judge: Judge, pixels: Tensor, text: Tensor) -> Scores:
-    """Scores (on the CPU) of preprocessed pixels (B, 3, H, W) with their prompts' embeddings (B, D)."""
-    device = next(judge.backbone.image.module.parameters()).device
-    with torch.inference_mode():
-        scores = judge.heads(judge.backbone.encode_image(pixels.to(device)), text)
+def score_batch(judge: Judge, image: ImageFeatures, text: Tensor) -> Scores:
+    """Scores (on the CPU) of B images from an engine's features and their prompts' embeddings (B, D)."""
+    with torch.inference_mode(), one_thread():
+        scores = judge.heads(image, text)
     return Scores(*[column.cpu() for column in scores])

@@ -4,7 +4,8 @@ import contextlib
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -14,9 +15,11 @@ import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import whole_file, write_json
+from aigc_cli.io.tables import read_table
 
 SCHEMA_VERSION = 1
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not the white space that a quoted cell may hold
 
 _text, _real, _whole, _flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
@@ -52,6 +55,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("ci_low", _real),
             ("ci_high", _real),
             ("n", _whole),
+            ("reason", _text),
         ]
     ),
     "epochs": pa.schema(
@@ -81,7 +85,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
     ),
-    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text)]),
+    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
 
 Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits", "stress"]
@@ -134,7 +138,10 @@ class TableWriter:
         elif self.path.suffix == ".csv":
             self._csv.writerows([[_cell(row[name]) for name in names] for row in values])
         else:
-            self._stream.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in values)
+            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in values)
+            self._stream.writelines(
+                _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n" for line in lines
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -145,11 +152,12 @@ class TableWriter:
 
 
 def _cell(value: Any) -> Any:
-    """A CSV cell that no spreadsheet takes for a formula; null is empty, booleans as JSON writes them."""
+    """A CSV cell that no spreadsheet takes for a formula and no terminal for a command; null is empty."""
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
+        return "true" if value else "false"  # as JSON writes them
+    if isinstance(value, str):
+        value = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+        return f"'{value}" if value.startswith(_FORMULA) else value
     return "" if value is None else value
 
 
@@ -159,18 +167,124 @@ def write_table(path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[s
         table.write(rows)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[Any, Any]]:
     """The rows of a Parquet table that this project wrote."""
-    return _read(path).to_pylist()  # type: ignore[no-any-return]
+    with _readable(path):
+        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
+
+
+def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
+    """The rows of a table of any format that this project wrote, one batch in memory at a time.
+
+    Raises:
+        AigcError: it is missing, damaged, or has other columns.
+    """
+    schema = SCHEMAS[kind]
+    with _readable(path):
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as table:
+                _check_columns(table.schema_arrow.names, schema)
+                for batch in table.iter_batches():
+                    yield from batch.to_pylist()
+            return
+        with path.open(encoding="utf-8", newline="") as stream:
+            if path.suffix == ".csv":
+                rows = csv.DictReader(stream, strict=True)
+                _check_columns(rows.fieldnames or (), schema)
+                for row in rows:
+                    yield {field.name: _from_cell(row[field.name], field.type) for field in schema}
+                return
+            for line in stream:
+                found = json.loads(line)
+                _check_columns(found, schema)
+                yield found
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a Parquet table that this project wrote says of its making."""
-    return {key.decode(): text.decode() for key, text in (_read(path).schema.metadata or {}).items()}
+    """What a table that this project wrote says of its making: in the file itself, or in `<path>.meta.json`.
+
+    Raises:
+        AigcError: there is no such table, or nothing that says how it was made.
+    """
+    with _readable(path):
+        if path.suffix == ".parquet":
+            return {key.decode(): text.decode() for key, text in (pq.read_schema(path).metadata or {}).items()}
+        beside = path.with_name(f"{path.name}.meta.json")
+        return {str(key): str(text) for key, text in json.loads(beside.read_text(encoding="utf-8")).items()}
 
 
-def _read(path: Path) -> Any:
+def _check_columns(found: Iterable[str], schema: pa.Schema) -> None:
+    missing = [name for name in schema.names if name not in found]
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)}")
+
+
+def _from_cell(cell: str | None, kind: pa.DataType) -> Any:
+    """What `_cell` made a cell of."""
+    if not cell:
+        return None
+    if kind == _flag:
+        return {"true": True, "false": False}[cell]
+    if kind == _text:
+        return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+    return int(cell) if kind == _whole else float(cell)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise AigcError(f"Expected a Parquet table at {path}: {error}.", "Is the run complete?") from error
+        yield
+    except (OSError, pa.ArrowInvalid, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        kind = {".csv": "CSV", ".jsonl": "JSON lines"}.get(path.suffix, "Parquet")
+        raise AigcError(f"Expected a {kind} table at {path}: {error}.", "Is the run complete?") from error
+
+
+def read_splits(path: Path) -> list[dict[str, Any]]:
+    """The rows of a splits table in any format, this project's or a person's; `prompt` is not needed.
+
+    Returns:
+        name, split (None: blank), fold and repeat (None: blank) of each row.
+
+    Raises:
+        AigcError: no such table, no column `name`, or a fold or repeat that is no whole number.
+    """
+    if path.suffix == ".csv":
+        rows: list[dict[Any, Any]] = read_table(path).to_dict("records")
+    elif path.suffix == ".jsonl":
+        rows = _json_lines(path)
+    else:
+        rows = read_rows(path)
+    if any(row.get("name") is None for row in rows):
+        raise AigcError(f"Expected a column name in {path}, found rows without.", "Columns: name, split, fold, repeat.")
+    return [
+        {
+            "name": _plain(str(row["name"])) if path.suffix == ".csv" else str(row["name"]),
+            "split": str(row["split"]) if row.get("split") else None,
+            "fold": _number(row.get("fold"), "fold", path),
+            "repeat": _number(row.get("repeat"), "repeat", path),
+        }
+        for row in rows
+    ]
+
+
+def _json_lines(path: Path) -> list[dict[Any, Any]]:
+    try:
+        return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise AigcError(f"Expected a table of JSON lines at {path}: {error}.", "Check the path.") from error
+
+
+def _plain(text: str) -> str:
+    """The text of a CSV cell without what `_cell` puts before a formula."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+
+
+def _number(value: Any, column: str, path: Path) -> int | None:
+    if value in (None, ""):
+        return None
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise AigcError(
+            f"Expected whole numbers in the column {column} of {path}, found '{value}'.", "Number them from 0."
+        ) from error

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.files import new_file_mode
+from aigc_cli.io.files import new_file_mode, write_text
 
 SCALE = ".scale"
+SUMS = "SHA256SUMS"
 
 
 def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,3 +87,31 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Writes the SHA-256 of every file below `folder` into its SHA256SUMS, for `sha256sum -c` and `wrong_sums`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
+    write_text(folder / SUMS, "".join(f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files))
+
+
+def wrong_sums(folder: Path) -> list[str]:
+    """The names in SHA256SUMS of `folder` whose files are missing or hold something else.
+
+    Raises:
+        AigcError: there is no SHA256SUMS.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise AigcError(f"Expected digests in {folder / SUMS}, found none: {error}.", "Install aigc again.") from error
+    return [name for name, digest in expected.items() if _sum(folder / name) != digest]
+
+
+def _sum(path: Path) -> str | None:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None

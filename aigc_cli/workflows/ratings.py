@@ -1,6 +1,7 @@
 """Rated images, from the user's table or the demonstration set, on their way to the freeze boundary."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -37,12 +38,14 @@ class Source:
         images: the folder that its names are in; None for the table's own folder.
         columns: {their column: ours}.
         sep: the table's delimiter.
+        splits: a splits table whose parts are used; None draws them.
     """
 
     data: Path | None = None
     images: Path | None = None
     columns: Mapping[str, str] | None = None
     sep: str = ","
+    splits: Path | None = None
 
     def describe(self) -> str:
         """For a person and for a run's description."""
@@ -50,7 +53,8 @@ class Source:
 
     def to_json(self) -> dict[str, Any]:
         """What was asked for, as a run remembers it; paths as they were given."""
-        paths = {name: str(path) if path else None for name, path in (("data", self.data), ("images", self.images))}
+        named = (("data", self.data), ("images", self.images), ("splits", self.splits))
+        paths = {name: str(path) if path else None for name, path in named}
         return {**paths, "columns": dict(self.columns or {}), "sep": self.sep}
 
 
@@ -140,18 +144,20 @@ def _not_empty(rated: Rated, where: str) -> Rated:
 
 
 def image_features(
-    backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool, progress: Progress
+    backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool | float, progress: Progress
 ) -> tuple[ImageFeatures, Rated]:
     """The images at the freeze boundary, evaluation views computed; images that can't be decoded leave `rated`.
 
     Args:
-        cache: whether what is frozen is kept in the feature store; it is not when nothing is frozen.
+        cache: whether what is frozen is kept in the feature store, or the GB that the store may take; it is not kept
+            when nothing is frozen.
     """
     settings = ViewSettings(recipe.crop_scale_min, recipe.flip)
-    store = cache_folder() if cache and recipe.freeze != "none" else None
+    store = cache_folder() if cache is not False and recipe.freeze != "none" else None
+    limit = math.inf if cache is True else 1e9 * cache
 
     def features(of: Rated) -> ImageFeatures:
-        return ImageFeatures(backbone, freezing.image, [s.path for s in of.samples], of.digests, settings, store)
+        return ImageFeatures(backbone, freezing.image, [s.path for s in of.samples], of.digests, settings, store, limit)
 
     images = features(rated)
     faults = images.prepare({EVALUATION: range(len(rated.samples))}, progress)

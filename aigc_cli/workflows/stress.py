@@ -16,8 +16,9 @@ from aigc_cli.core.metrics import value
 from aigc_cli.core.model import Scores
 from aigc_cli.core.perturb import PERTURBATIONS
 from aigc_cli.errors import AigcError
+from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.files import check_output, write_text
-from aigc_cli.io.images import ImageFault, decode, from_pil, read_bytes
+from aigc_cli.io.images import ImageFault, from_pil
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
@@ -137,7 +138,7 @@ def _scores(
     text = dict(zip(known, torch.cat(parts), strict=True))
 
     def load(position: int) -> torch.Tensor:
-        image = decode(read_bytes(rated.samples[rows[position]].path)).image
+        image = decode_file(rated.samples[rows[position]].path).image
         harmed = [_harmed(image, name, [seed, position]) for name in PERTURBATIONS]
         return torch.stack([transform(image), *map(transform, harmed)])
 

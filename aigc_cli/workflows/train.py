@@ -1,6 +1,7 @@
 """`aigc train`: learn from rated images, and leave a run folder."""
 
 import datetime
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -29,6 +30,7 @@ from aigc_cli.io.results import write_table
 from aigc_cli.io.signals import graceful
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
+from aigc_cli.workflows.partitions import saved_holdout, straddling
 from aigc_cli.workflows.ratings import (
     Rated,
     Source,
@@ -39,6 +41,8 @@ from aigc_cli.workflows.ratings import (
     training_data,
 )
 from aigc_cli.workflows.unfinished import Keeper, finish, is_unfinished, plan_of, resumable
+
+ZERO_SHOT = "zero_shot_cosine"
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def train(
     *,
     progress: Progress,
     device: str = "auto",
-    cache: bool = True,
+    cache: bool | float = True,
     overwrite: bool = False,
     freeze_layers: int | None = None,
     resume: bool = False,
@@ -115,9 +119,10 @@ def train(
         place = pick_device(device)
         rated = read_rated(source, resolved.recipe, progress)
         rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
+        parts = _parts(rated, resolved.recipe, source.splits) if source.splits else ()
         if freeze_layers is not None:
             resolved = with_frozen_layers(resolved, freeze_layers)
-        _announce(resolved, progress)
+        _announce(resolved, straddling(rated.groups("prompt"), parts), progress)
         backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
         backbone.modules().to(place)
         plan, start = plan_of(resolved, source, rated, backbone.weights_hash), None
@@ -135,7 +140,7 @@ def _train(
     rated: Rated,
     backbone: Backbone,
     start: Snapshot | None,
-    cache: bool,
+    cache: bool | float,
     progress: Progress,
 ) -> TrainResult:
     """From the first look at an image to the written results."""
@@ -143,18 +148,21 @@ def _train(
     judge = new_judge(backbone, recipe)
     images, rated = image_features(backbone, judge.freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
-    groups = rated.groups(recipe.group_by)
-    rows_train, rows_val = grouped_holdout(groups, recipe.val_fraction, recipe.seed)
+    rows_train, rows_val = _parts(rated, recipe, source.splits)
     prepare_views(images, rows_train, recipe.views, progress)
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
     splits = {"train": rows_train, "val": rows_val}
+    begun, read = time.perf_counter(), images.seconds
     with graceful() as ending:
         keeper = Keeper(run, splits, ending)
         keeper.check(start)
+        begun, read = time.perf_counter(), images.seconds
         result = fit(judge, data, rows_train, rows_val, recipe, progress, start=start, after=keeper)
+    waited = (images.seconds - read) / (time.perf_counter() - begun)
+    progress.say(f"Training waited for data for {waited:.0%} of its time.")
     metrics = evaluation_rows(
-        judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"}
+        judge, data, rows_val, zero_shot, recipe, {"run": run.name, "split": "val", "group": "all"}
     )
     write_run(run, resolved, rated, splits, result, metrics, judge, source)
     finish(run)
@@ -177,8 +185,23 @@ def _train(
     )
 
 
-def _announce(resolved: Resolved, progress: Progress) -> None:
-    """What is worth knowing of the settings before anything is computed."""
+def _parts(rated: Rated, recipe: Recipe, splits: Path | None) -> tuple[list[int], list[int]]:
+    """(rows to train on, rows to validate on), drawn as the recipe says or as they were saved."""
+    if splits is None:
+        return grouped_holdout(rated.groups(recipe.group_by), recipe.val_fraction, recipe.seed)
+    train, val = saved_holdout(splits, rated)
+    if recipe.chooses and not val:
+        raise AigcError(
+            f"Expected rows marked val in {splits} to choose a checkpoint on, found none.",
+            "Set checkpoint to last and patience to 0.",
+        )
+    return train, val
+
+
+def _announce(resolved: Resolved, shared: int, progress: Progress) -> None:
+    """What is worth knowing before anything is computed; `shared` prompts are in both saved parts."""
+    if shared:
+        progress.say(f"{shared} prompts are in both parts of the saved split: the validation figures are optimistic.")
     for warning in resolved.warnings:
         progress.say(warning)
     for key, note in factor_notes(resolved.recipe).items():
@@ -214,10 +237,12 @@ def evaluation_rows(
     rows: Sequence[int],
     zero_shot: Tensor,
     recipe: Recipe,
-    groups: Sequence[str],
     labels: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units."""
+    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units.
+
+    Intervals are over prompts, and images are ranked within prompts, whatever the parts were split by.
+    """
     if not rows:
         return []
     scores = predict(judge, data, rows)
@@ -225,11 +250,14 @@ def evaluation_rows(
     predictions = {
         "quality": (to_mos(scores.quality, recipe), human[:, 0].numpy()),
         "consistency": (to_mos(scores.consistency, recipe), human[:, 1].numpy()),
+        ZERO_SHOT: (zero_shot.numpy(), human[:, 1].numpy()),
     }
-    picked = [groups[row] for row in rows]
-    found = metric_rows(predictions, picked, labels)
-    baseline = metric_rows({"zero_shot_cosine": (zero_shot.numpy(), human[:, 1].numpy())}, picked, labels)
-    return found + [row for row in baseline if row["metric"] != "rmse"]  # a cosine has no MOS units
+    return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
+
+
+def without_units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the metrics table without the error of the cosine, which has no MOS units."""
+    return [row for row in rows if (row["target"], row["metric"]) != (ZERO_SHOT, "rmse")]
 
 
 def describe(
@@ -297,7 +325,7 @@ def write_run(
             "kept_epoch": result.kept_epoch,
             "stopped_early": result.stopped_early,
             "images": {split: len(chosen) for split, chosen in splits.items()},
-            "group_by": resolved.recipe.group_by,
+            "group_by": None if source.splits else resolved.recipe.group_by,
             "skipped": [{"name": name, "reason": reason} for name, reason in rated.skipped],
             "diagnosis": paragraph(Curves.of(result.epochs, result.diverged), resolved.recipe),
             "trained_on": source.describe(),

@@ -92,8 +92,9 @@ def read_plan(run: Path) -> Plan:
         resolved = Resolved(Recipe(**settings), said["resolved"]["sources"], tuple(said["resolved"]["warnings"]))
         table, folder = said["source"], Path(said["folder"])
         folder = Path() if folder == Path.cwd() else folder  # so that paths stay as they were given
-        data, images = (None if table[key] is None else folder / table[key] for key in ("data", "images"))
-        return Plan(resolved, Source(data, images, table["columns"] or None, table["sep"]), said["data"], said["weights"])
+        data, images, splits = (table[key] and folder / table[key] for key in ("data", "images", "splits"))
+        source = Source(data, images, table["columns"] or None, table["sep"], splits)
+        return Plan(resolved, source, said["data"], said["weights"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AigcError(
             f"Expected an unfinished training in {run}, found none.", "Leave out --resume, or name another folder."

@@ -48,14 +48,12 @@ def paths(demo: list[Sample]) -> list[Path]:
 
 
 def _computed(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each call of the backbone's frozen part gets from now on, without what fills the batch up."""
+    """How many rows each call of the backbone's frozen part gets from now on."""
     rows: list[int] = []
     original = backbone.image_boundary
 
     def image_boundary(pixels: Tensor, boundary: int) -> dict[str, Tensor]:
-        copies = (pixels == pixels[-1]).flatten(1).all(1).tolist()
-        assert len(copies) == CHUNK
-        rows.append(len("".join("01"[copy] for copy in copies).rstrip("1")) + 1)
+        rows.append(len(pixels))
         return original(pixels, boundary)
 
     monkeypatch.setattr(backbone, "image_boundary", image_boundary)
@@ -174,7 +172,7 @@ def test_an_image_that_stands_twice_is_computed_once(
     computed = _computed(tiny, monkeypatch)
     features = _features(tiny, [paths[0], twin, paths[1]], tmp_path / "store")
     features.prepare({EVALUATION: [0, 1, 2]}, Silent())
-    assert computed == [2]
+    assert computed == [1, 1]
     state = features.get([0, 1], [EVALUATION] * 2)["hidden"]
     assert torch.equal(state[0], state[1])
 
@@ -327,3 +325,33 @@ def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkey
     monkeypatch.setattr(tiny, "text_from_boundary", text_from_boundary)
     assert features.embed(["c", "a", "c", "c"]).shape == (4, 32)
     assert sizes == [2]
+
+
+# --- the store's limit
+
+
+class Listener(Counter):
+    """Keeps what is said, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.mark.parametrize(("limit", "stored"), [(1e9, True), (1000.0, False)])
+def test_a_store_that_would_outgrow_its_limit_is_not_made(
+    limit: float, stored: bool, tiny: Backbone, paths: list[Path], tmp_path: Path
+) -> None:
+    digests, rows, listener = [digest_of(path) for path in paths], range(len(paths)), Listener()
+    images = ImageFeatures(tiny, PARTIAL, paths, digests, VIEWS, tmp_path, limit)
+    assert images.prepare({EVALUATION: rows, 0: rows}, listener) == {}
+    assert (images.store is not None) == stored
+    assert any(tmp_path.rglob("*.npy")) == stored
+    assert [("The feature store would take" in line) for line in listener.said] == ([] if stored else [True])
+    expected = _features(tiny, paths, None).get(rows, [0] * len(paths))
+    found = images.get(rows, [0] * len(paths))
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    assert images.seconds > 0

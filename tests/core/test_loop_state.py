@@ -39,7 +39,8 @@ def trained(
     seen: list[Snapshot] = []
 
     def after(loop: Loop) -> None:
-        seen.append(loop.snapshot())
+        now = loop.snapshot()
+        seen.append(Snapshot({name: tensor.clone() for name, tensor in now.tensors.items()}, now.facts))
         if len(seen) - 1 == stop:
             raise Stop
 

@@ -19,6 +19,7 @@ from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows import score as module
+from aigc_cli.workflows import scorer as scoring
 from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.score import ScoreSummary, score_folder
 from aigc_cli.workflows.train import train
@@ -200,8 +201,8 @@ def test_a_prompt_that_is_no_text_is_no_traceback(images: Path, score: Score) ->
 def test_each_distinct_prompt_is_encoded_once(
     images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 3)
-    monkeypatch.setattr(module, "WINDOW", 5, raising=False)
+    monkeypatch.setattr(scoring, "BATCH", 3)
+    monkeypatch.setattr(scoring, "WINDOW", 5, raising=False)
     loaded, seen = module.load_model(model, "cpu"), []
     encode = loaded.judge.backbone.encode_text
     monkeypatch.setattr(loaded.judge.backbone, "encode_text", lambda texts: (seen.extend(texts), encode(texts))[1])
@@ -220,8 +221,8 @@ def test_the_batch_does_not_matter(
     batch: int, window: int, images: Path, score: Score, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, expected = score(images, prompt="a fox")
-    monkeypatch.setattr(module, "BATCH", batch)
-    monkeypatch.setattr(module, "WINDOW", window, raising=False)
+    monkeypatch.setattr(scoring, "BATCH", batch)
+    monkeypatch.setattr(scoring, "WINDOW", window, raising=False)
     _, found = score(images, prompt="a fox")
     assert [row["name"] for row in found] == [row["name"] for row in expected]
     for one, other in zip(found, expected, strict=True):

@@ -1,0 +1,232 @@
+"""Engines: what runs the image tower while images are scored.
+
+PyTorch's eager mode is always there. ONNX Runtime and OpenVINO run the same network, exported from the weights at hand,
+two to three times as fast on a CPU; both in float32, since bfloat16 moves scores by 0.05 MOS.
+
+On a CPU every image runs by itself, on one thread, in the thread that has decoded it: that leaves no thread waiting for
+another, and makes a score depend on no other image. On other devices images run in batches.
+"""
+
+import importlib
+import json
+import os
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aigc_cli import __version__
+from aigc_cli.core.backbone import Backbone, ImageFeatures
+from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.io.files import whole_file
+from aigc_cli.io.store import cache_folder
+from aigc_cli.io.weights import tensors_digest
+from aigc_cli.progress import Progress, Silent
+
+EXPORT_PAYS = 1000  # images; below it, exporting (5 s, once for each model) takes longer than it saves
+TOLERANCE = 1e-3  # of the largest feature: an engine that differs by more is not the same network
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The image tower, run in two steps.
+
+    Attributes:
+        name: eager, onnx or openvino.
+        each: what the decoding threads do with one image's pixels (3, H, W).
+        together: the features of the B images that `each` returned, on the judge's device.
+    """
+
+    name: str
+    each: Callable[[Tensor], Any]
+    together: Callable[[Sequence[Any]], ImageFeatures]
+
+
+class Engines:
+    """The engines of one backbone, each made when it is first needed.
+
+    Args:
+        backbone: on its device, with the weights that it will keep.
+        name: one of `ENGINES`; `auto` is ONNX Runtime for many images on a CPU where it can run this backbone.
+
+    Raises:
+        AigcError: another name, or an engine that does not run on the backbone's device.
+        EnvironmentProblem: the engine that was asked for can't run this backbone here.
+    """
+
+    def __init__(self, backbone: Backbone, name: str = "auto") -> None:
+        if name not in ENGINES:
+            raise AigcError(f"Expected an engine out of {', '.join(ENGINES)}, found '{name}'.", "Use --engine auto.")
+        self.on_cpu = next(backbone.image.module.parameters()).device.type == "cpu"
+        if name in _COMPILED and not self.on_cpu:
+            raise AigcError(f"Expected --device cpu beside --engine {name}, found another.", "Use --engine auto.")
+        self._backbone, self._name = backbone, name
+        self._eager = _each_alone("eager", _eager(backbone)) if self.on_cpu else _batched(backbone)
+        self._fast = compiled(backbone, name) if name in _COMPILED else None
+
+    def choose(self, images: int, progress: Progress | None = None) -> Engine:
+        """The engine for that many images; the first `auto` that finds ONNX Runtime unable says so."""
+        if self._name == "auto" and self._fast is None and self.on_cpu and images >= EXPORT_PAYS:
+            try:
+                self._fast = compiled(self._backbone, "onnx")
+            except EnvironmentProblem as problem:
+                (progress or Silent()).say(f"{problem.message} Scoring goes on with --engine eager.")
+                self._fast = self._eager
+        return self._eager if self._fast is None or (images < EXPORT_PAYS and self._name == "auto") else self._fast
+
+
+def compiled(backbone: Backbone, name: str) -> Engine:
+    """ONNX Runtime or OpenVINO with the image tower exported from the backbone's present weights.
+
+    The exported graph is kept in the cache folder, and its features are compared with eager ones before it is used.
+
+    Raises:
+        EnvironmentProblem: no such package, the tower can't be exported, or the features differ.
+    """
+    place = cache_folder() / "engines" / f"{_key(backbone)}.onnx"
+    try:
+        run = None
+        if place.is_file():
+            try:
+                run = _checked(_COMPILED[name](place), backbone)
+                os.utime(place)  # when it was last used
+            except Exception:  # whatever is wrong with a kept graph: a new one is made
+                place.unlink(missing_ok=True)
+        return _each_alone(name, run or _checked(_COMPILED[name](_keep(_export(backbone), place)), backbone))
+    except Exception as error:  # an exporter fails in as many ways as there are networks
+        reason = next(iter(f"{error}".strip().splitlines()), "") or type(error).__name__
+        hint = f"pip install 'aigc[{name}]', or use --engine eager" if isinstance(error, ImportError) else ""
+        raise EnvironmentProblem(
+            f"The image tower of {backbone.name} can't run with --engine {name}: {reason[:200].rstrip('.')}.",
+            hint or "Use --engine eager.",
+        ) from error
+
+
+def _key(backbone: Backbone) -> str:
+    """Names an exported graph by everything that it depends on."""
+    parts = (
+        __version__,
+        torch.__version__,
+        backbone.name,
+        backbone.preprocessing.size,
+        backbone.hints.levels,
+        tensors_digest(backbone.image.module.state_dict()),
+    )
+    return sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+class _ImageTower(nn.Module):
+    """The image tower as the exporter wants it: pixels (1, 3, H, W) to embedding (1, D) and levels (1, L)."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.module = backbone.image.module
+        self._encode = backbone.encode_image
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(self._encode(pixels))  # type: ignore[return-value]
+
+
+def _export(backbone: Backbone) -> bytes:
+    """The image tower as ONNX, for one image at a time."""
+    tower = _ImageTower(backbone).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            tower,
+            (torch.zeros(1, 3, *backbone.preprocessing.size),),
+            input_names=["pixels"],
+            output_names=["embedding", "levels"],
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _keep(graph: bytes, place: Path) -> bytes:
+    """Keeps the graph for the next time where that is possible."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(place, "wb") as stream:
+            stream.write(graph)
+    except (OSError, EnvironmentProblem):
+        pass  # a full or read-only cache costs the next run its export, no more
+    return graph
+
+
+def _checked(run: Callable[[Tensor], ImageFeatures], backbone: Backbone) -> Callable[[Tensor], ImageFeatures]:
+    """`run`, when it gives the features of noise that eager mode gives."""
+    pixels = torch.randn(3, *backbone.preprocessing.size, generator=torch.Generator().manual_seed(0))
+    for found, wanted in zip(run(pixels), _eager(backbone)(pixels), strict=True):
+        gap = float((found - wanted).abs().max()) if wanted.numel() else 0.0
+        if found.shape != wanted.shape or not gap <= TOLERANCE * float(wanted.abs().max() if wanted.numel() else 1):
+            raise ValueError(f"its features differ by {gap:.2g}")
+    return run
+
+
+def _onnx(graph: Path | bytes) -> Callable[[Tensor], ImageFeatures]:
+    onnxruntime = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(pixels: Tensor) -> ImageFeatures:
+        return ImageFeatures(*map(torch.from_numpy, session.run(None, {"pixels": pixels[None].numpy()})))
+
+    return run
+
+
+def _openvino(graph: Path | bytes) -> Callable[[Tensor], ImageFeatures]:
+    core = importlib.import_module("openvino").Core()
+    streams = torch.get_num_threads()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": streams, "NUM_STREAMS": streams}
+    network = core.compile_model(core.read_model(graph), "CPU", settings)
+    own = threading.local()  # a request serves one thread
+
+    def run(pixels: Tensor) -> ImageFeatures:
+        if not hasattr(own, "request"):
+            own.request = network.create_infer_request()
+        found = own.request.infer({0: pixels[None].numpy()})
+        return ImageFeatures(torch.from_numpy(found[0].copy()), torch.from_numpy(found[1].copy()))
+
+    return run
+
+
+_COMPILED: dict[str, Callable[[Path | bytes], Callable[[Tensor], ImageFeatures]]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+}
+ENGINES = ("auto", "eager", *_COMPILED)
+
+
+def _eager(backbone: Backbone) -> Callable[[Tensor], ImageFeatures]:
+    def run(pixels: Tensor) -> ImageFeatures:
+        with torch.inference_mode():
+            return backbone.encode_image(pixels[None])
+
+    return run
+
+
+def _each_alone(name: str, run: Callable[[Tensor], ImageFeatures]) -> Engine:
+    def together(found: Sequence[ImageFeatures]) -> ImageFeatures:
+        return ImageFeatures(*[torch.cat(column) for column in zip(*found, strict=True)])
+
+    return Engine(name, run, together)
+
+
+def _batched(backbone: Backbone) -> Engine:
+    device = next(backbone.image.module.parameters()).device
+
+    def together(pixels: Sequence[Tensor]) -> ImageFeatures:
+        with torch.inference_mode():
+            return backbone.encode_image(torch.stack([*pixels]).to(device))
+
+    return Engine("eager", lambda pixels: pixels, together)

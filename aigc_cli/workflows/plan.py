@@ -1,0 +1,132 @@
+"""What a scoring is about to score, and whether it is still the same when it goes on."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+
+from aigc_cli import __version__
+from aigc_cli.errors import AigcError
+from aigc_cli.io.images import list_images
+from aigc_cli.io.shards import INPUT_SCHEMA
+from aigc_cli.io.text import printable
+from aigc_cli.workflows.scorer import BATCH, Entry, Scorer, prompt_or_none
+
+SHOWN = 5
+_NO_FILE = (None, None)
+
+
+def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | None) -> list[Entry]:
+    """What `aigc score` rates: the folder's images by name, then the table's rows that have no image.
+
+    Args:
+        folder: searched for images, not below.
+        prompts: {image name: prompt} from a table; it comes before `prompt`.
+        prompt: one text for every image that the table has none for.
+    """
+    known, names = dict(prompts or {}), list_images(folder)
+    prompt = prompt_or_none(prompt)
+    entries = []
+    for name in names:
+        text, origin = (known[name], "table") if name in known else (prompt, "argument" if prompt else None)
+        entries.append(Entry(name, folder / name, text, origin))
+    there = set(names)
+    entries += [Entry(name, folder / name, text, "table") for name, text in known.items() if name not in there]
+    return entries
+
+
+def settings_of(scorer: Scorer, folder: Path) -> dict[str, str]:
+    """Everything beside the images and prompts that a table of scores depends on."""
+    device = next(scorer.model.judge.heads.parameters()).device.type
+    computed = {"device": device, "engine": scorer.engine, "batch": str(BATCH)}
+    return {"aigc_version": __version__, **scorer.model.metadata(), "folder": printable(str(folder)), **computed}
+
+
+def inputs_of(entries: Sequence[Entry]) -> pa.Table:
+    """The entries with size and time of change of their files, null where there is no regular file."""
+    signatures = [_signature(entry.source) for entry in entries]
+    columns = [
+        [os.fsencode(entry.name) for entry in entries],
+        [entry.prompt for entry in entries],
+        [entry.prompt_source for entry in entries],
+        *([pair[i] for pair in signatures] for i in (0, 1)),
+    ]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, INPUT_SCHEMA, strict=True)], schema=INPUT_SCHEMA)
+
+
+def _signature(source: Path | Image.Image) -> tuple[int | None, int | None]:
+    try:
+        found = os.stat(source) if isinstance(source, Path) else None  # noqa: PTH116  (a million times)
+    except (OSError, ValueError):
+        return _NO_FILE
+    return (found.st_size, found.st_mtime_ns) if found and stat.S_ISREG(found.st_mode) else _NO_FILE
+
+
+def digest_of_inputs(settings: Mapping[str, str], inputs: pa.Table) -> str:
+    """SHA-256 over the settings, the names and the prompts; not over times of change, which a copy does not keep."""
+    digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
+    for column in ("name", "prompt", "prompt_source"):
+        for value in inputs[column].to_pylist():
+            text = value if isinstance(value, bytes) else b"" if value is None else value.encode()
+            digest.update(b"%d %d\n" % (value is None, len(text)) + text)
+    return digest.hexdigest()
+
+
+def in_the_order_of(inputs: pa.Table, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries in the order that they were planned in: an image that was missing then has moved to the others.
+
+    Raises:
+        AigcError: there are others now; the message names some.
+    """
+    now = {os.fsencode(entry.name): entry for entry in entries}
+    names = inputs["name"].to_pylist()
+    gone, new = set(names) - now.keys(), now.keys() - set(names)
+    lists = [f"{len(part)} {word}: {_some(part)}" for part, word in ((gone, "gone"), (new, "new")) if part]
+    if lists:
+        raise changed(f"the list of images ({'; '.join(lists)})")
+    return [now[name] for name in names]
+
+
+def check_unchanged(
+    before: tuple[Mapping[str, str], pa.Table], now: tuple[Mapping[str, str], pa.Table], failed: Collection[int]
+) -> None:
+    """Compares settings and inputs, both in the same order, with those that an interrupted scoring began with.
+
+    The bytes of an image count as changed when their number or their time of change is another one.
+
+    Args:
+        failed: rows whose image may be another one now, since they are tried again; so may one that was no file.
+
+    Raises:
+        AigcError: names what changed.
+    """
+    for key in sorted(before[0].keys() | now[0].keys()):
+        then, today = (printable(str(settings.get(key)), 60) for settings in (before[0], now[0]))
+        if before[0].get(key) != now[0].get(key):
+            raise changed(f"{key.replace('_', ' ')} ({then} then, {today} now)")
+    for columns, what in ((("prompt", "prompt_source"), "the prompt"), (("size", "mtime_ns"), "the bytes")):
+        old, new = (list(zip(*(part[1][c].to_pylist() for c in columns), strict=True)) for part in (before, now))
+        rows = [i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
+        if what == "the bytes":
+            rows = [i for i in rows if i not in failed and old[i] != _NO_FILE]
+        if rows:
+            names = before[1]["name"].take(rows[:SHOWN]).to_pylist()
+            raise changed(f"{what} of {len(rows)} image{'s' * (len(rows) != 1)} ({_some(names, len(rows))})")
+
+
+def changed(what: str) -> AigcError:
+    """The refusal to go on with something else."""
+    return AigcError(
+        f"Expected what the interrupted run began with, found a change: {what}.",
+        "Undo the change to go on, or start again with --overwrite and without --resume.",
+    )
+
+
+def _some(names: Collection[bytes], count: int | None = None) -> str:
+    shown = [printable(os.fsdecode(name), 60) for name in sorted(names)[:SHOWN]]
+    return ", ".join(shown) + (", ..." if (count or len(names)) > len(shown) else "")

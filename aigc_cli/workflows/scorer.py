@@ -1,0 +1,256 @@
+"""Scores of images, row by row: what `aigc score` does, and the same from Python."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from PIL import Image
+from torch import Tensor
+
+from aigc_cli.core.backbone import ImageFeatures
+from aigc_cli.core.engines import Engines
+from aigc_cli.core.features import prefetch
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.scoring import PromptEncoder, score_batch
+from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.io.decoder import decode_file
+from aigc_cli.io.images import ImageFault, from_pil
+from aigc_cli.io.results import SCHEMAS
+from aigc_cli.io.text import printable
+from aigc_cli.progress import Progress, Silent
+from aigc_cli.workflows.models import Model, load_model
+from aigc_cli.workflows.ratings import TARGETS
+
+BATCH = 32
+WINDOW = 1024  # the most rows that wait for a batch to fill
+SEGMENT = 64  # batches whose prompts are encoded in common
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image to score: its name, where its pixels come from, and its prompt with that prompt's source."""
+
+    name: str
+    source: Path | Image.Image
+    prompt: str | None
+    prompt_source: str | None
+
+
+class Loaded(NamedTuple):
+    """What the engine made of a decoded image, and what is worth knowing of the original."""
+
+    begun: Any
+    width: int
+    height: int
+    note: str | None
+
+
+class Texts:
+    """Text embeddings of the prompts of batches, each distinct prompt encoded once in `SEGMENT` batches.
+
+    The last bits of an embedding depend on the prompts that it was encoded with. Whoever goes on where another stopped
+    gets the same bits by `catch_up`, which has to look back over one segment at most.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._encode, self._batches = PromptEncoder(judge), 0
+
+    def __call__(self, prompts: Sequence[str | None]) -> tuple[Tensor, list[bool]]:
+        """(embeddings (B, D), whether each prompt was cut) of the next batch."""
+        if self._batches == SEGMENT:
+            self._encode, self._batches = PromptEncoder(self._judge), 0
+        self._batches += 1
+        return self._encode(prompts)
+
+    def catch_up(self, prompts: Sequence[str | None]) -> None:
+        """Gets where it would be after the batches of these prompts, which were scored before."""
+        batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+        for batch in batches[len(batches) // SEGMENT * SEGMENT :]:
+            self(batch)
+
+
+class Scorer:
+    """Scores images from Python.
+
+    from aigc_cli import Scorer
+    table = Scorer.load().score(images=["a.png", "b.png"], prompts=["a red fox", "a blue house"])
+
+    Args:
+        model: what judges.
+        progress: is told when a batch has to be made smaller.
+    """
+
+    def __init__(self, model: Model, engine: str = "auto", progress: Progress | None = None) -> None:
+        self.model = model
+        self.texts = Texts(model.judge)
+        self._progress = progress or Silent()
+        self._engines = Engines(model.judge.backbone, engine)
+        self._engine = self._engines.choose(0)
+        self._largest = BATCH  # images that fit into the device's memory at a time, as far as is known
+        self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
+        self._transform = model.judge.backbone.transform
+
+    @classmethod
+    def load(cls, model: str | Path | None = None, device: str = "auto", engine: str = "auto") -> "Scorer":
+        """The shipped scorer, or the model of a run folder.
+
+        Args:
+            engine: eager, onnx or openvino run the image tower; auto takes onnx for many images on a CPU. Scores agree
+                to 1e-3 MOS.
+
+        Raises:
+            AigcError: no model there, or no such engine.
+            EnvironmentProblem: its backbone's weights can't be had, no such device, or the engine can't run it.
+        """
+        return cls(load_model(None if model is None else Path(model), device), engine)
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that is in use."""
+        return self._engine.name
+
+    def expect(self, images: int) -> None:
+        """Chooses the engine for a job of that many images, which may come in several calls of `rows`."""
+        self._engine = self._engines.choose(images, self._progress)
+
+    def score(
+        self, *, images: Sequence[str | Path | Image.Image], prompts: Sequence[str | None] | None = None
+    ) -> pd.DataFrame:
+        """Scores of `images`, one row each, in their order, with the columns of the scores table.
+
+        Args:
+            images: paths or PIL images.
+            prompts: as many prompts; None (for one or for all) gives quality only.
+
+        Raises:
+            AigcError: the lengths differ. An image that can't be read is a row with `status` failed and its `reason`.
+        """
+        if isinstance(images, str | Path):
+            raise AigcError("Expected a list of images, found one path.", "Write images=[path].")
+        if prompts is not None and len(prompts) != len(images):
+            raise AigcError(f"Expected {len(images)} prompts, one for each image, found {len(prompts)}.", "Add None.")
+        texts = [None] * len(images) if prompts is None else [prompt_or_none(prompt) for prompt in prompts]
+        entries = [
+            Entry(f"image_{i}", image, text, text and "argument")
+            if isinstance(image, Image.Image)
+            else Entry(Path(image).name, Path(image), text, text and "argument")
+            for i, (image, text) in enumerate(zip(images, texts, strict=True))
+        ]
+        self.expect(len(entries))
+        table = pa.Table.from_pylist(list(self.rows(entries)), schema=SCHEMAS["scores"])
+        nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+        frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
+        return frame
+
+    def rows(self, entries: Sequence[Entry], texts: Texts | None = None) -> Iterator[dict[str, Any]]:
+        """One row of the scores table for each entry, in order."""
+        return itertools.chain.from_iterable(self.batches(entries, texts))
+
+    def batches(self, entries: Sequence[Entry], texts: Texts | None = None) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each batch in turn, with those of unreadable images among them; decoding runs ahead.
+
+        A batch is made of readable images only, so that the others change no bit of their scores. Scoring what is
+        left after some batch gives the same bits too, once `texts` (by default the scorer's own) has caught up.
+        """
+        waiting: list[tuple[Entry, Loaded | ImageFault]] = []
+        good = 0
+        for chunk, loaded in prefetch(entries, self._load, BATCH):
+            for pair in zip(chunk, loaded, strict=True):
+                waiting.append(pair)
+                good += not isinstance(pair[1], ImageFault)
+                if good == BATCH or (len(waiting) == WINDOW and not good):
+                    yield self._batch_rows(waiting, texts or self.texts)
+                    waiting, good = [], 0
+        if waiting:
+            yield self._batch_rows(waiting, texts or self.texts)
+
+    def _load(self, entry: Entry) -> Loaded | ImageFault:
+        try:
+            decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
+        except ImageFault as fault:
+            return ImageFault(fault.reason)  # a new one: that one holds on to the bytes of the file
+        return Loaded(self._engine.each(self._transform(decoded.image)), decoded.width, decoded.height, decoded.note)
+
+    def _batch_rows(self, loaded: Sequence[tuple[Entry, Loaded | ImageFault]], texts: Texts) -> list[dict[str, Any]]:
+        good = [(entry, found) for entry, found in loaded if not isinstance(found, ImageFault)]
+        scored: Iterator[dict[str, Any]] = iter(())
+        if good:
+            text, cut = texts([entry.prompt for entry, _ in good])
+            features = self._features([found.begun for _, found in good])
+            columns = self._mos(score_batch(self.model.judge, features, text))
+            scored = (
+                self._good_row(entry, found, {name: float(column[i]) for name, column in columns.items()}, cut[i])
+                for i, (entry, found) in enumerate(good)
+            )
+        return [
+            _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
+            for entry, found in loaded
+        ]
+
+    def _features(self, begun: Sequence[Any]) -> ImageFeatures:
+        """The image tower's answer for a batch, in smaller ones where the device's memory does not hold it."""
+        parts: list[ImageFeatures] = []
+        while (done := sum(len(part.embedding) for part in parts)) < len(begun):
+            here = begun[done : done + self._largest]
+            with contextlib.suppress(torch.OutOfMemoryError):
+                parts.append(self._engine.together(here))
+                continue
+            self._halve(len(here))
+        return ImageFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _halve(self, size: int) -> None:
+        if size == 1:
+            raise EnvironmentProblem(
+                "The device's memory does not hold one image.", "Close what else uses it, or add --device cpu."
+            )
+        self._largest = size // 2
+        self._progress.say(f"Out of memory with {size} images at a time; going on with {self._largest}.")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _mos(self, scores: Any) -> dict[str, Any]:
+        """Scores, bases and corrections in MOS units; only the final scores are clipped to the range."""
+        low, span = self.model.recipe.mos_min, self.model.recipe.mos_max - self.model.recipe.mos_min
+        config = self.model.judge.heads.config
+        return {
+            "quality": low + span * scores.quality.clamp(0, 1),
+            "consistency": low + span * scores.consistency.clamp(0, 1),
+            "quality_base": low + span * scores.quality_base,
+            "quality_delta": span * config.scale_q * scores.quality_delta,
+            "consistency_base": low + span * scores.consistency_base,
+            "consistency_delta": span * config.scale_c * scores.consistency_delta,
+            "clip_cosine": scores.cosine,
+        }
+
+    def _good_row(self, entry: Entry, found: Loaded, values: dict[str, float], cut: bool) -> dict[str, Any]:
+        values = {name: value for name, value in values.items() if name.split("_")[0] not in self._untrained}
+        row = _blank(entry) | {"width": found.width, "height": found.height, "status": "ok", "reason": found.note}
+        if entry.prompt is None:
+            notes = [note for note in (found.note, "no_prompt") if note]
+            return row | {k: v for k, v in values.items() if k.startswith("quality")} | {"reason": ",".join(notes)}
+        return row | values | {"prompt_truncated": cut}
+
+
+def _blank(entry: Entry) -> dict[str, Any]:
+    """A row without scores."""
+    path = None if isinstance(entry.source, Image.Image) else printable(str(entry.source))
+    row: dict[str, Any] = dict.fromkeys(SCHEMAS["scores"].names)
+    return row | {
+        "name": printable(entry.name),
+        "path": path,
+        "prompt": entry.prompt,
+        "prompt_source": entry.prompt_source,
+        "status": "failed",
+    }
+
+
+def prompt_or_none(prompt: str | None) -> str | None:
+    """A prompt of white space is none."""
+    return prompt if prompt and prompt.strip() else None

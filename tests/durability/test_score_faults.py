@@ -1,0 +1,288 @@
+"""What can go wrong around a scoring: signals, disks, rights, other runs, workers, memory."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aigc_cli.core.backbone import ImageFeatures
+from aigc_cli.core.engines import Engine
+from aigc_cli.errors import EnvironmentProblem
+from aigc_cli.io.samples import Sample
+from aigc_cli.progress import Silent
+from aigc_cli.workflows.models import load_model
+from aigc_cli.workflows.scorer import Entry, Scorer
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Here = Callable[..., tuple[int, str, str]]
+
+
+def until(found: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    """Waits for something to be there while the process runs."""
+    for _ in range(6000):
+        if found():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+# --- signals
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_a_signal_keeps_the_rows_and_says_how_to_go_on(
+    sent: signal.Signals,
+    code: int,
+    word: str,
+    tiny_model: Path,
+    many: Callable[..., Path],
+    tmp_path: Path,
+    environment: dict[str, str],
+    aigc: Run,
+) -> None:
+    folder = many(160, "slow")
+    line = ("score", folder, "--model", tiny_model, "--device", "cpu", "-o", tmp_path / "t.csv")
+    command = [sys.executable, "-m", "aigc_cli", *map(str, line)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        until(lambda: [*tmp_path.glob("t.csv.parts/shard-*")], process)
+        os.killpg(process.pid, sent)  # as a terminal does: the decoders get it too
+        stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (code, "")
+    rows = int(re.search(rf"aigc: {word}; (\d+) rows are finished and kept in .*t\.csv\.parts\.\n", stderr)[1])  # type: ignore[index]
+    assert "The same command with --resume goes on." in stderr
+    assert rows % 32 == 0
+    assert 32 <= rows < 160
+    assert not (tmp_path / "t.csv").exists()
+    done = aigc(*line, "--resume", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        assert [row["status"] for row in csv.DictReader(stream)] == ["ok"] * 160
+
+
+def test_a_second_signal_ends_it_at_once(
+    tiny_model: Path, many: Callable[..., Path], demo: list[Sample], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = many(32)
+    (folder / "hang.jpg").write_bytes(demo[0].path.read_bytes())
+    line = ["score", folder, "--model", tiny_model, "--device", "cpu", "-o", tmp_path / "t.csv", "-q"]
+    with subprocess.Popen([sys.executable, "-m", "aigc_cli", *map(str, line)], env=environment) as process:
+        until(lambda: [*tmp_path.glob("t.csv.parts/shard-*")], process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None  # it waits for the image that hangs
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == -signal.SIGINT
+
+
+# --- where the table goes
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from aigc_cli.io.locks import owned
+with owned(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_run_leaves_the_first_alone(
+    tiny_model: Path, many: Callable[..., Path], tmp_path: Path, aigc_here: Here
+) -> None:
+    folder = many(2)
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "t.csv.parts")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for more in ((), ("--resume",), ("--overwrite",)):
+            code, out, err = aigc_here("score", folder, "--model", tiny_model, "-o", tmp_path / "t.csv", *more)
+            assert (code, out) == (5, "")
+            assert str(other.pid) in err
+            assert len(err.splitlines()) == 2
+        other.kill()
+    assert aigc_here("score", folder, "--model", tiny_model, "-o", tmp_path / "t.csv", "-q")[0] == 0
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from aigc_cli.cli.main import main
+sys.argv[1:] = sys.argv[2:]
+main()
+"""
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_full_disk_keeps_the_old_table_and_the_rows(
+    suffix: str, tiny_model: Path, many: Callable[..., Path], tmp_path: Path, environment: dict[str, str], aigc: Run
+) -> None:
+    folder, output = many(100), tmp_path / f"t.{suffix}"
+    output.write_text("old")
+    line = ["score", str(folder), "--model", str(tiny_model), "--device", "cpu", "-o", str(output), "-q"]
+    for limit in (1000, 9000):  # the plan does not fit, or a later file
+        done = subprocess.run(
+            [sys.executable, "-c", LIMITED, str(limit), *line, "--overwrite", "--prompt", "a fox"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stdout) == (4, ""), done.stderr
+        assert "could not be written: File too large" in done.stderr
+        assert output.read_text() == "old"
+        assert [path.name for path in tmp_path.glob(".aigc-*")] == []
+    assert "Then add --resume to go on." in done.stderr
+    done = aigc(*line, "--overwrite", "--resume", "--prompt", "a fox")
+    assert done.returncode == 0, done.stderr
+    assert output.stat().st_size > 9000
+    assert not (tmp_path / f"{output.name}.parts").exists()
+
+
+POWERLESS = """
+import os, sys
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
+from aigc_cli.cli.main import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_an_unwritable_place_is_found_before_the_model_is_loaded(environment: dict[str, str]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = Path(name, "images")
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(b"")
+        Path(name, "closed").mkdir(mode=0o555)
+        Path(name).chmod(0o755)
+        line = ["score", str(folder), "--model", "/nowhere", "-o", f"{name}/closed/t.csv"]
+        done = subprocess.run(
+            [sys.executable, "-c", POWERLESS, *line], env=environment, capture_output=True, text=True, timeout=60
+        )
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"aigc: The folder {name}/closed can't be written." in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "dead link", "pipe", "device"])
+def test_an_output_that_is_no_file(kind: str, many: Callable[..., Path], tmp_path: Path, aigc_here: Here) -> None:
+    output = tmp_path / "t.csv"
+    if kind == "folder":
+        output.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(output)
+    else:
+        target = {"link": tmp_path / "precious", "dead link": tmp_path / "nothing", "device": Path("/dev/null")}[kind]
+        (tmp_path / "precious").write_text("precious")
+        output.symlink_to(target)
+    before = stat.S_IFMT(output.lstat().st_mode)
+    code, out, err = aigc_here("score", many(1), "-o", output, "--overwrite")
+    assert (code, out) == (2, "")
+    assert "found a link, device or folder" in err
+    assert stat.S_IFMT(output.lstat().st_mode) == before
+    assert not (tmp_path / "t.csv.parts").exists()
+
+
+# --- workers and memory
+
+
+def test_a_full_shared_memory_does_not_matter(
+    tiny_model: Path, many: Callable[..., Path], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    unshare = shutil.which("unshare")
+    mount = "mount -t tmpfs -o size=4k tmpfs /dev/shm && { head -c 8192 /dev/zero > /dev/shm/full || true; }"
+    if not unshare or subprocess.run([unshare, "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("only root may change what /dev/shm is, and only for a process of its own")
+    folder = many(8)
+    line = f'{mount} 2>/dev/null; exec "$@"'
+    command = [sys.executable, "-m", "aigc_cli", "score", str(folder), "--model", str(tiny_model), "-q"]
+    done = subprocess.run(
+        [unshare, "-m", "sh", "-c", line, "sh", *command, "-o", str(tmp_path / "t.csv")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "8 images, 0 failed" in done.stdout
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def entries(demo: list[Sample]) -> list[Entry]:
+    return [Entry(sample.name, sample.path, sample.prompt, "table") for sample in demo[:40]]
+
+
+def small_device(scorer: Scorer, holds: int) -> list[int]:
+    """Makes the scorer's device hold so many images at a time; the sizes that it was asked for."""
+    honest, asked = scorer._engine, list[int]()
+
+    def together(begun: Sequence[Any]) -> ImageFeatures:
+        asked.append(len(begun))
+        if len(begun) > holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return honest.together(begun)
+
+    scorer._engine = Engine("small", honest.each, together)
+    return asked
+
+
+def test_a_device_without_memory_gets_smaller_batches(tiny_model: Path, demo: list[Sample]) -> None:
+    model, heard = load_model(tiny_model, "cpu"), Heard()
+    expected = list(Scorer(model).rows(entries(demo)))
+    scorer = Scorer(model, progress=heard)
+    asked = small_device(scorer, holds=10)
+    found = list(scorer.rows(entries(demo)))
+    assert asked == [32, 16, 8, 8, 8, 8, 8]
+    assert heard.said == [
+        "Out of memory with 32 images at a time; going on with 16.",
+        "Out of memory with 16 images at a time; going on with 8.",
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert one["quality"] == pytest.approx(other["quality"], abs=1e-4)
+
+
+def test_a_device_that_holds_no_image(tiny_model: Path, demo: list[Sample]) -> None:
+    scorer = Scorer(load_model(tiny_model, "cpu"))
+    small_device(scorer, holds=0)
+    with pytest.raises(EnvironmentProblem, match="does not hold one image"):
+        list(scorer.rows(entries(demo)))
+
+
+def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, aigc_here: Here) -> None:
+    from aigc_cli.workflows import recommend
+
+    def starve(n: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(recommend, "recommend", starve)
+    code, _, err = aigc_here("recommend", "--n", "100")
+    assert code == 4
+    assert err.startswith("aigc: Out of memory")

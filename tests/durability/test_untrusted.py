@@ -1,0 +1,127 @@
+"""Nothing that is read can run code or reach outside the folder that was named."""
+
+import pickle
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import aigc_cli
+from aigc_cli.errors import AigcError
+from aigc_cli.workflows.models import load_model
+
+PACKAGE = Path(aigc_cli.__file__).parent
+ROOT = PACKAGE.parent
+
+# What turns data into code. `np.load` is fine only where it says that it does not unpickle.
+DANGEROUS = (
+    r"\bimport (pickle|cPickle|_pickle|dill|cloudpickle|joblib|shelve|marshal)\b",
+    r"\bfrom (pickle|cPickle|_pickle|dill|cloudpickle|joblib|shelve|marshal)\b",
+    r"\btorch\.(load|jit\.load|hub\.load)\(",
+    r"\bread_pickle\(",
+    r"allow_pickle ?= ?True",
+    r"np\.(load|save)\((?!.*allow_pickle=False)",
+    r"weights_only ?= ?False",
+    r"\byaml\.(unsafe_load|full_load|Loader|UnsafeLoader|FullLoader)\b",
+    r"(?<![\w.])(eval|exec|compile)\(",
+    r"\bos\.(system|popen)\(",
+    r"shell ?= ?True",
+    r"trust_remote_code",
+)
+
+
+@pytest.mark.parametrize("pattern", DANGEROUS)
+def test_nothing_in_the_package_turns_data_into_code(pattern: str) -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
+        for path in PACKAGE.rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert found == []
+
+
+def test_the_patterns_find_what_they_look_for() -> None:
+    samples = ["import pickle", "from joblib import load", "torch.load(path)", "pd.read_pickle(x)", "allow_pickle=True"]
+    samples += ["np.load(path)", "weights_only=False", "yaml.full_load(x)", "exec(text)", "os.system(x)", "shell=True"]
+    samples += ["trust_remote_code"]
+    for sample, pattern in zip(samples, DANGEROUS, strict=True):
+        assert re.search(pattern, sample), sample
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch", "torch legacy"])
+def test_a_pickle_under_another_name_is_refused_unopened(
+    writer: str, tiny_model: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    mark, weights = tmp_path / "it was opened", tmp_path / "run" / "weights.safetensors"
+    weights.parent.mkdir()
+    (weights.parent / "model.json").write_bytes((tiny_model / "checkpoint" / "model.json").read_bytes())
+    if writer == "pickle":
+        weights.write_bytes(pickle.dumps(Trap(mark)))
+    else:
+        torch.save({"trap": Trap(mark)}, weights, _use_new_zipfile_serialization=writer == "torch")
+    with pytest.raises(AigcError, match="Expected a whole safetensors file"):
+        load_model(weights.parent, "cpu")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Trap(mark)))  # the trap works
+    assert mark.exists()
+
+
+def test_a_table_cannot_name_what_lies_outside(
+    many: Callable[..., Path], tmp_path: Path, aigc_here: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = many(1)
+    (tmp_path / "secret.jpg").write_bytes((folder / "000.jpg").read_bytes())
+    for name in ("../secret.jpg", str(tmp_path / "secret.jpg"), "..\\secret.jpg", "a/../../secret.jpg"):
+        (tmp_path / "p.csv").write_text(f"name,prompt\n{name},x\n")
+        code, out, err = aigc_here("score", folder, "--prompts", tmp_path / "p.csv", "-o", tmp_path / "t.csv")
+        assert (code, out) == (2, ""), name
+        assert "outside the image folder" in err
+        assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_model_cannot_name_weights_elsewhere(tiny_model: Path, tmp_path: Path) -> None:
+    """Its description is data: no field of it is a file to open except its backbone's, which the hash must fit."""
+    text = (tiny_model / "checkpoint" / "model.json").read_text()
+    for old, new in (('"name": "local-dir:', '"name": "local-dir:../'), ('"weights_hash": "', '"weights_hash": "../')):
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        place.mkdir()
+        (place / "model.json").write_text(text.replace(old, new))
+        (place / "weights.safetensors").write_bytes((tiny_model / "checkpoint" / "weights.safetensors").read_bytes())
+        with pytest.raises(AigcError):
+            load_model(place, "cpu")
+
+
+def test_modules_in_the_working_folder_are_not_run(
+    tiny_model: Path, many: Callable[..., Path], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """A folder of images may hold a numpy.py; neither the program nor its decoders import it."""
+    import sys
+
+    folder = many(2)
+    for name in ("numpy", "PIL", "json", "signal", "torch", "aigc_cli"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("aigc")), "score", ".", "--model", str(tiny_model), "-o", "t.csv", "-q"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 images, 0 failed" in done.stdout
+    assert not (tmp_path / "it ran").exists()

@@ -1,0 +1,123 @@
+"""`aigc doctor`: what is wrong is found and comes with its mend, without a minute of waiting for a hub."""
+
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aigc_cli.core import hub
+from aigc_cli.core.backbones import is_at_hand, load_backbone
+from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.io.checkpoints import SHIPPED
+from aigc_cli.io.weights import write_sums, wrong_sums
+from aigc_cli.workflows import doctor
+from aigc_cli.workflows.doctor import examine
+
+ROOT = Path(__file__).parents[2]
+
+
+def found(name: str, backbone: str | None = None) -> doctor.Check:
+    (check,) = [check for check in examine(backbone) if check.name == name]
+    return check
+
+
+def test_all_is_well_here() -> None:
+    checks = examine("mini")
+    assert [check for check in checks if check.ok is False] == []
+    names = [check.name for check in checks]
+    assert {"aigc", "python", "torch", "open_clip_torch", "cache", "shipped weights", "mini"} <= {
+        name.replace("open-clip-torch", "open_clip_torch") for name in names
+    }
+    assert found("torch").found == metadata.version("torch")
+
+
+def test_the_shipped_weights_are_those_of_the_notice() -> None:
+    """Whoever trains them again runs tools/train_scorer.py, which writes SHA256SUMS, and corrects NOTICE."""
+    sums = (SHIPPED.parent / "SHA256SUMS").read_text()
+    notice = (ROOT / "NOTICE").read_text()
+    assert wrong_sums(SHIPPED.parent) == []
+    for name in ("mini/open_clip_model.safetensors", "scorer/weights.safetensors"):
+        digest = next(line.split()[0] for line in sums.splitlines() if line.endswith(name))
+        assert f"aigc_cli/weights/{name}\n    sha256 {digest}\n" in notice
+
+
+def test_other_weights_than_those_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scorer").mkdir()
+    (tmp_path / "scorer" / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    monkeypatch.setattr(doctor, "SHIPPED", tmp_path / "scorer")
+    assert (found("shipped weights").ok, "SHA256SUMS" in found("shipped weights").found) == (False, True)
+    write_sums(tmp_path)
+    assert found("shipped weights").ok
+    (tmp_path / "scorer" / "a").write_text("other")
+    (tmp_path / "b").unlink()
+    check = found("shipped weights")
+    assert (check.ok, check.found) == (False, "b, scorer/a: not as they were shipped")
+    assert check.mend.startswith("pip install --force-reinstall")
+
+
+def test_packages_that_are_old_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["torch>=999", "no-such-package>=1", "pillow>=2; extra == 'dev'", "numpy>=2"]
+    monkeypatch.setattr(metadata, "requires", lambda name: lines)
+    checks = {check.name: check for check in examine()}
+    assert (checks["torch"].ok, checks["torch"].mend) == (False, "pip install -U 'torch>=999'")
+    assert (checks["no-such-package"].found, checks["no-such-package"].ok) == ("not installed", False)
+    assert checks["numpy"].ok
+    assert "pillow" not in checks
+
+
+def test_a_cache_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("AIGC_CACHE", str(tmp_path / "file" / "below"))
+    assert (found("cache").ok, found("cache").mend) == (False, "Set AIGC_CACHE to a folder that can.")
+    monkeypatch.setenv("AIGC_CACHE", str(tmp_path / "new"))
+    assert found("cache").ok
+    monkeypatch.setattr(doctor, "FREE", 1 << 60)
+    assert found("cache").ok is False
+
+
+def test_a_backbone_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert found("ViT-L-14/openai").ok is None
+    check = found("ViT-B-32/openai", "ViT-B-32/openai")
+    assert (check.ok, check.found) == (False, "not on this machine, and the hub does not answer")
+    monkeypatch.setattr(doctor, "hub_answers", lambda: True)
+    assert found("ViT-B-32/openai", "ViT-B-32/openai").ok
+    with pytest.raises(AigcError, match="nonsense/weights"):
+        examine("nonsense/weights")
+
+
+def test_a_backbone_in_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    assert is_at_hand(f"local-dir:{tiny_folder}")
+    assert is_at_hand("ViT-B-32/random")
+    check = found(f"local-dir:{tmp_path}", f"local-dir:{tmp_path}")
+    assert (check.ok, check.found) == (False, "no weights there")
+
+
+# --- a hub that nobody can reach
+
+
+def test_a_hub_that_is_away_is_asked_once_and_not_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library tries again for a minute; here one question is enough."""
+    asked: list[str] = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> Any:
+            asked.append(url)
+            assert timeout == hub.PATIENCE <= 5
+            raise OSError("no network")
+
+    constants = "huggingface_hub.constants"
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    begun = time.process_time()
+    with pytest.raises(EnvironmentProblem, match="could not be had"):
+        load_backbone("ViT-B-32/openai")
+    assert len(asked) == 1
+    assert time.process_time() - begun < 20
+    from huggingface_hub import constants as now
+
+    assert now.HF_HUB_OFFLINE is False
