@@ -153,7 +153,7 @@ def is_finished(run: Path) -> bool:
     with owned(run):
         sweep(run)
     if status != "done":
-        raise Diverged(f"The training in {run} ended: {status}.", "Train anew with a lower lr and another -o.")
+        raise Diverged(f"The training in {run} ended: {status}.", f"What to try next: aigc recommend --run {run}")
     return True
 
 
