@@ -17,6 +17,7 @@ from aigc_cli.core.bootstrap import Resamples, draw_counts, is_constant
 
 RESAMPLES = 1000
 FEWEST_GROUPS = 5
+NO_INTERVAL = f"no interval: fewer than {FEWEST_GROUPS} prompts"
 BOTH = ("predictions", "human scores")
 
 
@@ -136,6 +137,22 @@ def estimate(
     return _mean(name, _drawn([(predicted, target, groups)], resamples, seed), [""])[0]
 
 
+def mean_estimate(values: Any, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """The mean of values (n,), such as paired differences, with its interval from resampling whole groups.
+
+    Args:
+        groups: the group of each value, for example its prompt; fewer than five give no interval.
+    """
+    side = np.asarray(values, dtype=np.float64)
+    if not len(side):
+        return Estimate(None, None, None, 0, "n = 0")
+    names, codes = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
+    if len(names) < FEWEST_GROUPS:
+        return Estimate(float(side.mean()), None, None, len(side), NO_INTERVAL)
+    drawn = Resamples(side, side, codes, draw_counts(len(names), resamples, seed)).mean(side)
+    return Estimate(float(side.mean()), *interval(drawn), len(side))
+
+
 def fold_mean(
     name: str, folds: Sequence[Fold], numbers: Sequence[int] | None = None, resamples: int = RESAMPLES
 ) -> tuple[Estimate, Values]:
@@ -197,7 +214,7 @@ def _mean(
     if metric.needs_groups:
         clusters = max(counted) if groups is None else n
     if clusters < FEWEST_GROUPS:
-        return Estimate(point, None, None, n, f"no interval: fewer than {FEWEST_GROUPS} prompts"), draws
+        return Estimate(point, None, None, n, NO_INTERVAL), draws
     low, high = interval(draws)
     return Estimate(point, low, high, n, "no interval: not defined in most resamples" if low is None else ""), draws
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from aigc_cli import __version__
 from aigc_cli.core.features import prefetch
-from aigc_cli.core.metrics import value
+from aigc_cli.core.metrics import mean_estimate, value
 from aigc_cli.core.model import Scores
 from aigc_cli.core.perturb import PERTURBATIONS
 from aigc_cli.errors import AigcError
@@ -203,20 +203,10 @@ def _reading(shift: Shift, auc: float) -> str:
 
 def _shift(name: str, target: str, before: Column, after: Column, groups: Sequence[str]) -> Shift:
     change = after - before
-    low, high = _interval(change, groups)
+    mean = mean_estimate(change, groups)
     srocc = value("srocc", after, before)
-    return Shift(name, target, len(change), float(change.mean()), low, high, float((change < 0).mean()), srocc)
-
-
-def _interval(change: Column, groups: Sequence[str], resamples: int = 1000) -> tuple[float | None, float | None]:
-    """95% interval of the mean from resampling whole prompts; None with fewer than five."""
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    sums, sizes = np.bincount(member, change), np.bincount(member)
-    if len(sums) < 5:
-        return None, None
-    draws = np.random.default_rng(0).integers(len(sums), size=(resamples, len(sums)))
-    low, high = np.percentile(sums[draws].sum(1) / sizes[draws].sum(1), [2.5, 97.5])
-    return float(low), float(high)
+    lower = float((change < 0).mean())
+    return Shift(name, target, len(change), float(change.mean()), mean.low, mean.high, lower, srocc)
 
 
 def markdown(found: Stress, data: str) -> str:

@@ -17,6 +17,7 @@ from aigc_cli.core.metrics import (
     crossval_rows,
     estimate,
     fold_mean,
+    mean_estimate,
     interval,
     metric_rows,
     value,
@@ -390,3 +391,23 @@ def test_a_fold_without_spread_is_named() -> None:
     assert rows["plcc"]["reason"] == "fold 1, repeat 0: the predictions are constant"
     assert (rows["plcc"]["value"], rows["plcc"]["n"]) == (None, 60)
     assert rows["rmse"]["value"] is not None
+
+
+def test_a_mean_of_differences_is_resampled_by_whole_prompts() -> None:
+    """Forty copies of each prompt's value say no more than one of them; single rows would say far too much."""
+    values = np.random.default_rng(0).normal(0.1, 1, 30)
+    prompts = [f"p{i}" for i in range(30)]
+    once = mean_estimate(values, prompts)
+    often = mean_estimate(np.repeat(values, 40), [p for p in prompts for _ in range(40)])
+    assert once.low is not None
+    assert often.low == pytest.approx(once.low)
+    assert often.high == pytest.approx(once.high)
+    assert (once.value, once.n, often.n) == (pytest.approx(values.mean()), 30, 1200)
+    half = 1.96 * values.std(ddof=1) / np.sqrt(30)
+    assert once.low == pytest.approx(values.mean() - half, abs=0.08)
+
+
+def test_a_mean_over_four_prompts_has_no_interval() -> None:
+    found = mean_estimate([1.0] * 8, list("abcd") * 2)
+    assert (found.value, found.low, found.high, found.reason) == (1.0, None, None, "no interval: fewer than 5 prompts")
+    assert mean_estimate([], []).value is None
