@@ -47,26 +47,19 @@ def zero_shot(cell: Cell) -> Cell:
 def summarise(results: Mapping[str, Sequence[Cell | Failure]]) -> list[Summary]:
     """Means with intervals, and each variant's paired difference to the first; the bootstrap draws are shared."""
     summaries: list[Summary] = []
-    first: dict[str, tuple[float | None, Any]] | None = None
+    first: dict[str, tuple[Estimate, Any]] = {}
     for name, cells in results.items():
         found = {target: _mean(cells, target) for target in TARGETS}
+        pairs = {target: _difference(found[target], first[target]) for target in first}
+        difference = {target: pair for target, pair in pairs.items() if pair is not None}
+        verdicts = {target: verdict(pair) for target, pair in difference.items()}
+        first = first or found
         srocc = {target: estimate for target, (estimate, _) in found.items()}
-        difference, verdict = {}, {}
-        for target in TARGETS if first is not None else ():
-            assert first is not None
-            (point, draws), (reference, reference_draws) = (srocc[target].value, found[target][1]), first[target]
-            if point is None or reference is None:
-                continue
-            low, high = interval([None if np.isnan(d) else float(d) for d in draws - reference_draws])
-            difference[target] = Estimate(point - reference, low, high, srocc[target].n)
-            verdict[target] = _verdict(low, high)
-        if first is None:
-            first = {target: (srocc[target].value, draws) for target, (_, draws) in found.items()}
         done = [cell for cell in cells if isinstance(cell, Cell)]
         seconds = float(np.mean([cell.seconds for cell in done])) if done else None
         spread = _seed_spread(done) if len(done) == len(cells) else {}
         summaries.append(
-            Summary(name, srocc, difference, verdict, spread, seconds, done[0].trainable if done else None)
+            Summary(name, srocc, difference, verdicts, spread, seconds, done[0].trainable if done else None)
         )
     return summaries
 
@@ -94,7 +87,20 @@ def _seed_spread(cells: Sequence[Cell]) -> dict[str, float]:
     return spread
 
 
-def _verdict(low: float | None, high: float | None) -> str:
+def _difference(one: tuple[Estimate, Any], first: tuple[Estimate, Any]) -> Estimate | None:
+    """The paired difference of two means with their draws; without an interval where one of them has none."""
+    (estimate, draws), (reference, reference_draws) = one, first
+    if estimate.value is None or reference.value is None:
+        return None
+    point = estimate.value - reference.value
+    if estimate.low is None or reference.low is None:
+        return Estimate(point, None, None, estimate.n, estimate.reason or reference.reason)
+    return Estimate(point, *interval(draws - reference_draws), estimate.n)
+
+
+def verdict(difference: Estimate) -> str:
+    """better, worse or can't tell at this n: whether the interval of a difference leaves zero out."""
+    low, high = difference.low, difference.high
     if low is None or high is None or low <= 0 <= high:
         return UNTOLD
     return "better" if low > 0 else "worse"

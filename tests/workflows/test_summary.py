@@ -116,3 +116,13 @@ def test_numbers_as_they_are_shown() -> None:
     assert shown(Estimate(0.5, -0.25, 0.75, 9), signed=True) == "+0.500 [-0.250, +0.750]"
     assert shown(Estimate(0.5, -0.25, 0.75, 9), signed=True, digits=2) == "+0.500 [-0.25, +0.75]"
     assert shown(Estimate(0.5, None, None, 9)) == "0.500"
+
+
+def test_a_difference_over_few_prompts_has_no_interval() -> None:
+    """As for the means themselves: four prompts carry no verdict, however far apart the variants are."""
+    few = {str(noise): [fold(0, noise, 8, str(noise))] for noise in (5.0, 0.01)}
+    _, second = summarise(few)
+    found = second.difference["quality"]
+    assert found.value is not None
+    assert (found.low, found.high, second.verdict["quality"]) == (None, None, UNTOLD)
+    assert found.reason == "no interval: fewer than 5 prompts"
