@@ -186,16 +186,16 @@ def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
                 _check_columns(table.schema_arrow.names, schema)
                 for batch in table.iter_batches():
                     yield from batch.to_pylist()
-            return
-        with path.open(encoding="utf-8", newline="") as stream:
-            if path.suffix == ".csv":
+        elif path.suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as stream:
                 rows = csv.DictReader(stream, strict=True)
-                _check_columns(rows.fieldnames or (), schema)
+                names = rows.fieldnames or ()
+                _check_columns(names, schema)
+                kinds = {name: schema.field(name).type if name in schema.names else _text for name in names}
                 for row in rows:
-                    yield {field.name: _from_cell(row[field.name], field.type) for field in schema}
-                return
-            for line in stream:
-                found = json.loads(line)
+                    yield {name: _from_cell(row[name], kind) for name, kind in kinds.items()}
+        else:
+            for found in _json_lines(path):
                 _check_columns(found, schema)
                 yield found
 
@@ -226,7 +226,7 @@ def _from_cell(cell: str | None, kind: pa.DataType) -> Any:
     if kind == _flag:
         return {"true": True, "false": False}[cell]
     if kind == _text:
-        return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+        return _plain(cell)
     return int(cell) if kind == _whole else float(cell)
 
 
@@ -251,7 +251,8 @@ def read_splits(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         rows: list[dict[Any, Any]] = read_table(path).to_dict("records")
     elif path.suffix == ".jsonl":
-        rows = _json_lines(path)
+        with _readable(path):
+            rows = list(_json_lines(path))
     else:
         rows = read_rows(path)
     if any(row.get("name") is None for row in rows):
@@ -267,11 +268,9 @@ def read_splits(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _json_lines(path: Path) -> list[dict[Any, Any]]:
-    try:
-        return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, TypeError) as error:
-        raise AigcError(f"Expected a table of JSON lines at {path}: {error}.", "Check the path.") from error
+def _json_lines(path: Path) -> Iterator[dict[Any, Any]]:
+    with path.open(encoding="utf-8") as stream:
+        yield from (dict(json.loads(line)) for line in stream)
 
 
 def _plain(text: str) -> str:

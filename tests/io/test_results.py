@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import SCHEMA_VERSION, SCHEMAS, Kind, TableWriter, clean, read_rows, write_table
+from aigc_cli.io.results import SCHEMA_VERSION, SCHEMAS, Kind, TableWriter, clean, iter_rows, read_rows, write_table
 
 EXPECTED = {
     "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
@@ -182,3 +182,13 @@ def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
             read_rows(path)
         assert caught.value.message.startswith(f"Expected a Parquet table at {path}: ")
         assert caught.value.hint == "Is the run complete?"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_come_back_with_their_further_columns(suffix: str, tmp_path: Path) -> None:
+    """Whatever the format, and with what a CSV cell had to be written as undone."""
+    path = tmp_path / f"t{suffix}"
+    with TableWriter(path, "scores", {}, extra=("note",)) as table:
+        table.write([{"name": "=1+1", "quality": 2.5, "prompt_truncated": False, "width": 7, "note": "-x"}])
+    row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "=1+1", "quality": 2.5, "prompt_truncated": False}
+    assert list(iter_rows(path)) == [row | {"width": 7, "note": "-x"}]
