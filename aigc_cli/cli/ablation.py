@@ -128,8 +128,9 @@ def _variants(
 
 def _print_ablation(summaries: Sequence[Any]) -> None:
     """A table for each target and one for the cost, each within 80 columns."""
+    from aigc_cli.core.metrics import UNTOLD
     from aigc_cli.workflows.ratings import TARGETS
-    from aigc_cli.workflows.summary import UNTOLD, shown
+    from aigc_cli.workflows.summary import shown
 
     for target in TARGETS:
         cells = [

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, caching, checks, options
+from aigc_cli.cli import ablation, caching, checks, comparing, options, picking
 from aigc_cli.cli.console import number, print_json, print_metrics, print_table, terminal
 from aigc_cli.cli.evaluation import evaluate
 from aigc_cli.cli.recommend import recommend
@@ -27,6 +27,8 @@ def register(app: typer.Typer) -> None:
     app.command("eval")(evaluate)
     app.command("score")(score)
     app.command("ablate")(ablation.ablate)
+    app.command("pick")(picking.pick)
+    app.command("compare")(comparing.compare)
     app.command("recommend")(recommend)
     app.command("verify")(checks.verify)
     app.command("doctor")(checks.doctor)

@@ -17,6 +17,7 @@ from aigc_cli.core.bootstrap import Resamples, draw_counts, is_constant
 
 RESAMPLES = 1000
 FEWEST_GROUPS = 5
+UNTOLD = "can't tell at this n"
 NO_INTERVAL = f"no interval: fewer than {FEWEST_GROUPS} prompts"
 BOTH = ("predictions", "human scores")
 
@@ -135,6 +136,14 @@ def estimate(
 ) -> Estimate:
     """A metric with its prompt-clustered bootstrap interval; rows where either side is NaN are left out."""
     return _mean(name, _drawn([(predicted, target, groups)], resamples, seed), [""])[0]
+
+
+def verdict(difference: Estimate) -> str:
+    """better, worse or can't tell at this n: whether the interval of a difference leaves zero out."""
+    low, high = difference.low, difference.high
+    if low is None or high is None or low <= 0 <= high:
+        return UNTOLD
+    return "better" if low > 0 else "worse"
 
 
 def mean_estimate(values: Any, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:

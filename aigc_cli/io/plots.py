@@ -58,3 +58,39 @@ def ablation_plot(points: Sequence[Mapping[str, Any]], paths: Sequence[Path]) ->
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False)
         save_figure(figure, paths)
+
+
+def comparison_plot(rows: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> None:
+    """Differences of means with their intervals beside zero, both targets side by side.
+
+    Args:
+        rows: of the comparison table, see `results.SCHEMAS`; those without a difference are left out.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["difference"] is not None]
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    labels = list(dict.fromkeys(_comparison_label(row) for row in rows))
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(1.5 + 3.4 * max(1, len(targets)), 1.4 + 0.3 * len(labels)), layout="constrained")
+        axes = figure.subplots(1, max(1, len(targets)), squeeze=False, sharey=True)[0]
+        for axis, target in zip(axes, targets, strict=False):
+            for row in (row for row in rows if row["target"] == target):
+                value, height = row["difference"], labels.index(_comparison_label(row))
+                low, high = (value if row[end] is None else row[end] for end in ("ci_low", "ci_high"))
+                bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
+                hollow = {"markerfacecolor": "none"} if row["ci_low"] is None else {}  # no interval
+                axis.errorbar([value], [height], xerr=bars, fmt="o", color="C0", capsize=3, **hollow)
+            axis.axvline(0, color="0.5", linewidth=1)
+            axis.set(title=target, xlabel="difference of means (MOS), 95% interval")
+            axis.set_yticks(range(len(labels)), labels)
+            axis.set_ylim(len(labels) - 0.5, -0.5)
+            axis.grid(alpha=0.25, axis="x")
+        save_figure(figure, paths)
+
+
+def _comparison_label(row: Mapping[str, Any]) -> str:
+    """`B - A`, and of which images; a dollar sign is text here, not mathematics."""
+    text = f"{row['table']} - {row['baseline']}" + ("" if row["group"] == "all" else f", {row['group']}")
+    return (text if len(text) <= 60 else f"{text[:57]}...").replace("$", r"\$")

@@ -81,6 +81,13 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("model", _text), ("perturbation", _text), ("target", _text), ("n", _whole)]
         + [(name, _real) for name in ("change", "ci_low", "ci_high", "lower", "srocc")]
     ),
+    "comparison": pa.schema(
+        [("table", _text), ("baseline", _text), ("target", _text), ("group", _text), ("pairs", _whole)]
+        + [("prompts", _whole)]
+        + [(name, _real) for name in ("mean", "baseline_mean", "difference", "ci_low", "ci_high")]
+        + [(name, _real) for name in ("win_rate", "win_low", "win_high")]
+        + [("verdict", _text), ("reason", _text)]
+    ),
     "predictions": pa.schema(
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
@@ -88,7 +95,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
 
-Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits", "stress"]
+Kind = Literal["scores", "metrics", "epochs", "ablation", "comparison", "predictions", "splits", "stress"]
 Row = Mapping[str, Any]
 
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from aigc_cli.core.metrics import Estimate, fold_mean, interval
+from aigc_cli.core.metrics import Estimate, fold_mean, interval, verdict
 from aigc_cli.workflows.cells import Failure
 from aigc_cli.workflows.crossval import Cell
 from aigc_cli.workflows.ratings import TARGETS
 
 ZERO_SHOT = "zero-shot cosine"
-UNTOLD = "can't tell at this n"
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,6 @@ def _difference(one: tuple[Estimate, Any], first: tuple[Estimate, Any]) -> Estim
     if estimate.low is None or reference.low is None:
         return Estimate(point, None, None, estimate.n, estimate.reason or reference.reason)
     return Estimate(point, *interval(draws - reference_draws), estimate.n)
-
-
-def verdict(difference: Estimate) -> str:
-    """better, worse or can't tell at this n: whether the interval of a difference leaves zero out."""
-    low, high = difference.low, difference.high
-    if low is None or high is None or low <= 0 <= high:
-        return UNTOLD
-    return "better" if low > 0 else "worse"
 
 
 def shown(estimate: Estimate | None, signed: bool = False, digits: int = 3) -> str:

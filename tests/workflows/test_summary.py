@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from aigc_cli.core.metrics import Estimate
+from aigc_cli.core.metrics import UNTOLD, Estimate
 from aigc_cli.workflows.cells import Failure
 from aigc_cli.workflows.crossval import Cell
 from aigc_cli.workflows.ratings import TARGETS
-from aigc_cli.workflows.summary import UNTOLD, Summary, markdown, points, shown, summarise, zero_shot
+from aigc_cli.workflows.summary import Summary, markdown, points, shown, summarise, zero_shot
 
 
 def fold(number: int, noise: float, n: int, truth: str = "same", seed: int = 0) -> Cell:

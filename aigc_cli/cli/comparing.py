@@ -1,0 +1,89 @@
+"""`aigc compare`: its options, and the differences on the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from aigc_cli.cli import options
+from aigc_cli.cli.console import number, print_json, print_table, terminal
+from aigc_cli.cli.streams import STREAM, table_out, tables_in
+
+
+def compare(
+    tables: Annotated[
+        list[Path], typer.Argument(help="Two tables of `aigc score` or more; the first is what the others are held to.")
+    ],
+    by: Annotated[Optional[str], typer.Option(help="Also compare the rows of each value of this column.")] = None,
+    pair: Annotated[str, typer.Option(help="Pair by image or prompt; auto: by image where they are the same.")] = "auto",
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl, or - for CSV).")
+    ] = None,
+    plot: Annotated[Optional[Path], typer.Option(help="Draw the differences (.png .svg).")] = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Which images score higher, and can the data tell? Two models, samplers or checkpoints, in pairs.
+
+    Differences of means in MOS and win rates over prompts, with 95% bootstrap intervals over prompts.
+    """
+    from aigc_cli.workflows.compare import compare as run_comparison
+    from aigc_cli.workflows.compare import labels_of
+
+    labels = labels_of(tables)
+    with tables_in(tables) as read, table_out(output) as place:
+        found = run_comparison(
+            read,
+            by=by,
+            pair=pair,
+            labels=labels,
+            output=place,
+            plot=plot,
+            overwrite=overwrite,
+        )
+    with terminal(quiet) as progress:
+        for note in found.notes:
+            progress.say(note)
+    if as_json:
+        print_json({name: getattr(found, name) for name in ("labels", "paired_by", "rows", "notes")})
+    elif output != STREAM:
+        _show(found)
+
+
+def _show(found: Any) -> None:
+    """A table for each target, each within 80 columns."""
+    from aigc_cli.core.metrics import UNTOLD
+
+    first = found.labels[0]
+    for target in dict.fromkeys(row["target"] for row in found.rows):
+        rows = [row for row in found.rows if row["target"] == target]
+        grouped = any(row["group"] != "all" for row in rows)
+        cells = [
+            [
+                row["table"],
+                *([row["group"]] if grouped else []),
+                _spanned(row, "difference", "ci_low", "ci_high", "+.2f"),
+                _spanned(row, "win_rate", "win_low", "win_high", ".0%"),
+                str(row["prompts"]),
+                row["verdict"].replace(UNTOLD, "can't tell"),
+            ]
+            for row in rows
+        ]
+        head = ["table", *(["group"] if grouped else []), "difference [95%]", "wins [95%]", "prompts", "verdict"]
+        means = ", ".join(
+            f"{label} {number(mean, '.2f')}"
+            for label, mean in [(first, rows[0]["baseline_mean"])]
+            + [(row["table"], row["mean"]) for row in rows if row["group"] == "all"]
+        )
+        print_table(f"{target}, against {first}; means {means}", head, cells)
+        for reason in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
+            print(f"  {reason}")
+    how = "image by image" if found.paired_by == "image" else "prompt by prompt (the mean of each prompt's images)"
+    print(f"Paired {how}; wins: share of prompts that score higher, ties half.")
+
+
+def _spanned(row: Mapping[str, Any], value: str, low: str, high: str, form: str) -> str:
+    span = "" if row[low] is None else f" [{row[low]:{form}}, {row[high]:{form}}]"
+    return number(row[value], form) + span
