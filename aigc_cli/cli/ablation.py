@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import options
+from aigc_cli.cli import completion, options
 from aigc_cli.cli.console import print_json, print_table, terminal
 from aigc_cli.errors import AigcError
 from aigc_cli.io.text import printable
@@ -15,7 +15,7 @@ from aigc_cli.io.text import printable
 DEMONSTRATION_FOLDS, DEMONSTRATION_EPOCHS = 2, 2
 
 
-Base = Annotated[str, typer.Option(help="The recipe that the variants differ from.")]
+Base = Annotated[str, typer.Option(help="The recipe that the variants differ from.", autocompletion=completion.recipes)]
 Recipes = Annotated[Optional[str], typer.Option(help="Compare whole recipes instead: names with commas between.")]
 Vary = Annotated[Optional[list[str]], typer.Option(help="Compare values of a setting, KEY=V1,V2; several make a grid.")]
 Own = Annotated[Optional[Path], typer.Option(help="Compare variants of your own: YAML of NAME: {SETTING: VALUE}.")]
@@ -30,7 +30,10 @@ Stress = Annotated[
     bool, typer.Option("--stress", help="Instead: how a model's scores move when image or prompt is harmed.")
 ]
 StressModel = Annotated[
-    Optional[Path], typer.Option(help="With --stress: run or model folder; default: the shipped scorer.")
+    Optional[Path],
+    typer.Option(
+        help="With --stress: run or model folder; default: the shipped scorer.", autocompletion=completion.models
+    ),
 ]
 
 

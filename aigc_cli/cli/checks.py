@@ -48,7 +48,7 @@ def verify(
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Rows to score again.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random sample.")] = 0,
-    model: Annotated[Optional[Path], typer.Option(help="Run or model folder; default: the shipped scorer.")] = None,
+    model: options.Model = None,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
     as_json: options.Json = False,

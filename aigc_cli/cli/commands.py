@@ -6,16 +6,20 @@ from typing import Annotated, Any, Optional
 import typer
 
 from aigc_cli.cli import ablation, caching, checks, comparing, options, picking
-from aigc_cli.cli.console import number, print_json, print_metrics, print_table, terminal
+from aigc_cli.cli.completion import recipes, runs
+from aigc_cli.cli.console import print_json, print_metrics, terminal
 from aigc_cli.cli.evaluation import evaluate
+from aigc_cli.cli.overview import show_scores
 from aigc_cli.cli.recommend import recommend
+from aigc_cli.cli.streams import STREAM, table_out
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import resolve
 
 FAILED_ROWS = 3
 RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")]
 Unfinished = Annotated[
-    Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
+    Optional[Path],
+    typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.", autocompletion=runs),
 ]
 SavedSplits = Annotated[Optional[Path], typer.Option(help="Train and validate on the parts of this splits file.")]
 FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
@@ -36,7 +40,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[Optional[str], typer.Option(help="A recipe's name, or a .yaml file of your own.")] = None,
+    recipe: Annotated[
+        Optional[str], typer.Option(help="A recipe's name, or a .yaml file of your own.", autocompletion=recipes)
+    ] = None,
     data: options.Data = None,
     images: options.Images = None,
     columns: options.Columns = None,
@@ -128,8 +134,8 @@ def score(
     prompt: Annotated[Optional[str], typer.Option(help="One prompt for every image that has none.")] = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
-    model: Annotated[Optional[Path], typer.Option(help="Run or model folder; default: the shipped scorer.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl).")] = Path(
+    model: options.Model = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl, or - for CSV).")] = Path(
         "scores.parquet"
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted scoring to -o stopped.")] = False,
@@ -143,10 +149,13 @@ def score(
     """Rate a folder of images: quality, and consistency with the prompt where there is one."""
     from aigc_cli.workflows.score import score_folder
 
-    with terminal(quiet) as progress:
+    if output == STREAM and (resume or as_json):
+        raise AigcError("Expected -o - without --resume and --json, found both.", "Name a file with -o.")
+    with terminal(quiet) as progress, table_out(output) as place:
+        assert place is not None
         summary = score_folder(
             folder,
-            output,
+            place,
             prompts=prompts,
             prompt=prompt,
             columns=options.renames(columns),
@@ -162,8 +171,8 @@ def score(
             progress.say(f"{count} x {reason}: {_explained(reason)}")
     if as_json:
         print_json({"output": str(output), **{k: getattr(summary, k) for k in ("rows", "failed", "means", "reasons")}})
-    else:
-        _print_scores(summary)
+    elif output != STREAM:
+        show_scores(summary)
     if fail_on_bad and summary.failed:
         raise typer.Exit(FAILED_ROWS)
 
@@ -172,22 +181,3 @@ def _explained(reason: str) -> str:
     from aigc_cli.io.images import REASONS
 
     return "; ".join(REASONS[part] for part in reason.split(","))
-
-
-def _print_scores(summary: Any) -> None:
-    """The best rows, then the worst ones that are not among them."""
-    among = {row["name"] for row in summary.best}
-    rows = summary.best + [row for row in summary.worst[::-1] if row["name"] not in among]
-    cells = [
-        [row["name"], number(row["quality"], ".2f"), number(row["consistency"], ".2f"), _short(row["prompt"])]
-        for row in rows
-    ]
-    print_table("Best and worst by quality", ("image", "quality", "consistency", "prompt"), cells)
-    means = ", ".join(f"mean {name} {number(mean, '.2f')}" for name, mean in summary.means.items())
-    print(f"{summary.rows} images, {summary.failed} failed, {means}; scores in {summary.output}")
-
-
-def _short(text: str | None, width: int = 40) -> str:
-    if text is None:
-        return "-"
-    return text if len(text) <= width else f"{text[: width - 3]}..."

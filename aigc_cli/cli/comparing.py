@@ -16,7 +16,7 @@ def compare(
         list[Path], typer.Argument(help="Two tables of `aigc score` or more; the first is what the others are held to.")
     ],
     by: Annotated[Optional[str], typer.Option(help="Also compare the rows of each value of this column.")] = None,
-    pair: Annotated[str, typer.Option(help="Pair by image or prompt; auto: by image where they are the same.")] = "auto",
+    pair: Annotated[str, typer.Option(help="By image or prompt; auto: by image where all are the same.")] = "auto",
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl, or - for CSV).")
     ] = None,
@@ -32,7 +32,7 @@ def compare(
     from aigc_cli.workflows.compare import compare as run_comparison
     from aigc_cli.workflows.compare import labels_of
 
-    labels = labels_of(tables)
+    labels = labels_of([Path("stdin") if table == STREAM else table for table in tables])
     with tables_in(tables) as read, table_out(output) as place:
         found = run_comparison(
             read,
@@ -81,7 +81,7 @@ def _show(found: Any) -> None:
         for reason in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
             print(f"  {reason}")
     how = "image by image" if found.paired_by == "image" else "prompt by prompt (the mean of each prompt's images)"
-    print(f"Paired {how}; wins: share of prompts that score higher, ties half.")
+    print(f"Paired {how}.\nWins: the share of prompts that score higher, ties half.")
 
 
 def _spanned(row: Mapping[str, Any], value: str, low: str, high: str, form: str) -> str:

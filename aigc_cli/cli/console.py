@@ -74,8 +74,8 @@ def terminal(quiet: bool) -> Iterator[Terminal]:
         yield shown
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, plain in a pipe; the text of its cells is never taken for markup."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on stdout, plain in a pipe; a cell's text is never taken for markup, one that is Rich's stays so."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -85,7 +85,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*[Text(printable(cell)) for cell in row])
+        table.add_row(*[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row])
     Console(markup=False, highlight=False).print(table)
 
 

@@ -7,14 +7,15 @@ from typing import Annotated, Any, Optional
 import typer
 
 from aigc_cli.cli import options
+from aigc_cli.cli.completion import models, recipes
 from aigc_cli.cli.console import number, print_json, print_metrics, terminal
 from aigc_cli.errors import AigcError
 
 OF_PROTOCOL = "With --protocol"
 
 
-def _of_protocol(text: str) -> Any:
-    return typer.Option(help=text, rich_help_panel=OF_PROTOCOL, show_default=False)
+def _of_protocol(text: str, complete: Any = None) -> Any:
+    return typer.Option(help=text, rich_help_panel=OF_PROTOCOL, show_default=False, autocompletion=complete)
 
 
 Protocol = Annotated[
@@ -28,7 +29,10 @@ Repeats = Annotated[Optional[int], _of_protocol("Times that folds are drawn anew
 
 
 def evaluate(
-    model: Annotated[Optional[Path], typer.Argument(help="Run or model folder; default: the shipped scorer.")] = None,
+    model: Annotated[
+        Optional[Path],
+        typer.Argument(help="Run or model folder; default: the shipped scorer.", autocompletion=models),
+    ] = None,
     data: options.Data = None,
     images: options.Images = None,
     columns: options.Columns = None,
@@ -37,7 +41,7 @@ def evaluate(
     mos_min: Annotated[Optional[float], typer.Option(help="Lowest human score; default: the model's.")] = None,
     mos_max: Annotated[Optional[float], typer.Option(help="Highest human score; default: the model's.")] = None,
     protocol: Protocol = None,
-    recipe: Annotated[Optional[str], _of_protocol("The recipe (default medium).")] = None,
+    recipe: Annotated[Optional[str], _of_protocol("The recipe (default medium).", recipes)] = None,
     epochs: Annotated[Optional[int], _of_protocol("Epochs; default: the recipe's.")] = None,
     settings: Settings = None,
     folds: Annotated[Optional[int], _of_protocol("Parts, each held out once (default 5).")] = None,

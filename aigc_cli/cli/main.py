@@ -1,6 +1,7 @@
 """The executable: joins the commands and turns every ending into an exit code."""
 
 import difflib
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ def main() -> None:
     from aigc_cli.cli import commands
 
     commands.register(app)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: where there is no UTF-8, escapes are no crash
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # temporary files are removed on the way out
     sys.exit(_run(sys.argv[1:]))
 

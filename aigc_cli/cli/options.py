@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from aigc_cli.cli import completion
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import FIELDS, field_type
 
@@ -17,6 +18,10 @@ Data = Annotated[
 Images = Annotated[Optional[Path], typer.Option(help="Folder of the images; default: the table's own folder.")]
 Columns = Annotated[Optional[list[str]], typer.Option(help="THEIRS=OURS renames a column; may be repeated.")]
 Separator = Annotated[str, typer.Option("--sep", help="The table's delimiter.")]
+Model = Annotated[
+    Optional[Path],
+    typer.Option(help="Run or model folder; default: the shipped scorer.", autocompletion=completion.models),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep what is frozen in the feature store.")]
 CacheLimit = Annotated[Optional[float], typer.Option("--cache-gb", help="GB that the feature store may take.")]

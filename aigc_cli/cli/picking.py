@@ -150,7 +150,7 @@ def _show(picks: Any, choice: Any) -> None:
             number(row["quality"], ".2f"),
             number(row["consistency"], ".2f"),
             *([number(row["pick_score"], ".2f")] if choice.by == "both" else []),
-            row["pick_group"] if len(row["pick_group"]) <= 32 else f"{row['pick_group'][:29]}...",
+            row["pick_group"] if len(row["pick_group"]) <= 26 else f"{row['pick_group'][:23]}...",
         ]
         for row in picks.rows[:SHOWN]
     ]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from aigc_cli.cli import options
+from aigc_cli.cli.completion import runs
 from aigc_cli.cli.console import number, print_json, print_table
 from aigc_cli.errors import AigcError
 
@@ -29,7 +30,7 @@ def recommend(
         Optional[Path],
         typer.Option(help="CSV with name, prompt, mos_quality, mos_align; also std_quality, std_align, raters."),
     ] = None,
-    run: Annotated[Optional[Path], typer.Option(help="Folder of a finished `aigc train`.")] = None,
+    run: Annotated[Optional[Path], typer.Option(help="Folder of a finished `aigc train`.", autocompletion=runs)] = None,
     images: options.Images = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",

@@ -44,7 +44,7 @@ def tables_in(paths: Iterable[Path]) -> Iterator[list[Path]]:
 
 @contextlib.contextmanager
 def table_out(path: Path | None) -> Iterator[Path | None]:
-    """The path to write a table to, if any; what is written for `-` goes to standard output as CSV when the block ends."""
+    """The path to write a table to, if any; what is written for `-` goes to standard output as CSV at the end."""
     if path != STREAM:
         yield path
         return

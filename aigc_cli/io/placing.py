@@ -53,7 +53,7 @@ def plan_placing(action: Action, files: Sequence[Path], folder: Path) -> Placing
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise AigcError(f"Expected a folder, found a file: {_shown(folder)}.", "Name another place.")
-    there = {name.casefold() for name in os.listdir(folder)} if folder.is_dir() else set()
+    there = {entry.name.casefold() for entry in folder.iterdir()} if folder.is_dir() else set()
     taken: set[str] = set()
     pairs = []
     for file in files:

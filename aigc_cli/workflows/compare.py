@@ -77,7 +77,9 @@ def compare(
     if len(tables) < 2:
         raise AigcError(f"Expected two tables or more to compare, found {len(tables)}.", "Example: compare a.csv b.csv")
     if pair not in PAIRINGS:
-        raise AigcError(f"Expected --pair {', '.join(PAIRINGS)}, found {printable(pair, 80)}.", "Leave it out for auto.")
+        raise AigcError(
+            f"Expected --pair {', '.join(PAIRINGS)}, found {printable(pair, 80)}.", "Leave it out for auto."
+        )
     for path, suffixes in ((output, None), (plot, PLOTS)):
         if path is not None:
             check_output(path, overwrite=overwrite, **({} if suffixes is None else {"suffixes": suffixes}))
@@ -113,10 +115,14 @@ def _read(path: Path, label: str) -> _Table:
 
 
 def _check_scales(tables: Sequence[_Table]) -> None:
-    scales = {(t.made_by["mos_min"], t.made_by["mos_max"]) for t in tables if {"mos_min", "mos_max"} <= t.made_by.keys()}
+    scales = {
+        (t.made_by["mos_min"], t.made_by["mos_max"]) for t in tables if {"mos_min", "mos_max"} <= t.made_by.keys()
+    }
     if len(scales) > 1:
         shown = " and ".join(f"{low} to {high}" for low, high in sorted(scales))
-        raise AigcError(f"Expected scores on one scale, found {shown}.", "Compare models that were trained on one scale.")
+        raise AigcError(
+            f"Expected scores on one scale, found {shown}.", "Compare models that were trained on one scale."
+        )
 
 
 def _pairing(tables: Sequence[_Table], pair: str) -> str:
@@ -142,7 +148,9 @@ def _against(first: _Table, later: _Table, paired_by: str, by: str | None) -> li
         for table in (first, later):
             if by not in table.rows[0]:
                 columns = ", ".join(table.rows[0])
-                raise AigcError(f"Expected a column {printable(by, 80)} in {table.label}, found {columns}.", "Change --by.")
+                raise AigcError(
+                    f"Expected a column {printable(by, 80)} in {table.label}, found {columns}.", "Change --by."
+                )
             values.append(dict.fromkeys(_value(row, by) for row in table.rows))
         common = [value for value in values[0] if value in values[1]]
         if not common:

@@ -65,9 +65,7 @@ class Choice:
             halves.append(0.0 if low in (None, "") or high in (None, "") else (float(high) - float(low)) / 2)
         return self._combined(halves, lambda parts: math.hypot(*parts)) or 0.0
 
-    def _combined(
-        self, values: Sequence[float | None], together: Callable[[Sequence[float]], float]
-    ) -> float | None:
+    def _combined(self, values: Sequence[float | None], together: Callable[[Sequence[float]], float]) -> float | None:
         both = {"quality": (1.0, 0.0), "consistency": (0.0, 1.0), "both": self.weights}[self.by]
         parts = [(weight / sum(both), value) for weight, value in zip(both, values, strict=True) if weight]
         known = [weight * value for weight, value in parts if value is not None]
@@ -194,8 +192,12 @@ def files_of(rows: Iterable[Mapping[str, Any]], images: Path | None = None) -> l
             raise AigcError(
                 f"Expected a path for {printable(row['name'], 80)}, found none.", "Name the folder: --images."
             )
-        if images is not None and (PurePosixPath(row["name"]).is_absolute() or ".." in PurePosixPath(row["name"]).parts):
-            raise AigcError(f"Expected names inside the image folder, found '{printable(row['name'], 80)}'.", "Mend it.")
+        if images is not None and (
+            PurePosixPath(row["name"]).is_absolute() or ".." in PurePosixPath(row["name"]).parts
+        ):
+            raise AigcError(
+                f"Expected names inside the image folder, found '{printable(row['name'], 80)}'.", "Mend it."
+            )
         if "\\" in file.name and not file.exists() and file.parent.is_dir():
             if file.parent not in folders:
                 folders[file.parent] = {printable(name): name for name in list_images(file.parent)}
@@ -224,7 +226,9 @@ def metadata_of(table: Path) -> dict[str, str]:
     return {key: value for key, value in found.items() if not key.startswith(("ARROW:", "schema", "inputs"))}
 
 
-def carry_out(action: Action, files: Sequence[Path], folder: Path, *, dry_run: bool, progress: Progress | None = None) -> Placing:
+def carry_out(
+    action: Action, files: Sequence[Path], folder: Path, *, dry_run: bool, progress: Progress | None = None
+) -> Placing:
     """Copies, links or moves the files into a folder; with `dry_run` only looks whether it could, and where to.
 
     Raises:
@@ -251,5 +255,3 @@ def carry_out(action: Action, files: Sequence[Path], folder: Path, *, dry_run: b
         place(planned, records.append, done)
     progress.say(f"To take it back: aigc pick --undo {printable(str(records[0]))}")
     return planned
-
-

@@ -30,6 +30,7 @@ from aigc_cli.workflows.plan import (
 from aigc_cli.workflows.scorer import Entry, Scorer, Texts
 
 SHOWN = 5
+BINS = 10
 SHARD_SECONDS = 10.0  # the most work that a crash costs; the first shard is written after one batch
 SHARD_ROWS = 4096
 ROW_GROUP = 4096
@@ -44,6 +45,8 @@ class ScoreSummary:
         rows, failed: how many images were in it, and how many of them have no score.
         best, worst: the rows of highest and lowest quality.
         means: {score: mean over the rows that have it}.
+        scale: the lowest and the highest score there can be, MOS.
+        histograms: {score: rows in each of `BINS` equal parts of the scale, from its lower end}.
         reasons: {reason: rows}.
     """
 
@@ -53,6 +56,8 @@ class ScoreSummary:
     best: list[dict[str, Any]]
     worst: list[dict[str, Any]]
     means: dict[str, float | None]
+    scale: tuple[float, float]
+    histograms: dict[str, list[int]]
     reasons: dict[str, int]
 
 
@@ -123,7 +128,7 @@ def _complete(output: Path, settings: Mapping[str, str], entries: Sequence[Entry
             f"The output {output} is complete, but of other images, prompts, settings or another model than these.",
             "Replace --resume by --overwrite, or choose another place with -o.",
         )
-    summary = _Summary()
+    summary = _Summary(settings)
     for rows in batched(iter_rows(output), ROW_GROUP):
         summary.add(rows)
     return summary.result(output)
@@ -197,7 +202,7 @@ class _Job:
 
     def _join(self, digest: str) -> ScoreSummary:
         """The shards as one table, in row groups that do not depend on the shards."""
-        summary = _Summary()
+        summary = _Summary(self.settings)
         metadata = {"aigc_version": __version__, **self.scorer.model.metadata(), "inputs": digest}
         with TableWriter(self.parts.joined, "scores", metadata) as writer:
             for rows in batched(self.parts.rows(), ROW_GROUP):
@@ -221,11 +226,13 @@ class _Job:
 class _Summary:
     """Keeps what the terminal shows while rows stream past."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.scale = (float(settings["mos_min"]), float(settings["mos_max"]))
         self.rows = self.failed = 0
         self.best: list[dict[str, Any]] = []
         self.worst: list[dict[str, Any]] = []
         self.sums = {"quality": [0, 0.0], "consistency": [0, 0.0]}
+        self.histograms = {name: [0] * BINS for name in self.sums}
         self.reasons: dict[str, int] = {}
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -239,11 +246,27 @@ class _Summary:
             values = [row[name] for row in scored if row[name] is not None]
             total[0] += len(values)
             total[1] += sum(values)
+            for value in values:
+                self.histograms[name][self._bin(value)] += 1
         quality: Callable[[dict[str, Any]], float] = lambda row: row["quality"]  # noqa: E731
         judged = [row for row in scored if row["quality"] is not None]
         self.best = sorted(self.best + judged, key=quality, reverse=True)[:SHOWN]
         self.worst = sorted(self.worst + judged, key=quality)[:SHOWN]
 
+    def _bin(self, value: float) -> int:
+        low, high = self.scale
+        return min(BINS - 1, max(0, int((value - low) / (high - low) * BINS)))
+
     def result(self, output: Path) -> ScoreSummary:
         means = {name: total / count if count else None for name, (count, total) in self.sums.items()}
-        return ScoreSummary(output, self.rows, self.failed, self.best, self.worst, means, self.reasons)
+        return ScoreSummary(
+            output,
+            self.rows,
+            self.failed,
+            self.best,
+            self.worst,
+            means,
+            self.scale,
+            self.histograms,
+            self.reasons,
+        )

@@ -17,8 +17,8 @@ from aigc_cli.core.metrics import (
     crossval_rows,
     estimate,
     fold_mean,
-    mean_estimate,
     interval,
+    mean_estimate,
     metric_rows,
     value,
 )

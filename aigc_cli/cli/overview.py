@@ -1,0 +1,67 @@
+"""What `aigc score` shows at its end: how the scores are spread, and the best and worst images."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from aigc_cli.cli.console import number, print_table
+from aigc_cli.io.text import printable
+
+BAR = 24
+
+
+def show_scores(summary: Any) -> None:
+    """Both histograms, the best rows, then the worst ones that are not among them."""
+    for line in histograms(summary.histograms, summary.scale, _full()):
+        print(line)
+    among = {row["name"] for row in summary.best}
+    rows = summary.best + [row for row in summary.worst[::-1] if row["name"] not in among]
+    cells = [
+        [_linked(row), number(row["quality"], ".2f"), number(row["consistency"], ".2f"), _short(row["prompt"])]
+        for row in rows
+    ]
+    print_table("Best and worst by quality", ("image", "quality", "consistency", "prompt"), cells)
+    means = ", ".join(f"mean {name} {number(mean, '.2f')}" for name, mean in summary.means.items())
+    print(f"{summary.rows} images, {summary.failed} failed, {means}; scores in {summary.output}")
+
+
+def histograms(counts: dict[str, list[int]], scale: tuple[float, float], full: str) -> list[str]:
+    """Bars side by side, high scores first, from the highest part of the scale that holds a score to the lowest.
+
+    Args:
+        counts: {score: rows in each of equal parts of the scale}.
+        full: what bars are made of.
+    """
+    drawn = {name: bins for name, bins in counts.items() if any(bins)}
+    filled = [index for bins in drawn.values() for index, count in enumerate(bins) if count]
+    if not filled:
+        return []
+    step = (scale[1] - scale[0]) / len(next(iter(drawn.values())))
+    lines = [" " * 13 + "".join(f"{name:<{BAR + 9}}" for name in drawn).rstrip()]
+    for index in range(max(filled), min(filled) - 1, -1):
+        line = f"{scale[0] + index * step:4.3g} - {scale[0] + (index + 1) * step:<4.3g}  "
+        for bins in drawn.values():
+            length = round(BAR * bins[index] / max(bins)) or int(bins[index] > 0)
+            line += f"{full * length + f' {bins[index]}' if bins[index] else '':<{BAR + 9}}"
+        lines.append(line.rstrip())
+    return [*lines, ""]
+
+
+def _full() -> str:
+    """A block where standard output can show one."""
+    return "█" if (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf") else "#"
+
+
+def _linked(row: dict[str, Any]) -> Any:
+    """The image's name; on a terminal a click opens the file."""
+    from rich.style import Style
+    from rich.text import Text
+
+    place = Path(row["path"]).absolute().as_uri() if row["path"] else None
+    return Text(printable(row["name"]), style=Style(link=place))
+
+
+def _short(text: str | None, width: int = 20) -> str:
+    if text is None:
+        return "-"
+    return text if len(text) <= width else f"{text[: width - 3]}..."
