@@ -1,12 +1,13 @@
 """`aigc pick`: its options, and the picks on the terminal."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import number, print_json, print_table, terminal
+from aigc_cli.cli.console import Terminal, number, print_json, print_table, terminal
 from aigc_cli.cli.streams import STREAM, print_paths, table_out, tables_in
 from aigc_cli.errors import AigcError
 
@@ -50,8 +51,7 @@ def pick(
 
     Lists them, or copies, links or moves them. Nothing is overwritten, and --undo takes it back.
     """
-    from aigc_cli.io.files import check_output
-    from aigc_cli.workflows.picking import Choice, carry_out, files_of, write_picks
+    from aigc_cli.workflows.picking import Choice, write_picks
     from aigc_cli.workflows.picking import pick as run_pick
 
     if undo is not None:
@@ -60,25 +60,15 @@ def pick(
     if table is None:
         raise AigcError("Expected a table of scores, found none.", "Example: aigc pick scores.parquet")
     actions = {"copy": copy, "symlink" if symbolic else "link": link, "move": move}
-    _check(actions, keep, top_share, symbolic, dry_run, [paths or null, as_json, output == STREAM])
-    choice = Choice(by, _weights(weights), group, keep or 1, top_share, min_quality, min_consistency)
-    if keep is not None and keep < 1:
-        choice = Choice(keep=keep)  # says what is expected
-    if output is not None and output != STREAM:
-        check_output(output, overwrite=overwrite)
+    _check(actions, keep, top_share, symbolic, dry_run)
+    _check_output(output, overwrite, [paths or null, as_json, output == STREAM])
+    choice = Choice(by, _weights(weights), group, 1 if keep is None else keep, top_share, min_quality, min_consistency)
     with tables_in([table]) as (read,), terminal(quiet) as progress:
         picks = run_pick(read, choice)
         for reason, count in sorted(picks.left_out.items()):
             progress.say(f"{count} not picked: {reason}")
-        files = files_of(picks.rows, images) if paths or null or as_json or any(actions.values()) else []
-        for action, folder in actions.items():
-            if folder is not None:
-                done: Any = carry_out(action, files, folder, dry_run=dry_run, progress=progress)
-                if dry_run:
-                    for source, target in done.pairs:
-                        progress.say(f"would {action} {source} to {target}")
-                else:
-                    files = [target for _, target in done.pairs]
+        needed = paths or null or as_json or any(actions.values())
+        files = _placed(picks, actions, images, dry_run, progress) if needed else []
         with table_out(output) as place:
             if place is not None:
                 write_picks(picks, read, place)
@@ -90,13 +80,38 @@ def pick(
         _show(picks, choice)
 
 
+def _placed(
+    picks: Any, actions: Mapping[Any, Path | None], images: Path | None, dry_run: bool, progress: Terminal
+) -> list[Path]:
+    """The picks' files, where they are after the one thing that is to be done with them."""
+    from aigc_cli.workflows.picking import carry_out, files_of
+
+    files = files_of(picks.rows, images)
+    for action, folder in actions.items():
+        if folder is not None:
+            done = carry_out(action, files, folder, dry_run=dry_run, progress=progress)
+            if not dry_run:
+                return [target for _, target in done.pairs]
+            for source, target in done.pairs:
+                progress.say(f"would {action} {source} to {target}")
+    return files
+
+
+def _check_output(output: Path | None, overwrite: bool, on_stdout: list[bool]) -> None:
+    from aigc_cli.io.files import check_output
+
+    if sum(on_stdout) > 1:
+        raise AigcError("Expected one of --paths, --json and -o -, found several.", "Keep one of them.")
+    if output is not None and output != STREAM:
+        check_output(output, overwrite=overwrite)
+
+
 def _check(
     actions: dict[str, Path | None],
     keep: int | None,
     share: float | None,
     symbolic: bool,
     dry_run: bool,
-    on_stdout: list[bool],
 ) -> None:
     """Options that don't go together."""
     given = [f"--{'link' if name == 'symlink' else name}" for name, folder in actions.items() if folder is not None]
@@ -107,8 +122,6 @@ def _check(
         raise AigcError(f"Expected {needed} beside {flag}, found none.", "Without them the picks are only listed.")
     if keep is not None and share is not None:
         raise AigcError("Expected either --keep or --top-share, found both.", "Keep one of them.")
-    if sum(on_stdout) > 1:
-        raise AigcError("Expected one of --paths, --json and -o -, found several.", "Keep one of them.")
 
 
 def _weights(text: str) -> tuple[float, float]:
@@ -150,7 +163,7 @@ def _show(picks: Any, choice: Any) -> None:
             number(row["quality"], ".2f"),
             number(row["consistency"], ".2f"),
             *([number(row["pick_score"], ".2f")] if choice.by == "both" else []),
-            row["pick_group"] if len(row["pick_group"]) <= 26 else f"{row['pick_group'][:23]}...",
+            row["pick_group"] if len(row["pick_group"]) <= 20 else f"{row['pick_group'][:17]}...",
         ]
         for row in picks.rows[:SHOWN]
     ]

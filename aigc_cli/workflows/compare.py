@@ -10,7 +10,7 @@ import numpy as np
 from aigc_cli import __version__
 from aigc_cli.core.metrics import Estimate, mean_estimate, verdict
 from aigc_cli.errors import AigcError
-from aigc_cli.io.files import check_output
+from aigc_cli.io.files import TABLE_SUFFIXES, check_output
 from aigc_cli.io.plots import comparison_plot
 from aigc_cli.io.results import iter_rows, write_table
 from aigc_cli.io.text import printable
@@ -80,9 +80,9 @@ def compare(
         raise AigcError(
             f"Expected --pair {', '.join(PAIRINGS)}, found {printable(pair, 80)}.", "Leave it out for auto."
         )
-    for path, suffixes in ((output, None), (plot, PLOTS)):
+    for path, suffixes in ((output, TABLE_SUFFIXES), (plot, PLOTS)):
         if path is not None:
-            check_output(path, overwrite=overwrite, **({} if suffixes is None else {"suffixes": suffixes}))
+            check_output(path, overwrite=overwrite, suffixes=suffixes)
     names = list(labels or labels_of(tables))
     read = [_read(table, label) for table, label in zip(tables, names, strict=True)]
     _check_scales(read)

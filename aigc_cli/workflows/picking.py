@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aigc_cli.errors import AigcError, Interrupted
+from aigc_cli.io.files import TABLE_SUFFIXES
 from aigc_cli.io.images import list_images
 from aigc_cli.io.placing import Action, Placing, place, plan_placing
 from aigc_cli.io.results import SCHEMAS, TableWriter, iter_rows, read_metadata
@@ -14,7 +15,6 @@ from aigc_cli.io.signals import graceful
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
 
-TABLES = (".parquet", ".csv", ".jsonl")
 BY = ("quality", "consistency", "both")
 TIE = 1e-3  # MOS: engines and batches move a score by less, so a smaller gap says nothing
 NO_PROMPT = "(no prompt)"
@@ -110,8 +110,10 @@ def check_table(table: Path) -> None:
             f"Expected a table of scores, found the folder {shown}.",
             f"Score it first: aigc score {shown} -o scores.parquet",
         )
-    if table.suffix not in TABLES:
-        raise AigcError(f"Expected a table {', '.join(TABLES)}, found {shown}.", "Name what `aigc score` wrote.")
+    if table.suffix not in TABLE_SUFFIXES:
+        raise AigcError(
+            f"Expected a table {', '.join(TABLE_SUFFIXES)}, found {shown}.", "Name what `aigc score` wrote."
+        )
 
 
 def choose(rows: Iterable[Mapping[str, Any]], choice: Choice) -> Picks:
@@ -187,23 +189,25 @@ def files_of(rows: Iterable[Mapping[str, Any]], images: Path | None = None) -> l
     folders: dict[Path, dict[str, str]] = {}
     files = []
     for row in rows:
-        file = Path(row["path"] or "") if images is None else images / PurePosixPath(row["name"])
-        if images is None and not row["path"]:
-            raise AigcError(
-                f"Expected a path for {printable(row['name'], 80)}, found none.", "Name the folder: --images."
-            )
-        if images is not None and (
-            PurePosixPath(row["name"]).is_absolute() or ".." in PurePosixPath(row["name"]).parts
-        ):
-            raise AigcError(
-                f"Expected names inside the image folder, found '{printable(row['name'], 80)}'.", "Mend it."
-            )
+        file = _file_of(row, images)
         if "\\" in file.name and not file.exists() and file.parent.is_dir():
             if file.parent not in folders:
                 folders[file.parent] = {printable(name): name for name in list_images(file.parent)}
             file = file.with_name(folders[file.parent].get(file.name, file.name))
         files.append(file)
     return files
+
+
+def _file_of(row: Mapping[str, Any], images: Path | None) -> Path:
+    shown = printable(row["name"], 80)
+    if images is None:
+        if not row["path"]:
+            raise AigcError(f"Expected a path for {shown}, found none.", "Name the images' folder by --images.")
+        return Path(row["path"])
+    name = PurePosixPath(row["name"])
+    if name.is_absolute() or ".." in name.parts:
+        raise AigcError(f"Expected names inside the image folder, found '{shown}'.", "Mend it.")
+    return images / name
 
 
 def write_picks(picks: Picks, table: Path, output: Path) -> None:

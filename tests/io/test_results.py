@@ -21,8 +21,8 @@ EXPECTED = {
     "saturated_q:f saturated_c:f unused_q:f unused_c:f",
     "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i reason",
     "stress": "model perturbation target n:i change:f ci_low:f ci_high:f lower:f srocc:f",
-    "comparison": "table baseline target group pairs:i prompts:i mean:f baseline_mean:f difference:f ci_low:f ci_high:f "
-    "win_rate:f win_low:f win_high:f verdict reason",
+    "comparison": "table baseline target group pairs:i prompts:i mean:f baseline_mean:f difference:f ci_low:f "
+    "ci_high:f win_rate:f win_low:f win_high:f verdict reason",
     "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f",
     "splits": "name prompt split fold:i repeat:i",
 }

@@ -1,0 +1,175 @@
+"""Comparisons of made-up tables: what is paired, what the figures are, and that no verdict goes beyond the data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aigc_cli.core.metrics import UNTOLD, mean_estimate
+from aigc_cli.errors import AigcError
+from aigc_cli.io.results import SCHEMAS, TableWriter, iter_rows, read_rows
+from aigc_cli.workflows.compare import Comparison, compare
+
+Rows = list[dict[str, Any]]
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Make:
+    def make(name: str, rows: Rows, extra: tuple[str, ...] = (), **metadata: str) -> Path:
+        said = {"model": "m", "model_hash": "abc", "mos_min": "0.0", "mos_max": "5.0"} | metadata
+        with TableWriter(tmp_path / name, "scores", said, extra) as writer:
+            writer.write(rows)
+        return tmp_path / name
+
+    return make
+
+
+def scored(shift: float = 0.0, prompts: int = 20, each: int = 3, seed: int = 0, name: str = "", **given: Any) -> Rows:
+    """Images whose quality has a part that their prompt shares; consistency is the same whatever the shift."""
+    random = np.random.default_rng(0)
+    level = random.uniform(1, 4, prompts)
+    noise = np.random.default_rng(seed).normal(0, 0.3, (prompts, each))
+    blank = dict.fromkeys(SCHEMAS["scores"].names)
+    return [
+        blank
+        | {"name": f"{name}{p}-{i}.png", "prompt": f"prompt {p}", "status": "ok"}
+        | {"quality": float(level[p] + noise[p, i] + shift), "consistency": float(level[p])}
+        | given
+        for p in range(prompts)
+        for i in range(each)
+    ]
+
+
+def of(found: Comparison, target: str = "quality", group: str = "all", nth: int = 0) -> dict[str, Any]:
+    return [row for row in found.rows if (row["target"], row["group"]) == (target, group)][nth]
+
+
+def test_the_same_images_are_paired_one_by_one(table: Make) -> None:
+    """So a shift far below the spread of images is seen, and the interval is that of the differences' mean."""
+    before, after = scored(), scored(0.05)
+    for row, noise in zip(after, np.random.default_rng(5).normal(0, 0.05, 60), strict=True):
+        row["quality"] += float(noise)
+    found = compare([table("a.parquet", before), table("b.csv", after)])
+    assert (found.labels, found.paired_by, found.notes) == (["a", "b"], "image", [])
+    row = of(found)
+    changes = [b["quality"] - a["quality"] for a, b in zip(before, after, strict=True)]
+    expected = mean_estimate(changes, [r["prompt"] for r in before])
+    assert (row["difference"], row["ci_low"], row["ci_high"]) == pytest.approx(
+        (expected.value, expected.low, expected.high)
+    )
+    assert (row["pairs"], row["prompts"], row["verdict"]) == (60, 20, "better")
+    wins = [np.mean(changes[3 * p : 3 * p + 3]) > 0 for p in range(20)]
+    assert row["win_rate"] == pytest.approx(np.mean(wins))
+    assert row["win_low"] <= row["win_rate"] <= row["win_high"]
+    same = of(found, "consistency")
+    assert (same["difference"], same["win_rate"], same["verdict"]) == (0, 0.5, UNTOLD)
+
+
+def test_other_images_are_paired_by_prompt(table: Make) -> None:
+    before, after = scored(), scored(-0.5, seed=1, name="other ", each=5)
+    found = compare([table("a.parquet", before), table("b.parquet", after)])
+    row = of(found)
+    assert (found.paired_by, row["pairs"], row["prompts"], row["verdict"]) == ("prompt", 20, 20, "worse")
+    means = [
+        np.mean([r["quality"] for r in after if r["prompt"] == f"prompt {p}"])
+        - np.mean([r["quality"] for r in before if r["prompt"] == f"prompt {p}"])
+        for p in range(20)
+    ]
+    assert row["difference"] == pytest.approx(np.mean(means))
+    assert row["win_rate"] == pytest.approx(np.mean(np.array(means) > 0))
+
+
+def test_equal_names_under_other_prompts_are_no_pairs(table: Make) -> None:
+    """`00001.png` of two folders, in another order of prompts."""
+    before, after = scored(), scored(seed=1)
+    for row, other in zip(after, scored()[::-1], strict=True):
+        row["name"] = other["name"]
+    tables = [table("a.parquet", before), table("b.parquet", after)]
+    assert compare(tables).paired_by == "prompt"
+    with pytest.raises(AigcError, match="Expected the same images under the same prompts"):
+        compare(tables, pair="image")
+
+
+def test_intervals_are_as_wide_as_they_should_be(table: Make) -> None:
+    """Without any difference, about one in twenty is called one: 40 draws, of which 8 would be far too many."""
+    called = 0
+    for seed in range(40):
+        tables = [
+            table("a.parquet", scored(seed=2 * seed, each=1)),
+            table("b.parquet", scored(seed=2 * seed + 1, each=1)),
+        ]
+        called += of(compare(tables))["verdict"] != UNTOLD
+    assert called < 8
+
+
+def test_four_prompts_tell_nothing(table: Make) -> None:
+    row = of(compare([table("a.parquet", scored(prompts=4)), table("b.parquet", scored(3.0, prompts=4))]))
+    assert row["difference"] == pytest.approx(3)
+    assert (row["ci_low"], row["win_low"], row["verdict"]) == (None, None, UNTOLD)
+    assert row["reason"] == "no interval: fewer than 5 prompts"
+
+
+def test_effect_per_group(table: Make) -> None:
+    sides = []
+    for name, shifts in (("a.parquet", (0, 0)), ("b.csv", (1.0, -1.0))):
+        rows = scored(shifts[0], sampler="euler") + scored(shifts[1], name="s", sampler="ddim")
+        sides.append(table(name, rows, ("sampler",)))
+    found = compare(sides, by="sampler")
+    verdicts = {g: of(found, group=g)["verdict"] for g in ("all", "sampler=euler", "sampler=ddim")}
+    assert verdicts == {"all": UNTOLD, "sampler=euler": "better", "sampler=ddim": "worse"}
+    with pytest.raises(AigcError, match="Expected a column steps in a, found name"):
+        compare(sides, by="steps")
+
+
+def test_what_is_left_out_and_who_scored_is_said(table: Make, tmp_path: Path) -> None:
+    before = scored() + scored(prompts=1, each=2, name="bare", prompt=None)
+    after = scored(prompts=19, name="b")
+    after[0] |= {"status": "failed", "quality": None, "consistency": None}
+    found = compare([table("a.parquet", before), table("b.csv", after, model_hash="other", model="n")])
+    assert found.notes == [
+        "Different scorers (a: m, b: n): a difference is the scorers' as well as the images'.",
+        "a: 2 images without a prompt left out.",
+        "a: 1 prompts that not all tables have.",
+        "b: 1 failed rows left out.",
+    ]
+    (tmp_path / "b.csv.meta.json").unlink()
+    found = compare([tmp_path / "a.parquet", tmp_path / "b.csv"])
+    assert found.notes[0].startswith("Which scorer made b is not known;")
+
+
+def test_several_tables_are_held_to_the_first(table: Make, tmp_path: Path) -> None:
+    tables = []
+    for folder, shift in (("x", 0.0), ("y", 0.4), ("z", -0.4)):
+        (tmp_path / folder).mkdir()
+        tables.append(table(f"{folder}/scores.parquet", scored(shift)))
+    found = compare(tables, output=tmp_path / "c.csv", plot=tmp_path / "c.svg")
+    assert found.labels == ["x/scores", "y/scores", "z/scores"]
+    assert [of(found, nth=i)["verdict"] for i in (0, 1)] == ["better", "worse"]
+    assert {row["baseline"] for row in found.rows} == {"x/scores"}
+    assert list(iter_rows(tmp_path / "c.csv", "comparison")) == found.rows
+    drawing = (tmp_path / "c.svg").read_text()
+    for part in ("y/scores - x/scores", "quality", "consistency", "difference of means (MOS)"):
+        assert part in drawing
+    compare(tables, output=tmp_path / "c.parquet", plot=tmp_path / "c.png")
+    assert read_rows(tmp_path / "c.parquet") == found.rows
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(AigcError, match=r"c\.svg exists"):
+        compare(tables, plot=tmp_path / "c.svg")
+
+
+@pytest.mark.parametrize(
+    ("rows", "metadata", "message"),
+    [
+        (scored(prompt="elsewhere"), {}, "Expected prompts that a and b have in common"),
+        (scored(status="failed"), {}, "Expected scored images in"),
+        (scored(), {"mos_max": "100.0"}, r"Expected scores on one scale, found 0\.0 to 100\.0 and 0\.0 to 5\.0"),
+    ],
+)
+def test_what_can_not_be_compared(rows: Rows, metadata: dict[str, str], message: str, table: Make) -> None:
+    with pytest.raises(AigcError, match=message):
+        compare([table("a.parquet", scored()), table("b.parquet", rows, **metadata)])
+    with pytest.raises(AigcError, match="Expected two tables or more"):
+        compare([table("a.parquet", scored())])
