@@ -1,0 +1,190 @@
+"""`aigc pick` and `aigc compare` on the command line: what goes to stdout, to files, and through pipes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import aigc, process
+
+from aigc_cli.io.results import SCHEMAS, iter_rows, write_table
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Three images of each of six prompts, the last of each the best; one failed."""
+    (tmp_path / "images").mkdir()
+    rows = []
+    for prompt in range(6):
+        for image in range(3):
+            name = f"{prompt} {image}.png"
+            (tmp_path / "images" / name).write_bytes(name.encode())
+            row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": name, "path": f"images/{name}", "status": "ok"}
+            row |= {"prompt": f"prompt {prompt}", "quality": 1.0 + image + prompt / 10, "consistency": 3.0 - image}
+            rows.append(row)
+    rows.append(dict.fromkeys(SCHEMAS["scores"].names) | {"name": "bad.png", "status": "failed", "reason": "truncated"})
+    write_table(tmp_path / "s.parquet", "scores", rows, {"model_hash": "abc"})
+    return tmp_path / "s.parquet"
+
+
+def test_the_picks_are_listed(table: Path) -> None:
+    ending = aigc("pick", table)
+    assert ending.code == 0
+    assert ending.out.splitlines()[-1] == "6 of 19 images picked from 6 groups by quality"
+    assert "5 2.png" in ending.out
+    assert "5 1.png" not in ending.out
+    assert ending.err == "1 not picked: failed\n"
+    both = aigc("pick", table, "--by", "both", "--weights", "3,1", "-q").out
+    assert both.splitlines()[-1] == "6 of 19 images picked from 6 groups by 0.75 x quality + 0.25 x consistency"
+    tied = aigc("pick", table, "--by", "consistency", "--group", "none", "-q").out
+    assert "0 0.png: tie with 1 0.png" in tied
+
+
+def test_paths_alone(table: Path) -> None:
+    expected = [f"images/{prompt} 2.png" for prompt in range(6)]
+    ending = aigc("pick", table, "--paths", "-q")
+    assert (ending.code, ending.out.splitlines(), ending.err) == (0, expected, "")
+    piped = process("pick", table, "--null")
+    assert piped.out.split("\0") == [*expected, ""]
+    found = json.loads(aigc("pick", table, "--json", "-q").out)
+    assert [row["file"] for row in found["picks"]] == expected
+    assert found["left_out"] == {"failed": 1}
+
+
+def test_a_path_of_two_lines_needs_null(tmp_path: Path) -> None:
+    row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "a", "path": "a\nb", "status": "ok", "quality": 1.0}
+    write_table(tmp_path / "s.parquet", "scores", [row], {})
+    assert aigc("pick", "s.parquet", "--paths").err.startswith("aigc: Expected paths of one line each")
+    assert aigc("pick", "s.parquet", "--null").out == "a\nb\0"
+
+
+@pytest.mark.parametrize("flag", ["--copy", "--link", "--move"])
+def test_there_and_back(flag: str, table: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in (tmp_path / "images").iterdir())
+    dry = aigc("pick", table, flag, "best", "--dry-run", "--paths")
+    assert (dry.code, (tmp_path / "best").exists()) == (0, False)
+    assert f"{tmp_path}/best/5 2.png" in dry.err
+    assert dry.out.splitlines()[-1] == "images/5 2.png"
+    ending = aigc("pick", table, flag, "best", "--paths")
+    assert ending.out.splitlines() == [f"{tmp_path}/best/{prompt} 2.png" for prompt in range(6)]
+    (record,) = (tmp_path / "best").glob("undo-*.json")
+    assert f"To take it back: aigc pick --undo {record}" in ending.err
+    again = aigc("pick", table, "--copy", "best", "--images", "images")
+    assert (again.code, "nothing is overwritten" in again.err or "found none" in again.err) == (2, True)
+    back = aigc("pick", "--undo", record)
+    assert (back.code, back.out) == (0, "6 files taken back.\n")
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == before
+    assert not (tmp_path / "best").exists()
+
+
+def test_symbolic_links(table: Path, tmp_path: Path) -> None:
+    assert aigc("pick", table, "--link", "best", "--symbolic", "-q").code == 0
+    assert (tmp_path / "best" / "0 2.png").readlink() == tmp_path / "images" / "0 2.png"
+
+
+def test_an_undo_that_leaves_something_says_so(table: Path, tmp_path: Path) -> None:
+    aigc("pick", table, "--copy", "best")
+    (tmp_path / "best" / "0 2.png").write_bytes(b"edited")
+    (record,) = (tmp_path / "best").glob("undo-*.json")
+    ending = aigc("pick", "--undo", record)
+    assert (ending.code, ending.out) == (2, "5 files taken back.\n")
+    assert "1 files stay as they are" in ending.err
+    assert "0 2.png: it or its original was changed since" in ending.err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "Expected a table of scores, found none."),
+        ("images", "Expected a table of scores, found the folder images."),
+        ("s.parquet --by beauty", "Expected --by quality, consistency, both, found beauty."),
+        ("s.parquet --weights 1", "Expected --weights QUALITY,CONSISTENCY, found '1'."),
+        ("s.parquet -k 0", "Expected to keep 1 or more, found 0."),
+        ("s.parquet -k 1 --top-share 0.5", "Expected either --keep or --top-share, found both."),
+        ("s.parquet --copy a --move b", "Expected one thing to do with the picks, found --copy and --move."),
+        ("s.parquet --dry-run", "Expected --copy, --link or --move beside --dry-run, found none."),
+        ("s.parquet --symbolic --copy a", "Expected --link beside --symbolic, found none."),
+        ("s.parquet --paths --json", "Expected one of --paths, --json and -o -, found several."),
+        ("s.parquet --undo x.json", "Expected --undo without a table, found both."),
+        ("--undo no.json", "Expected a list that `aigc pick` wrote at no.json"),
+    ],
+)
+def test_bad_usage(line: str, message: str, table: Path) -> None:
+    ending = aigc("pick", *line.split())
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err.startswith(f"aigc: {message}")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_table_by_standard_input(suffix: str, table: Path, tmp_path: Path) -> None:
+    write_table(tmp_path / f"t{suffix}", "scores", list(iter_rows(table)), {})
+    command = [sys.executable, "-m", "aigc_cli", "pick", "-", "--paths"]
+    with (tmp_path / f"t{suffix}").open("rb") as stream:
+        done = subprocess.run(command, stdin=stream, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == aigc("pick", table, "--paths").out
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "found nothing" in done.stderr
+
+
+def test_the_comparison_is_shown_within_80_columns(table: Path, tmp_path: Path) -> None:
+    assert aigc("pick", table, "-o", "best.csv", "-q").code == 0
+    ending = aigc("compare", table, "best.csv", "--by", "status", "--plot", "c.svg", "-o", "c.csv")
+    assert ending.code == 0
+    assert [line for line in ending.out.splitlines() if len(line) > 80] == []
+    for part in ("quality, against s; means s 2.25, best 3.25", "+1.00 [+1.00, +1.00]", "100%", "better", "worse"):
+        assert part in ending.out
+    assert "s: 1 failed rows left out." in ending.err
+    assert (tmp_path / "c.svg").is_file()
+    rows = json.loads(aigc("compare", table, "best.csv", "--json", "-q").out)["rows"]
+    assert rows == [row for row in iter_rows(tmp_path / "c.csv", "comparison") if row["group"] == "all"]
+    few = aigc("pick", table, "--group", "none", "-k", "3", "-o", "few.csv", "-q")
+    assert few.code == 0
+    shown = aigc("compare", table, "few.csv").out
+    assert "can't tell" in shown
+    assert "no interval: fewer than 5 prompts" in shown
+
+
+def test_the_pipe_of_readme_runs_as_it_is_written(tmp_path: Path) -> None:
+    """Literally, in a shell, with the shipped scorer, beside a copy of the examples."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- pipe -->\s*```sh\n(.*?)```", readme, re.S)
+    assert found is not None
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "aigc").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aigc_cli "$@"\n')
+    (tmp_path / "aigc").chmod(0o755)
+    where = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", found[1]],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | where,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "quality, against scores; means scores " in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    rows = list(iter_rows(tmp_path / "scores.csv"))
+    assert len(rows) == 12
+    prompts = {row["prompt"] for row in rows}
+    best = [max(row["quality"] for row in rows if row["prompt"] == prompt) for prompt in prompts]
+    mean = [[row["quality"] for row in rows if row["prompt"] == prompt] for prompt in prompts]
+    gain = sum(best) / len(best) - sum(sum(part) / len(part) for part in mean) / len(mean)
+    assert f"{gain:+.2f} [" in done.stdout
+    assert not re.search(r"could not|Traceback", done.stderr)
+
+
+def test_score_to_standard_output_is_a_table_alone(work: object, tmp_path: Path) -> None:
+    given = ("score", work.images, "--model", work.run, "--device", "cpu")  # type: ignore[attr-defined]
+    piped, filed = process(*given, "-o", "-"), process(*given, "-o", "s.csv")
+    assert (piped.code, filed.code) == (0, 0)
+    assert piped.out == (tmp_path / "s.csv").read_text()
+    assert not (tmp_path / "-").exists()
+    refused = aigc(*given, "-o", "-", "--json")
+    assert (refused.code, refused.out) == (2, "")
