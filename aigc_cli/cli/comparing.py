@@ -59,11 +59,11 @@ def _show(found: Any) -> None:
     first = found.labels[0]
     for target in dict.fromkeys(row["target"] for row in found.rows):
         rows = [row for row in found.rows if row["target"] == target]
-        several = len(found.labels) > 2 or not any(row["group"] != "all" for row in rows)
         grouped = any(row["group"] != "all" for row in rows)
+        named = not grouped or len(found.labels) > 2
         cells = [
             [
-                *([row["table"]] if several else []),
+                *([row["table"]] if named else []),
                 *([row["group"]] if grouped else []),
                 _spanned(row, "difference", "ci_low", "ci_high", "+.2f"),
                 _spanned(row, "win_rate", "win_low", "win_high", ".0%"),
@@ -72,14 +72,8 @@ def _show(found: Any) -> None:
             ]
             for row in rows
         ]
-        head = [
-            *(["table"] if several else []),
-            *(["group"] if grouped else []),
-            "difference [95%]",
-            "wins [95%]",
-            "prompts",
-            "verdict",
-        ]
+        head = [*(["table"] if named else []), *(["group"] if grouped else [])]
+        head += ["difference [95%]", "wins [95%]", "prompts", "verdict"]
         means = ", ".join(
             f"{label} {number(mean, '.2f')}"
             for label, mean in [(first, rows[0]["baseline_mean"])]

@@ -18,6 +18,9 @@ def _of_protocol(text: str, complete: Any = None) -> Any:
     return typer.Option(help=text, rich_help_panel=OF_PROTOCOL, show_default=False, autocompletion=complete)
 
 
+Model = Annotated[
+    Optional[Path], typer.Argument(help="Run or model folder; default: the shipped scorer.", autocompletion=models)
+]
 Protocol = Annotated[
     Optional[str], typer.Option(help="Cross-validate a recipe instead: prompt, image or group:COLUMN.")
 ]
@@ -29,10 +32,7 @@ Repeats = Annotated[Optional[int], _of_protocol("Times that folds are drawn anew
 
 
 def evaluate(
-    model: Annotated[
-        Optional[Path],
-        typer.Argument(help="Run or model folder; default: the shipped scorer.", autocompletion=models),
-    ] = None,
+    model: Model = None,
     data: options.Data = None,
     images: options.Images = None,
     columns: options.Columns = None,
