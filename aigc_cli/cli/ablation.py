@@ -50,6 +50,7 @@ def ablate(
     resume: Resume = False,
     stress: Stress = False,
     model: StressModel = None,
+    report: options.Report = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
     cache_gb: options.CacheLimit = None,
@@ -64,9 +65,13 @@ def ablate(
     from aigc_cli.recipe import resolve
     from aigc_cli.workflows.ablate import ablate as run_ablation
     from aigc_cli.workflows.ratings import Source
+    from aigc_cli.workflows.reports import report_ablation
     from aigc_cli.workflows.train import default_run
 
     source = Source(data, images, options.renames(columns), sep)
+    if stress and report is not None:
+        raise AigcError("Expected --report without --stress, found both.", "Its page is stress.md.")
+    options.check_report(report, None, overwrite or resume)
     if stress:
         _stress(model, source, output or default_run("stress"), device, overwrite, quiet, as_json)
         return
@@ -92,6 +97,8 @@ def ablate(
             overwrite=overwrite,
             resume=resume,
         )
+        if report is not None:
+            report_ablation(summaries, place, source.describe(), report, progress)
     _report(summaries, place, as_json)
 
 

@@ -1,0 +1,130 @@
+"""What each command puts into its `--report`; `io.report` draws it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aigc_cli import __version__
+from aigc_cli.io.report import Figure, Report, Table, write_report
+from aigc_cli.io.results import iter_rows, read_metadata
+from aigc_cli.progress import Progress
+from aigc_cli.workflows.ratings import TARGETS
+from aigc_cli.workflows.summary import ZERO_SHOT, Summary, shown
+
+HASH_SHOWN = 16  # hexadecimal digits
+
+
+def report_scores(table: Path, report: Path, progress: Progress, thumbs: Path | None = None) -> None:
+    """The gallery of a table of scores, as `aigc score` writes it.
+
+    Raises:
+        AigcError: there is no such table.
+        EnvironmentProblem: the report can't be written.
+    """
+    metadata = read_metadata(table)
+    page = Report(f"Scores of {table.name}", facts_of(metadata), rows=list(iter_rows(table)), scale=_scale(metadata))
+    write_report(report, page, progress, thumbs)
+
+
+def report_evaluation(
+    metrics: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]] | None,
+    metadata: Mapping[str, str],
+    report: Path,
+    progress: Progress,
+    thumbs: Path | None = None,
+    title: str = "Agreement with people",
+) -> None:
+    """The agreement table, and the images with both scores, worst misses first.
+
+    Args:
+        metrics: rows of the metrics table.
+        rows: name, path, prompt, the model's scores and people's of each image; None: no gallery.
+    """
+    cells = [
+        [
+            str(row["split"]),
+            str(row["group"]),
+            str(row["target"]).replace("_", " "),
+            str(row["metric"]),
+            _number(row["value"]) if row["value"] is not None else f"– ({row.get('reason') or 'not defined'})",
+            "–" if row["ci_low"] is None else f"[{_number(row['ci_low'])}, {_number(row['ci_high'])}]",
+            f"{row['n']:,}",
+        ]
+        for row in metrics
+    ]
+    columns = ("images", "group", "score", "metric", "value", "95% interval", "n")
+    note = "Intervals are 95% bootstrap intervals over prompts."
+    table = Table("Agreement", columns, cells, note)
+    page = Report(title, facts_of(metadata), tables=[table], rows=rows, scale=_scale(metadata))
+    write_report(report, page, progress, thumbs)
+
+
+def report_ablation(summaries: Sequence[Summary], place: Path, data: str, report: Path, progress: Progress) -> None:
+    """The table of the variants, and the plot that the ablation wrote to `place`."""
+    columns = ["variant"]
+    for target in TARGETS:
+        columns += [f"SROCC {target}", "difference"]
+    cells = []
+    for summary in summaries:
+        line = [summary.variant]
+        for target in TARGETS:
+            difference = shown(summary.difference.get(target), signed=True)
+            line += [shown(summary.srocc[target]), f"{difference} {summary.verdict.get(target, '')}".strip()]
+        seconds = "–" if summary.seconds is None else f"{summary.seconds:.0f}"
+        cells.append([*line, seconds, "–" if summary.trainable is None else f"{summary.trainable:,}"])
+    note = (
+        "SROCC is the mean over prompt-disjoint folds with its 95% bootstrap interval over prompts; differences are "
+        f"paired with the first variant. {ZERO_SHOT} is the baseline: nothing is trained."
+    )
+    table = Table("Variants", [*columns, "seconds per fold", "trained parameters"], cells, note)
+    figure = Figure("Agreement against training time", (place / "ablation.png").read_bytes())
+    facts = {"Data": data, "Version": __version__}
+    write_report(report, Report("Ablation", facts, tables=[table], figures=[figure]), progress)
+
+
+def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The head of a page, out of what a result table says of its making."""
+    named = {
+        "Model": metadata.get("model"),
+        "Weights": metadata.get("model_hash", "")[:HASH_SHOWN],
+        "Backbone": metadata.get("backbone"),
+        "Backbone weights": metadata.get("backbone_hash", "")[:HASH_SHOWN],
+        "Scale": f"{float(metadata['mos_min']):g} to {float(metadata['mos_max']):g}" if "mos_min" in metadata else "",
+        "Preprocessing": metadata.get("preprocessing"),
+        "Version": metadata.get("aigc_version"),
+    }
+    return {name: text for name, text in named.items() if text}
+
+
+def evaluation_gallery(
+    samples: Iterable[Any], predicted: Mapping[str, Sequence[float]], splits: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows for `report_evaluation`.
+
+    Args:
+        samples: the rated images.
+        predicted: {column of the scores table: value of each image, in MOS units}.
+        splits: of each image, see `EvalResult`.
+    """
+    return [
+        {
+            "name": sample.name,
+            "path": str(sample.path),
+            "prompt": sample.prompt,
+            "human_quality": sample.mos_quality,
+            "human_consistency": sample.mos_align,
+            "reason": None,
+            "split": split,
+        }
+        | {name: float(values[i]) for name, values in predicted.items()}
+        for i, (sample, split) in enumerate(zip(samples, splits, strict=True))
+    ]
+
+
+def _scale(metadata: Mapping[str, str]) -> tuple[float, float]:
+    return float(metadata.get("mos_min", 0)), float(metadata.get("mos_max", 5))
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
