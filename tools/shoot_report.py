@@ -7,6 +7,7 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver) and selenium.
 
 import argparse
 import io
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -67,6 +68,13 @@ def shoot(driver: Any, report: Path, folder: Path) -> list[Path]:
     keep("dark")
     driver.execute_script("document.getElementById('theme').click()")
     resize(driver, *PHONE)
+    driver.execute_async_script(
+        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+    )
+    driver.execute_script("document.getElementById('only-favourites').scrollIntoView(); document.activeElement.blur()")
+    driver.execute_async_script(
+        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+    )
     keep("phone")
     return taken
 
@@ -79,10 +87,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
-    out: Path = parser.parse_args().out
+    out: Path = parser.parse_args().out.absolute()
+    os.chdir(ROOT)  # so that the pictures show no folder of this machine
     with tempfile.TemporaryDirectory() as scratch:
         table, report = Path(scratch) / "scores.parquet", Path(scratch) / "report.html"
-        score_folder(ROOT / "examples", table, prompts=ROOT / "examples" / "prompts.csv")
+        score_folder(Path("examples"), table, prompts=Path("examples/prompts.csv"))
         report_scores(table, report, Silent())
         driver = browser(Path(scratch) / "profile")
         try:

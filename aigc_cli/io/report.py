@@ -98,7 +98,7 @@ def write_report(path: Path, report: Report, progress: Progress, thumbs: Path | 
         data=None if gallery is None else _embedded(gallery),
         present=[] if gallery is None else list(gallery["columns"]),
         scores=[name for name in SCORES if gallery is not None and name in gallery["columns"]],
-        categories=[name for name in CATEGORIES if gallery is not None and name in gallery["columns"]],
+        categories=[name for name in CATEGORIES if gallery is not None and _differs(gallery["columns"].get(name))],
         failed=[] if report.rows is None else list(_failed(report.rows)),
         figures=[(figure.title, _data_uri("image/png", figure.png)) for figure in report.figures],
         style=style,
@@ -106,6 +106,11 @@ def write_report(path: Path, report: Report, progress: Progress, thumbs: Path | 
         policy=_policy(style, script),
     )
     write_text(path, page)
+
+
+def _differs(values: Sequence[Any] | None) -> bool:
+    """Whether there is something to choose from."""
+    return values is not None and len(set(values)) > 1
 
 
 def _policy(style: str, script: str) -> str:
@@ -180,9 +185,8 @@ def _thumbs(
 def _link(file: Path, folder: Path) -> str:
     """A relative URL from the report's folder to a file where there is one, so that both may move together."""
     try:
-        return quote(
-            Path(os.path.relpath(file.absolute(), folder.absolute())).as_posix().encode("utf-8", "surrogateescape")
-        )
+        relative = Path(os.path.relpath(file.absolute(), folder.absolute()))
+        return quote(os.fsencode(relative.as_posix()))
     except ValueError:  # another drive
         return file.absolute().as_uri()
 

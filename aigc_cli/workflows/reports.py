@@ -91,7 +91,7 @@ def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
         "Backbone": metadata.get("backbone"),
         "Backbone weights": metadata.get("backbone_hash", "")[:HASH_SHOWN],
         "Scale": f"{float(metadata['mos_min']):g} to {float(metadata['mos_max']):g}" if "mos_min" in metadata else "",
-        "Preprocessing": metadata.get("preprocessing"),
+        "Preprocessing": metadata.get("preprocessing", "").strip("{}").replace("'", ""),
         "Version": metadata.get("aigc_version"),
     }
     return {name: text for name, text in named.items() if text}

@@ -26,7 +26,7 @@ class Grid {
     this.width = this.host.clientWidth;
     this.across = Math.max(2, Math.floor((this.width + GAP) / (LEAST + GAP)));
     this.side = (this.width - GAP * (this.across - 1)) / this.across;
-    this.high = Math.round(this.side * 0.9) + WORDS;
+    this.high = Math.round(this.side) + WORDS;
     this.lines = [];
     this.where = new Map(); // row -> its line
     let top = 0, line = null, prompt;

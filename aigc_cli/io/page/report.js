@@ -127,6 +127,8 @@ function prepareCharts() {
   if (!pairs.length) return;
   const scatter = new Chart(byId("chart-scatter"), ...pairs[0], brushed);
   charts.push(scatter);
+  byId("axes").hidden = pairs.length < 2;
+  if (pairs.length < 2) byId("axes").previousElementSibling.textContent = `${TITLES[pairs[0][1]]} (up) against ${TITLES[pairs[0][0]].toLowerCase()}`;
   for (const [x, y] of pairs) option(byId("axes"), `${x} ${y}`, `${TITLES[y]} (up) against ${TITLES[x].toLowerCase()}`);
   byId("axes").addEventListener("change", (event) => {
     [scatter.x, scatter.y] = event.target.value.split(" ");
