@@ -3,6 +3,7 @@
 import base64
 import csv
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -243,10 +244,11 @@ def test_sort_filter_and_group(opened: Callable[..., Any], small: Path) -> None:
     page.execute_script("document.getElementById('clear').click()")
     put(page, "group", True)
     titles = page.execute_script("return [...document.querySelectorAll('.row-title')].map((one) => one.textContent)")
-    assert titles[0] == f"{columns['prompt'][widest]}  4 images"
-    together = [columns["prompt"][columns["name"].index(name)] for name in names(page)[:8]]
-    assert together[:4] == [together[0]] * 4
-    assert together[4:] == [together[4]] * 4
+    assert titles[0].startswith(columns["prompt"][widest])
+    assert "prompt 3  4 images" in titles
+    shown = [columns["prompt"][columns["name"].index(name)] for name in names(page)]
+    changes = sum(one != other for one, other in itertools.pairwise(shown))
+    assert changes == len(set(shown)) - 1  # what belongs together stands together
 
 
 @needs_chromium
@@ -354,16 +356,16 @@ def test_ten_thousand_images_scroll(opened: Callable[..., Any], big: Path) -> No
     assert count(page) == "10,000 images"
     frames, cards, seen = page.execute_async_script(
         "const done = arguments[0], frames = [], seen = new Set(); let cards = 0, before = performance.now(), n = 0;"
-        "const high = document.body.scrollHeight;"
-        "const step = (now) => { frames.push(now - before); before = now; scrollTo(0, high * ++n / 90);"
+        "const step = (now) => { frames.push(now - before); before = now; n++;"
+        "n < 60 ? scrollBy(0, 150) : scrollTo(0, document.body.scrollHeight * (n - 60) / 60);"
         "for (const c of document.querySelectorAll('.card')) seen.add(c.dataset.row);"
         "cards = Math.max(cards, document.querySelectorAll('.card').length);"
-        "n < 90 ? requestAnimationFrame(step) : done([frames.slice(2), cards, seen.size]) };"
+        "n < 120 ? requestAnimationFrame(step) : done([frames.slice(2, 60), cards, seen.size]) };"
         "requestAnimationFrame(step)"
     )
     assert cards < 150
     assert seen > 2000  # they came past
-    assert sorted(frames)[len(frames) // 2] < 50  # milliseconds; 17 where nothing else runs
+    assert sorted(frames)[len(frames) // 2] < 50  # milliseconds at 9,000 pixels a second; 17 on an idle machine
     began = time.monotonic()
     put(page, "search", "prompt 12")
     assert time.monotonic() - began < 2
