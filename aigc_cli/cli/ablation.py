@@ -69,16 +69,11 @@ def ablate(
     from aigc_cli.workflows.train import default_run
 
     source = Source(data, images, options.renames(columns), sep)
-    if stress and report is not None:
-        raise AigcError("Expected --report without --stress, found both.", "Its page is stress.md.")
+    _check(stress, model, resume, output, report)
     options.check_report(report, None, overwrite or resume)
     if stress:
         _stress(model, source, output or default_run("stress"), device, overwrite, quiet, as_json)
         return
-    if model is not None:
-        raise AigcError("Expected --stress beside --model, found none.", "An ablation trains its own models.")
-    if resume and output is None:
-        raise AigcError("Expected -o beside --resume, found none.", "Name the folder of the ablation: -o runs/...")
     demonstration = data is None
     many = epochs if epochs is not None else DEMONSTRATION_EPOCHS if demonstration else None
     compared = _variants(recipes, vary, variants, many)
@@ -100,6 +95,16 @@ def ablate(
         if report is not None:
             report_ablation(summaries, place, source.describe(), report, progress)
     _report(summaries, place, as_json)
+
+
+def _check(stress: bool, model: Path | None, resume: bool, output: Path | None, report: Path | None) -> None:
+    """Options that don't go together."""
+    if stress and report is not None:
+        raise AigcError("Expected --report without --stress, found both.", "Its page is stress.md.")
+    if model is not None and not stress:
+        raise AigcError("Expected --stress beside --model, found none.", "An ablation trains its own models.")
+    if resume and output is None and not stress:
+        raise AigcError("Expected -o beside --resume, found none.", "Name the folder of the ablation: -o runs/...")
 
 
 def _report(summaries: Sequence[Any], place: Path, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from aigc_cli.cli.console import number, print_json, print_metrics, terminal
 from aigc_cli.errors import AigcError
 
 Page = tuple[Path | None, Path | None]  # --report and --thumbs
+PROTOCOL_OPTIONS = ("recipe", "epochs", "set", "folds", "repeats", "seed", "splits", "splits_out")
 OF_PROTOCOL = "With --protocol"
 
 
@@ -68,16 +69,8 @@ def evaluate(
     from aigc_cli.workflows.ratings import Source
 
     source = Source(data, images, options.renames(columns), sep)
-    of_protocol = {
-        "recipe": recipe,
-        "epochs": epochs,
-        "set": settings,
-        "folds": folds,
-        "repeats": repeats,
-        "seed": seed,
-        "splits": splits,
-        "splits_out": splits_out,
-    }
+    given = (recipe, epochs, settings, folds, repeats, seed, splits, splits_out)
+    of_protocol = dict(zip(PROTOCOL_OPTIONS, given, strict=True))
     shared = {
         "by": by,
         "output": output,

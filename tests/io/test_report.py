@@ -245,7 +245,7 @@ def test_sort_filter_and_group(opened: Callable[..., Any], small: Path) -> None:
     put(page, "group", True)
     titles = page.execute_script("return [...document.querySelectorAll('.row-title')].map((one) => one.textContent)")
     assert titles[0].startswith(columns["prompt"][widest])
-    assert "prompt 3  4 images" in titles
+    assert any(re.fullmatch(r"prompt \d  4 images", title) for title in titles)
     shown = [columns["prompt"][columns["name"].index(name)] for name in names(page)]
     changes = sum(one != other for one, other in itertools.pairwise(shown))
     assert changes == len(set(shown)) - 1  # what belongs together stands together

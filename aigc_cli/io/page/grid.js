@@ -47,12 +47,14 @@ class Grid {
       line.rows.push(row);
     });
     this.host.style.height = `${Math.max(top, 120)}px`;
+    const focused = this.host.contains(document.activeElement);
     this.host.replaceChildren();
     this.cards.clear();
     this.titles.clear();
     if (!this.where.has(this.active)) this.active = state.view[0] ?? null;
     if (state.view.length === 0) this.host.append(make("p", "empty", "No image passes these filters."));
     this.render();
+    if (focused) this.cards.get(this.active)?.firstChild.focus({ preventScroll: true });
   }
 
   soon() {

@@ -146,6 +146,7 @@ function keys(event) {
     typing && event.target.id === "search" && event.target.value === "" ? grid.focus(grid.active) : clear();
   } else if (event.key === "ArrowDown" && event.target.id === "search") {
     event.preventDefault();
+    update(); // what was typed last may still wait for its frame
     grid.focus(state.view[0]);
   }
 }
