@@ -69,8 +69,7 @@ def ablate(
     from aigc_cli.workflows.train import default_run
 
     source = Source(data, images, options.renames(columns), sep)
-    _check(stress, model, resume, output, report)
-    options.check_report(report, None, overwrite or resume)
+    _check(stress, model, resume, output, report, overwrite)
     if stress:
         _stress(model, source, output or default_run("stress"), device, overwrite, quiet, as_json)
         return
@@ -97,7 +96,9 @@ def ablate(
     _report(summaries, place, as_json)
 
 
-def _check(stress: bool, model: Path | None, resume: bool, output: Path | None, report: Path | None) -> None:
+def _check(
+    stress: bool, model: Path | None, resume: bool, output: Path | None, report: Path | None, overwrite: bool
+) -> None:
     """Options that don't go together."""
     if stress and report is not None:
         raise AigcError("Expected --report without --stress, found both.", "Its page is stress.md.")
@@ -105,6 +106,7 @@ def _check(stress: bool, model: Path | None, resume: bool, output: Path | None, 
         raise AigcError("Expected --stress beside --model, found none.", "An ablation trains its own models.")
     if resume and output is None and not stress:
         raise AigcError("Expected -o beside --resume, found none.", "Name the folder of the ablation: -o runs/...")
+    options.check_report(report, None, overwrite or resume)
 
 
 def _report(summaries: Sequence[Any], place: Path, as_json: bool) -> None:
