@@ -41,19 +41,19 @@ def report_evaluation(
         metrics: rows of the metrics table.
         rows: name, path, prompt, the model's scores and people's of each image; None: no gallery.
     """
+    targets = list(dict.fromkeys(str(row["target"]) for row in metrics))
+    lines: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in metrics:
+        lines.setdefault((row["split"], row["group"], row["metric"]), {})[row["target"]] = row
     cells = [
         [
-            str(row["split"]),
-            str(row["group"]),
-            str(row["target"]).replace("_", " "),
-            str(row["metric"]),
-            _number(row["value"]) if row["value"] is not None else f"– ({row.get('reason') or 'not defined'})",
-            "–" if row["ci_low"] is None else f"[{_number(row['ci_low'])}, {_number(row['ci_high'])}]",
-            f"{row['n']:,}",
+            *key,
+            *(_estimate(found.get(target)) for target in targets),
+            " / ".join(dict.fromkeys(f"{row['n']:,}" for row in found.values())),
         ]
-        for row in metrics
+        for key, found in lines.items()
     ]
-    columns = ("images", "group", "score", "metric", "value", "95% interval", "n")
+    columns = ("images", "group", "metric", *(target.replace("_", " ") for target in targets), "n")
     note = "Intervals are 95% bootstrap intervals over prompts."
     table = Table("Agreement", columns, cells, note)
     page = Report(title, facts_of(metadata), tables=[table], rows=rows, scale=_scale(metadata))
@@ -126,5 +126,11 @@ def _scale(metadata: Mapping[str, str]) -> tuple[float, float]:
     return float(metadata.get("mos_min", 0)), float(metadata.get("mos_max", 5))
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}"
+def _estimate(row: Mapping[str, Any] | None) -> str:
+    """A metric with its interval, or a dash with the reason."""
+    if row is None:
+        return ""
+    if row["value"] is None:
+        return f"– ({row.get('reason') or 'not defined'})"
+    span = "" if row["ci_low"] is None else f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    return f"{row['value']:.3f}{span}"
