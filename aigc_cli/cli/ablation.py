@@ -53,6 +53,7 @@ def ablate(
     resume: Resume = False,
     stress: Stress = False,
     model: StressModel = None,
+    report: options.Report = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
     cache_gb: options.CacheLimit = None,
@@ -67,16 +68,14 @@ def ablate(
     from aigc_cli.recipe import resolve
     from aigc_cli.workflows.ablate import ablate as run_ablation
     from aigc_cli.workflows.ratings import Source
+    from aigc_cli.workflows.reports import report_ablation
     from aigc_cli.workflows.train import default_run
 
     source = Source(data, images, options.renames(columns), sep)
+    _check(stress, model, resume, output, report, overwrite)
     if stress:
         _stress(model, source, output or default_run("stress"), device, overwrite, quiet, as_json)
         return
-    if model is not None:
-        raise AigcError("Expected --stress beside --model, found none.", "An ablation trains its own models.")
-    if resume and output is None:
-        raise AigcError("Expected -o beside --resume, found none.", "Name the folder of the ablation: -o runs/...")
     demonstration = data is None
     many = epochs if epochs is not None else DEMONSTRATION_EPOCHS if demonstration else None
     compared = _variants(recipes, vary, variants, many)
@@ -95,7 +94,22 @@ def ablate(
             overwrite=overwrite,
             resume=resume,
         )
+        if report is not None:
+            report_ablation(summaries, place, source.describe(), report, progress)
     _report(summaries, place, as_json)
+
+
+def _check(
+    stress: bool, model: Path | None, resume: bool, output: Path | None, report: Path | None, overwrite: bool
+) -> None:
+    """Options that don't go together."""
+    if stress and report is not None:
+        raise AigcError("Expected --report without --stress, found both.", "Its page is stress.md.")
+    if model is not None and not stress:
+        raise AigcError("Expected --stress beside --model, found none.", "An ablation trains its own models.")
+    if resume and output is None and not stress:
+        raise AigcError("Expected -o beside --resume, found none.", "Name the folder of the ablation: -o runs/...")
+    options.check_report(report, None, overwrite or resume)
 
 
 def _report(summaries: Sequence[Any], place: Path, as_json: bool) -> None:

@@ -141,16 +141,20 @@ def score(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted scoring to -o stopped.")] = False,
     engine: Annotated[str, typer.Option(help="Runs the image tower: auto, eager, onnx or openvino.")] = "auto",
     fail_on_bad: Annotated[bool, typer.Option("--fail-on-bad", help="Exit with 3 when an image failed.")] = False,
+    report: options.Report = None,
+    thumbs: options.Thumbs = None,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Rate a folder of images: quality, and consistency with the prompt where there is one."""
+    from aigc_cli.workflows.reports import report_scores
     from aigc_cli.workflows.score import score_folder
 
     if output == STREAM and (resume or as_json):
         raise AigcError("Expected -o - without --resume and --json, found both.", "Name a file with -o.")
+    options.check_report(report, thumbs, overwrite or resume)
     with terminal(quiet) as progress, table_out(output) as place:
         assert place is not None
         summary = score_folder(
@@ -167,6 +171,8 @@ def score(
             resume=resume,
             progress=progress,
         )
+        if report is not None:
+            report_scores(place, report, progress, thumbs)
         for reason, count in sorted(summary.reasons.items()):
             progress.say(f"{count} x {reason}: {_explained(reason)}")
     if as_json:

@@ -21,6 +21,8 @@ def compare(
         Optional[Path], typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl, or - for CSV).")
     ] = None,
     plot: Annotated[Optional[Path], typer.Option(help="Draw the differences (.png .svg).")] = None,
+    report: options.Report = None,
+    thumbs: options.Thumbs = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -32,8 +34,9 @@ def compare(
     from aigc_cli.workflows.compare import compare as run_comparison
     from aigc_cli.workflows.compare import labels_of
 
+    options.check_report(report, thumbs, overwrite)
     labels = labels_of([Path("stdin") if table == STREAM else table for table in tables])
-    with tables_in(tables) as read, table_out(output) as place:
+    with terminal(quiet) as progress, tables_in(tables) as read, table_out(output) as place:
         found = run_comparison(
             read,
             by=by,
@@ -43,9 +46,12 @@ def compare(
             plot=plot,
             overwrite=overwrite,
         )
-    with terminal(quiet) as progress:
         for note in found.notes:
             progress.say(note)
+        if report is not None:
+            from aigc_cli.workflows.reports import report_comparison
+
+            report_comparison(found, read, report, progress, thumbs)
     if as_json:
         print_json({name: getattr(found, name) for name in ("labels", "paired_by", "rows", "notes")})
     elif output != STREAM:

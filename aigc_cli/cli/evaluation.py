@@ -6,11 +6,14 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from aigc_cli import __version__
 from aigc_cli.cli import options
 from aigc_cli.cli.completion import models, recipes
 from aigc_cli.cli.console import number, print_json, print_metrics, terminal
 from aigc_cli.errors import AigcError
 
+Page = tuple[Path | None, Path | None]  # --report and --thumbs
+PROTOCOL_OPTIONS = ("recipe", "epochs", "set", "folds", "repeats", "seed", "splits", "splits_out")
 OF_PROTOCOL = "With --protocol"
 
 
@@ -52,6 +55,8 @@ def evaluate(
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
     ] = None,
+    report: options.Report = None,
+    thumbs: options.Thumbs = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
     cache_gb: options.CacheLimit = None,
@@ -68,16 +73,8 @@ def evaluate(
     from aigc_cli.workflows.ratings import Source
 
     source = Source(data, images, options.renames(columns), sep)
-    of_protocol = {
-        "recipe": recipe,
-        "epochs": epochs,
-        "set": settings,
-        "folds": folds,
-        "repeats": repeats,
-        "seed": seed,
-        "splits": splits,
-        "splits_out": splits_out,
-    }
+    given = (recipe, epochs, settings, folds, repeats, seed, splits, splits_out)
+    of_protocol = dict(zip(PROTOCOL_OPTIONS, given, strict=True))
     shared = {
         "by": by,
         "output": output,
@@ -86,11 +83,15 @@ def evaluate(
         "overwrite": overwrite,
     }
     _check(model, protocol, of_protocol, mos_min, mos_max)
+    options.check_report(report, thumbs, overwrite)
+    page = (report, thumbs)
     if protocol is None:
         mos = None if mos_min is None or mos_max is None else (mos_min, mos_max)
-        _of_model(model, source, {**shared, "mos": mos}, quiet, as_json)
+        _of_model(model, source, {**shared, "mos": mos}, page, quiet, as_json)
     else:
-        _of_recipe(protocol, source, {**of_protocol, "mos_min": mos_min, "mos_max": mos_max}, shared, quiet, as_json)
+        _of_recipe(
+            protocol, source, {**of_protocol, "mos_min": mos_min, "mos_max": mos_max}, shared, page, quiet, as_json
+        )
 
 
 def _check(
@@ -111,8 +112,11 @@ def _check(
         raise AigcError("Expected either --splits or --folds and --repeats, found both.", "The file says how many.")
 
 
-def _of_model(model: Path | None, source: Any, given: Mapping[str, Any], quiet: bool, as_json: bool) -> None:
+def _of_model(
+    model: Path | None, source: Any, given: Mapping[str, Any], page: Page, quiet: bool, as_json: bool
+) -> None:
     from aigc_cli.workflows.evaluate import evaluate as run_evaluation
+    from aigc_cli.workflows.reports import report_evaluation
 
     with terminal(quiet) as progress:
         result = run_evaluation(model, source, progress=progress, **given)
@@ -123,6 +127,8 @@ def _of_model(model: Path | None, source: Any, given: Mapping[str, Any], quiet: 
             )
         if "val" in splits:
             progress.say("Rows marked val: prompts of the run's validation part.")
+        if page[0] is not None:
+            report_evaluation(result.metrics, result.images, result.metadata, page[0], progress, page[1])
     if as_json:
         print_json({"model": result.model, "metrics": result.metrics})
     else:
@@ -130,10 +136,17 @@ def _of_model(model: Path | None, source: Any, given: Mapping[str, Any], quiet: 
 
 
 def _of_recipe(
-    protocol: str, source: Any, given: Mapping[str, Any], shared: Mapping[str, Any], quiet: bool, as_json: bool
+    protocol: str,
+    source: Any,
+    given: Mapping[str, Any],
+    shared: Mapping[str, Any],
+    page: Page,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     from aigc_cli.recipe import resolve
     from aigc_cli.workflows.protocol import Plan, cross_validate
+    from aigc_cli.workflows.reports import report_evaluation
 
     recipe = given["recipe"] or "medium"
     settings = options.settings_of(given["set"]) | {
@@ -145,6 +158,9 @@ def _of_recipe(
         result = cross_validate(
             resolve(settings, recipe), source, plan, progress=progress, run=Path(recipe).stem, **shared
         )
+        if page[0] is not None:
+            title = f"Recipe {Path(recipe).stem}, cross-validated by {protocol}"
+            report_evaluation(result.metrics, None, {"aigc_version": __version__}, page[0], progress, title=title)
     if as_json:
         shown = ("metrics", "folds", "spread", "warnings")
         print_json({"protocol": protocol, "recipe": recipe, **{name: getattr(result, name) for name in shown}})

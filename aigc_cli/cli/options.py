@@ -25,9 +25,26 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep what is frozen in the feature store.")]
 CacheLimit = Annotated[Optional[float], typer.Option("--cache-gb", help="GB that the feature store may take.")]
+Report = Annotated[
+    Optional[Path], typer.Option(help="Also write a page to look at: FILE.html, which needs nothing else.")
+]
+Thumbs = Annotated[
+    Optional[Path], typer.Option(help="With --report: thumbnails into this folder; so it is past 2,000 images.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only on stderr.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def check_report(report: Path | None, thumbs: Path | None, overwrite: bool) -> None:
+    """Refuses what can't be written for --report and --thumbs, before anything is computed."""
+    if report is None:
+        if thumbs is not None:
+            raise AigcError("Expected --report beside --thumbs, found none.", "Example: --report report.html")
+        return
+    from aigc_cli.io.report import check_report as check
+
+    check(report, thumbs, overwrite=overwrite)
 
 
 def cache_use(cache: bool, limit: float | None) -> bool | float:

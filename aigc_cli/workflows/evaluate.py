@@ -15,9 +15,11 @@ from aigc_cli.core.training import Data, predict
 from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
+from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.models import load_model
-from aigc_cli.workflows.ratings import Source, image_features, read_rated, tell_skipped, training_data
-from aigc_cli.workflows.train import evaluation_rows, prompt_digest
+from aigc_cli.workflows.ratings import TARGETS, Source, image_features, read_rated, tell_skipped, training_data
+from aigc_cli.workflows.reports import evaluation_gallery
+from aigc_cli.workflows.train import evaluation_rows, prompt_digest, to_mos
 
 UNSEEN = "unseen"
 
@@ -31,11 +33,15 @@ class EvalResult:
             its checkpoint on them (val), or never saw them (unseen).
         skipped: (name, reason) of the images that were left out.
         model: the model's name.
+        images: each image with the model's scores and people's, for a report.
+        metadata: what made the scores.
     """
 
     metrics: list[dict[str, Any]]
     skipped: Sequence[tuple[str, str]]
     model: str
+    images: list[dict[str, Any]]
+    metadata: dict[str, str]
 
 
 def evaluate(
@@ -90,7 +96,15 @@ def evaluate(
             metrics += evaluation_rows(judge, data, members, cosine[members], recipe, labels)
     if output:
         write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
-    return EvalResult(metrics, rated.skipped, name)
+    shown = evaluation_gallery(rated.samples, _in_mos(judge, data, recipe), splits)
+    metadata = model.metadata() | {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
+    return EvalResult(metrics, rated.skipped, name, shown, {"aigc_version": __version__, **metadata})
+
+
+def _in_mos(judge: Judge, data: Data, recipe: Recipe) -> dict[str, Any]:
+    """The scores of every image."""
+    scores = predict(judge, data, range(len(data.prompts)))
+    return {target: to_mos(getattr(scores, target), recipe) for target in TARGETS}
 
 
 def _with_range(recipe: Any, low: float, high: float) -> Any:
