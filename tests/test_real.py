@@ -12,7 +12,6 @@ import torch
 from aigc_cli.io.results import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.evaluate import headline
 from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.train import TrainResult, train
 
@@ -39,8 +38,8 @@ def trained(run: Path, data: Path) -> TrainResult:
 
 
 def srocc(result: TrainResult) -> dict[str, float]:
-    found = headline(result.metrics)["val"]
-    return {target: value for target, value in found.items() if value is not None}
+    rows = [row for row in result.metrics if (row["metric"], row["split"], row["group"]) == ("srocc", "val", "all")]
+    return {row["target"]: row["value"] for row in rows if row["value"] is not None}
 
 
 def test_small_learns_human_opinion(tmp_path: Path) -> None:

@@ -30,14 +30,12 @@ class Metric:
         function: of (predicted, target), arrays (n,); with `needs_groups` also of the rows' group numbers, and it
             returns (sums, weights) of each group, whose ratio of totals is the value.
         resampled: the same of every bootstrap sample at once; a metric within groups has it from `function`.
-        higher_is_better: whether a larger value is better.
         needs_spread: the sides that must not be constant.
         needs_groups: the fewest rows that a group must have to count; 0 for a metric over all rows.
     """
 
     function: Callable[..., Any]
     resampled: Callable[[Resamples], Values] | None = None
-    higher_is_better: bool = True
     needs_spread: tuple[str, ...] = BOTH
     needs_groups: int = 0
 
@@ -59,10 +57,10 @@ METRICS: dict[str, Metric] = {
     "plcc_logistic": Metric(agreement.plcc_logistic, _logistic),
     "krocc": Metric(agreement.krocc, Resamples.kendall),
     "pairwise": Metric(agreement.pairwise, Resamples.pairwise, needs_spread=("human scores",)),
-    "rmse": Metric(agreement.rmse, _rmse, higher_is_better=False, needs_spread=()),
+    "rmse": Metric(agreement.rmse, _rmse, needs_spread=()),
     "best_of_n": _within(agreement.best_of_n),
     "best_of_n_chance": _within(agreement.best_of_n_chance),
-    "regret": _within(agreement.regret, higher_is_better=False),
+    "regret": _within(agreement.regret),
     "within_srocc": _within(agreement.within_srocc, needs_groups=3),
     "within_pairwise": _within(agreement.within_pairwise),
 }

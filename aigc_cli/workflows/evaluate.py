@@ -2,24 +2,23 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
 from aigc_cli import __version__
+from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.training import Data, predict
 from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
-from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.ratings import TARGETS, Source, image_features, read_rated, tell_skipped, training_data
 from aigc_cli.workflows.reports import evaluation_gallery
-from aigc_cli.workflows.train import evaluation_rows, prompt_digest, to_mos
+from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows, prompt_digest, to_mos
 
 UNSEEN = "unseen"
 
@@ -72,7 +71,7 @@ def evaluate(
     model = load_model(place, device)
     recipe, judge = model.recipe, model.judge
     if mos is not None:
-        recipe = _with_range(recipe, *mos)
+        recipe = replace(recipe, mos_min=mos[0], mos_max=mos[1])
     rated = read_rated(source, recipe, progress)
     if by:
         rated.groups(by)  # an unknown column is an error before anything is computed
@@ -80,7 +79,8 @@ def evaluate(
     tell_skipped(rated.skipped, progress)
     groups = rated.groups(by) if by else []
     data = training_data(images, judge.freezing, rated, recipe)
-    cosine = _zero_shot(judge, data, len(rated.samples))
+    everyone = range(len(rated.samples))
+    scores = predict(judge, data, everyone)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, everyone)}
     memory = model.checkpoint.description.get("prompts", {})
     part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
     splits = [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in data.prompts]
@@ -93,46 +93,24 @@ def evaluate(
             chosen.setdefault(f"{by}={groups[row]}", []).append(row)
         for group, members in sorted(chosen.items(), key=lambda item: (item[0] != "all", item[0])):
             labels = {"run": name, "split": split, "group": group}
-            metrics += evaluation_rows(judge, data, members, cosine[members], recipe, labels)
+            metrics += evaluation_rows(
+                {target: scores[target][members] for target in (*TARGETS, ZERO_SHOT)}, data, members, recipe, labels
+            )
     if output:
         write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
-    shown = evaluation_gallery(rated.samples, _in_mos(judge, data, recipe), splits)
+    shown = evaluation_gallery(rated.samples, {target: to_mos(scores[target], recipe) for target in TARGETS}, splits)
     metadata = model.metadata() | {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
     return EvalResult(metrics, rated.skipped, name, shown, {"aigc_version": __version__, **metadata})
 
 
-def _in_mos(judge: Judge, data: Data, recipe: Recipe) -> dict[str, Any]:
-    """The scores of every image."""
-    scores = predict(judge, data, range(len(data.prompts)))
-    return {target: to_mos(getattr(scores, target), recipe) for target in TARGETS}
-
-
-def _with_range(recipe: Any, low: float, high: float) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(recipe, mos_min=low, mos_max=high)
-
-
-def _zero_shot(judge: Judge, data: Data, n: int) -> torch.Tensor:
-    """The cosine (n,) of the backbone as it was before training."""
-    from aigc_cli.core.backbones import load_backbone
-
+def _zero_shot(judge: Judge, data: Data, rows: Sequence[int]) -> Tensor:
+    """The cosine (len(rows),) of the backbone as it was before training."""
     learnt = [name for name in judge.state() if name.startswith("backbone.")]
     if not learnt:
-        return predict(judge, data, range(n)).cosine
+        return predict(judge, data, rows).cosine
     fresh = load_backbone(judge.backbone.name, judge.backbone.preprocessing.size[0])
     fresh.modules().to(next(judge.heads.parameters()).device)
     plain = Judge(fresh, judge.heads, judge.freezing)
     images, texts = copy.copy(data.images), copy.copy(data.texts)
     images.backbone = texts.backbone = fresh
-    return predict(plain, Data(images, texts, data.prompts, data.targets), range(n)).cosine
-
-
-def headline(metrics: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """{split: {target: SROCC}} over all images, for a line on the terminal or a test."""
-    found: dict[str, dict[str, float | None]] = {}
-    for row in metrics:
-        if row["metric"] == "srocc" and row["group"] == "all":
-            value = row["value"]
-            found.setdefault(row["split"], {})[row["target"]] = None if value is None or np.isnan(value) else value
-    return found
+    return predict(plain, Data(images, texts, data.prompts, data.targets), rows).cosine

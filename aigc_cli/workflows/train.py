@@ -161,9 +161,8 @@ def _train(
         result = fit(judge, data, rows_train, rows_val, recipe, progress, start=start, after=keeper)
     waited = (images.seconds - read) / (time.perf_counter() - begun)
     progress.say(f"Training waited for data for {waited:.0%} of its time.")
-    metrics = evaluation_rows(
-        judge, data, rows_val, zero_shot, recipe, {"run": run.name, "split": "val", "group": "all"}
-    )
+    scores = predict(judge, data, rows_val)._asdict() | {ZERO_SHOT: zero_shot}
+    metrics = evaluation_rows(scores, data, rows_val, recipe, {"run": run.name, "split": "val", "group": "all"})
     write_run(run, resolved, rated, splits, result, metrics, judge, source)
     finish(run)
     if result.diverged:
@@ -232,25 +231,26 @@ def to_mos(score: Tensor, recipe: Recipe) -> Any:
 
 
 def evaluation_rows(
-    judge: Judge,
+    scores: Mapping[str, Tensor],
     data: Data,
     rows: Sequence[int],
-    zero_shot: Tensor,
     recipe: Recipe,
     labels: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units.
 
     Intervals are over prompts, and images are ranked within prompts, whatever the parts were split by.
+
+    Args:
+        scores: quality and consistency on [0, 1] and the untrained cosine `ZERO_SHOT`, each (len(rows),).
     """
     if not rows:
         return []
-    scores = predict(judge, data, rows)
     human = data.targets[list(rows)].cpu().double() * (recipe.mos_max - recipe.mos_min) + recipe.mos_min
     predictions = {
-        "quality": (to_mos(scores.quality, recipe), human[:, 0].numpy()),
-        "consistency": (to_mos(scores.consistency, recipe), human[:, 1].numpy()),
-        ZERO_SHOT: (zero_shot.numpy(), human[:, 1].numpy()),
+        "quality": (to_mos(scores["quality"], recipe), human[:, 0].numpy()),
+        "consistency": (to_mos(scores["consistency"], recipe), human[:, 1].numpy()),
+        ZERO_SHOT: (scores[ZERO_SHOT].numpy(), human[:, 1].numpy()),
     }
     return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
 

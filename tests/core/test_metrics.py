@@ -330,7 +330,6 @@ def test_rows_of_the_metrics_table() -> None:
         assert of["consistency", name]["value"] is None
         assert of["consistency", name]["reason"] == "the predictions are constant"
     assert of["consistency", "best_of_n"]["value"] == of["consistency", "best_of_n_chance"]["value"] == 1 / 8
-    assert METRICS["rmse"].higher_is_better is METRICS["regret"].higher_is_better is False
 
 
 # --- cross-validation

@@ -1,6 +1,5 @@
 """Ablation: every variant on the same folds, differences in pairs, and no verdict that the numbers don't carry."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rated import write_table
 
 from aigc_cli.core import metrics
 from aigc_cli.core.judge import Judge
@@ -41,13 +41,6 @@ def _few_resamples() -> Iterator[None]:
 def base(tiny_folder: Path) -> Recipe:
     quick = {"epochs": "1", "batch_size": "16", "views": "1", "lr": "1e-3"}
     return resolve({"backbone": f"local-dir:{tiny_folder}", "freeze": "all", **quick}).recipe
-
-
-def write_table(path: Path, samples: Sequence[Sample]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        rows = [(s.name, s.prompt, s.mos_quality, s.mos_align) for s in samples]
-        csv.writer(stream).writerows([("name", "prompt", "mos_quality", "mos_align"), *rows])
-    return path
 
 
 @pytest.fixture(scope="module")

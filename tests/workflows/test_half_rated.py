@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+from rated import Told
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.samples import Sample
@@ -16,14 +17,6 @@ from aigc_cli.workflows.scorer import Scorer
 from aigc_cli.workflows.train import train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
 
 
 def table(path: Path, samples: list[Sample], column: str) -> Path:

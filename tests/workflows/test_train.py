@@ -1,10 +1,9 @@
 """Training: what a run folder holds, that it can be had again, and what happens when something is wrong."""
 
-import csv
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rated import Told, write_table
 from torch import Tensor
 
 from aigc_cli.core import tally
@@ -30,27 +30,7 @@ from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.train import TrainResult, default_run, prompt_digest, with_frozen_layers
 from aigc_cli.workflows.train import train as train_model
 
-HEADER = ("name", "prompt", "mos_quality", "mos_align")
-
 pytestmark = pytest.mark.usefixtures("few_resamples")
-
-
-class Told(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
-
-
-def write_table(path: Path, samples: Sequence[Sample], *more: Sequence[object]) -> Path:
-    """A table of ratings; its names are paths below the samples' folder."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        rows = [(s.name, s.prompt, s.mos_quality, s.mos_align) for s in samples]
-        csv.writer(stream).writerows([HEADER, *rows, *more])
-    return path
 
 
 @pytest.fixture(scope="session")

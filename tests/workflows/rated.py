@@ -1,0 +1,33 @@
+"""Tables of ratings for the tests of workflows, and a progress that remembers."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from aigc_cli.io.samples import Sample
+from aigc_cli.progress import Silent
+
+HEADER = ("name", "prompt", "mos_quality", "mos_align")
+
+
+class Told(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def write_table(path: Path, samples: Sequence[Sample], *more: Sequence[object], groups: Sequence[str] = ()) -> Path:
+    """A table of ratings; its names are paths below the samples' folder.
+
+    Args:
+        more: further rows, whatever they hold.
+        groups: further columns, out of each sample's groups.
+    """
+    rows = [(s.name, s.prompt, s.mos_quality, s.mos_align, *(s.groups[name] for name in groups)) for s in samples]
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([(*HEADER, *groups), *rows, *more])
+    return path
