@@ -19,6 +19,7 @@ import yaml
 from aigc_cli.errors import AigcError
 
 MAX_BYTES, MAX_DEPTH = 2**20, 20
+VARIABLES_BESIDE = ("CACHE", "RECIPE")  # AIGC_* variables that are no setting
 PROJECT_FILE = "aigc.yaml"
 LOSS_NAMES = ("mse", "l1", "plcc", "rank")
 
@@ -137,12 +138,12 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
-def find_recipe(name: str) -> Path:
-    """The file of a recipe given by name or by path; AigcError names the nearest one."""
+def find_recipe(name: str, folder: Path = Path()) -> Path:
+    """The file of a recipe given by name or by path from `folder`; AigcError names the nearest one."""
     if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
-            return Path(name)
-        raise AigcError(f"Expected a recipe file, found none at {name}.", "Check the path.")
+        if (path := folder / name).is_file():
+            return path
+        raise AigcError(f"Expected a recipe file, found none at {path}.", "Check the path.")
     if name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), 1)
         hint = f"Did you mean '{near[0]}'?" if near else "A file of your own ends in .yaml."
@@ -219,11 +220,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The settings of a recipe file, checked, with those of the recipe that it `extends` beneath them."""
+    """The settings of a recipe file, checked, with those of the recipe that it `extends` beneath them.
+
+    A path after `extends` starts from the folder of the file that holds it.
+    """
     values = read_yaml(path)
     base: dict[str, Any] = {}
     if (parent := values.pop("extends", None)) is not None:
-        target = find_recipe(str(parent))
+        target = find_recipe(str(parent), path.parent)
         if target.resolve() in {p.resolve() for p in (*_seen, path)}:
             raise AigcError(f"Expected recipes that end somewhere, found {path} extending itself.", "Remove `extends`.")
         base = read_recipe(target, (*_seen, path))
@@ -317,14 +321,24 @@ def resolve(flags: Mapping[str, Any], recipe: str | None = None, folder: Path = 
         values |= layer
         sources |= dict.fromkeys(layer, source)
     result = Recipe(**values)
-    return Resolved(result, sources, tuple(_warnings(result, sources)))
+    return Resolved(result, sources, (*_unknown_variables(), *_warnings(result, sources)))
+
+
+def _unknown_variables() -> list[str]:
+    """A warning for each AIGC_* variable that is none of ours but nearly one; others may belong to another program."""
+    known = [*map(str.upper, FIELDS), *VARIABLES_BESIDE]
+    names = sorted(name.removeprefix("AIGC_") for name in os.environ if name.startswith("AIGC_"))
+    near = {name: difflib.get_close_matches(name, known, 1) for name in names if name not in known}
+    return [
+        f"AIGC_{name} is no setting and does nothing; did you mean AIGC_{to[0]}?" for name, to in near.items() if to
+    ]
 
 
 def _warnings(recipe: Recipe, sources: Mapping[str, str]) -> list[str]:
     found = []
     for key, spec in FIELDS.items():
         span, value = spec.metadata["sensible"], getattr(recipe, key)
-        off = key in ("patience", "max_grad_norm") and value == 0
+        off = key in ("patience", "max_grad_norm", "w_q", "w_c") and value == 0
         if span and value is not None and not off and not span[0] <= value <= span[1]:
             found.append(
                 f"{key} = {value:g} ({sources[key]}) is outside its sensible range {span[0]:g} to {span[1]:g}."

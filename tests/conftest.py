@@ -18,7 +18,8 @@ from aigc_cli.core import metrics
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.features import digest_of
-from aigc_cli.core.training import Data, Judge, new_judge
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.training import Data, new_judge
 from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.io.demo import demo_samples
 from aigc_cli.io.samples import Sample
@@ -135,5 +136,6 @@ def noise_image() -> Image.Image:
 def few_resamples() -> Iterator[None]:
     """20 bootstrap draws: the intervals have tests of their own, and are most of a small run's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics.metric_rows, "__defaults__", (20,))
+        for function in (metrics.metric_rows, metrics.crossval_rows):
+            patch.setattr(function, "__defaults__", (20,))
         yield

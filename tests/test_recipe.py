@@ -160,6 +160,32 @@ def test_every_source_names_itself_in_an_error(write: Write, monkeypatch: pytest
     check(lambda: resolve({}), kind.format("AIGC_EPOCHS", ""), hint)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("AIGC_EPOCH", "EPOCHS"), ("AIGC_SCALE-Q", "SCALE_Q"), ("AIGC_CACHE_DIR", "CACHE")]
+)
+def test_a_variable_that_is_nearly_a_setting_is_warned_of(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "3")
+    assert resolve({}).warnings == (f"{name} is no setting and does nothing; did you mean AIGC_{meant}?",)
+
+
+def test_other_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AIGC_CACHE", "AIGC_TOKEN_OF_ANOTHER_TOOL", "AIGCEPOCH", "EPOCH"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AIGC_RECIPE", "quick")
+    assert resolve({}).warnings == ()
+
+
+@pytest.mark.parametrize(("key", "hint"), [("epoch", "Did you mean 'epochs'?"), ("extends", None)])
+def test_the_project_file_is_as_strict_as_a_recipe(key: str, hint: str | None, write: Write) -> None:
+    write(f"{key}: 3\n", "aigc.yaml")
+    with pytest.raises(AigcError) as caught:
+        resolve({})
+    assert caught.value.message == f"Expected a known setting in aigc.yaml, found '{key}'."
+    assert hint is None or caught.value.hint == hint
+
+
 # --- extends
 
 
@@ -169,6 +195,18 @@ def test_a_chain_of_recipes(write: Write) -> None:
     top = write(f"extends: {middle}\nviews: 5\n", "top.yaml")
     assert read_recipe(top) == {"lr": 1e-4, "epochs": 12, "views": 5}
     assert read_recipe(write("extends: quick\nlr: 2e-4\n")) == read_recipe(find_recipe("quick")) | {"lr": 2e-4}
+
+
+def test_a_parent_is_found_from_the_folder_of_its_child(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write("epochs: 13\n", "base.yaml")
+    write("epochs: 14\n", "sub/base.yaml")
+    assert read_recipe(write("extends: base.yaml\n", "sub/near.yaml"))["epochs"] == 14
+    assert read_recipe(write("extends: ../base.yaml\n", "sub/above.yaml"))["epochs"] == 13
+    assert resolve({}, "sub/near.yaml").recipe.epochs == 14
+    path = write("extends: away.yaml\n", "sub/lost.yaml")
+    missing = f"Expected a recipe file, found none at {tmp_path / 'sub' / 'away.yaml'}."
+    check(lambda: read_recipe(path), missing, "Check the path.")
 
 
 def test_a_circle_of_recipes_is_refused(write: Write, tmp_path: Path) -> None:

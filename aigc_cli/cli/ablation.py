@@ -1,6 +1,7 @@
 """`aigc ablate`: its options, and its table on the terminal."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -9,8 +10,28 @@ import typer
 from aigc_cli.cli import options
 from aigc_cli.cli.console import print_json, print_table, terminal
 from aigc_cli.errors import AigcError
+from aigc_cli.io.text import printable
 
 DEMONSTRATION_FOLDS, DEMONSTRATION_EPOCHS = 2, 2
+
+
+Base = Annotated[str, typer.Option(help="The recipe that the variants differ from.")]
+Recipes = Annotated[Optional[str], typer.Option(help="Compare whole recipes instead: names with commas between.")]
+Vary = Annotated[Optional[list[str]], typer.Option(help="Compare values of a setting, KEY=V1,V2; several make a grid.")]
+Own = Annotated[Optional[Path], typer.Option(help="Compare variants of your own: YAML of NAME: {SETTING: VALUE}.")]
+Folds = Annotated[Optional[int], typer.Option(help="Prompt-disjoint folds; default 5, 2 for the demonstration.")]
+Seeds = Annotated[str, typer.Option(help="Seeds with commas between.")]
+Epochs = Annotated[
+    Optional[int], typer.Option(help="Epochs of every variant; default: the recipe's, 2 for the demonstration.")
+]
+Output = Annotated[Optional[Path], typer.Option("-o", "--output", help="Folder; default: runs/TIME-ablation.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on in the folder of -o: only what is missing is trained.")]
+Stress = Annotated[
+    bool, typer.Option("--stress", help="Instead: how a model's scores move when image or prompt is harmed.")
+]
+StressModel = Annotated[
+    Optional[Path], typer.Option(help="With --stress: run or model folder; default: the shipped scorer.")
+]
 
 
 def ablate(
@@ -18,31 +39,20 @@ def ablate(
     images: options.Images = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
-    recipe: Annotated[str, typer.Option(help="The recipe that the variants differ from.")] = "medium",
-    recipes: Annotated[
-        Optional[str], typer.Option(help="Compare whole recipes instead: names with commas between.")
-    ] = None,
-    vary: Annotated[
-        Optional[list[str]], typer.Option(help="Compare values of a setting, KEY=V1,V2; several make a grid.")
-    ] = None,
-    variants: Annotated[
-        Optional[Path], typer.Option(help="Compare variants of your own: YAML of NAME: {SETTING: VALUE}.")
-    ] = None,
-    folds: Annotated[
-        Optional[int], typer.Option(help="Prompt-disjoint folds; default 5, 2 for the demonstration.")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds with commas between.")] = "0",
-    epochs: Annotated[
-        Optional[int], typer.Option(help="Epochs of every variant; default: the recipe's, 2 for the demonstration.")
-    ] = None,
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Folder; default: runs/TIME-ablation.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on in the folder of -o: only what is missing is trained.")
-    ] = False,
+    recipe: Base = "medium",
+    recipes: Recipes = None,
+    vary: Vary = None,
+    variants: Own = None,
+    folds: Folds = None,
+    seeds: Seeds = "0",
+    epochs: Epochs = None,
+    output: Output = None,
+    resume: Resume = False,
+    stress: Stress = False,
+    model: StressModel = None,
     device: options.Device = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -56,40 +66,52 @@ def ablate(
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.train import default_run
 
+    source = Source(data, images, options.renames(columns), sep)
+    if stress:
+        _stress(model, source, output or default_run("stress"), device, overwrite, quiet, as_json)
+        return
+    if model is not None:
+        raise AigcError("Expected --stress beside --model, found none.", "An ablation trains its own models.")
     if resume and output is None:
         raise AigcError("Expected -o beside --resume, found none.", "Name the folder of the ablation: -o runs/...")
-    if not all(part.strip().isdigit() for part in seeds.split(",")):
-        raise AigcError(f"Expected whole numbers with commas between for --seeds, found '{seeds}'.", "Example: 0,1,2")
     demonstration = data is None
     many = epochs if epochs is not None else DEMONSTRATION_EPOCHS if demonstration else None
-    compared = _variants(recipes, vary, variants)
-    if recipes and many is not None:
-        compared = {name: {**changes, "epochs": many} for name, changes in compared.items()}
+    compared = _variants(recipes, vary, variants, many)
     place = output or default_run("ablation")
     with terminal(quiet) as progress:
         summaries = run_ablation(
             resolve({"epochs": many}, None if recipes else recipe).recipe,
             compared,
-            Source(data, images, options.renames(columns), sep),
+            source,
             place,
             progress=progress,
             folds=folds if folds is not None else DEMONSTRATION_FOLDS if demonstration else 5,
-            seeds=list(dict.fromkeys(int(part) for part in seeds.split(","))),
+            seeds=_seeds(seeds),
             device=device,
-            cache=cache,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             resume=resume,
         )
+    _report(summaries, place, as_json)
+
+
+def _report(summaries: Sequence[Any], place: Path, as_json: bool) -> None:
     if as_json:
-        from dataclasses import asdict
-
         print_json([asdict(summary) for summary in summaries])
-        return
-    _print_ablation(summaries)
-    print(f"Results: {place}{'/' if str(place)[-1:] != '/' else ''}ablation.md, .parquet, .png, .svg")
+    else:
+        _print_ablation(summaries)
+        print(f"Results: {place / 'ablation.md'}, .parquet, .png, .svg")
 
 
-def _variants(recipes: str | None, vary: Sequence[str] | None, variants: Path | None) -> dict[str, dict[str, Any]]:
+def _seeds(text: str) -> list[int]:
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise AigcError(f"Expected whole numbers with commas between for --seeds, found '{text}'.", "Example: 0,1,2")
+    return list(dict.fromkeys(int(part) for part in text.split(",")))
+
+
+def _variants(
+    recipes: str | None, vary: Sequence[str] | None, variants: Path | None, epochs: int | None
+) -> dict[str, dict[str, Any]]:
     """What is compared: one of the three ways to say it, else the project's own ideas."""
     from aigc_cli.workflows.variants import IDEAS, from_file, from_grid, from_recipes
 
@@ -97,31 +119,58 @@ def _variants(recipes: str | None, vary: Sequence[str] | None, variants: Path | 
     if len(given) > 1:
         raise AigcError(f"Expected one way to name the variants, found {' and '.join(given)}.", "Keep one of them.")
     if recipes:
-        return from_recipes([name.strip() for name in recipes.split(",")])
+        whole = from_recipes([name.strip() for name in recipes.split(",")])
+        return {name: changes if epochs is None else {**changes, "epochs": epochs} for name, changes in whole.items()}
     if vary:
         return from_grid(vary)
     return from_file(variants) if variants else IDEAS
 
 
 def _print_ablation(summaries: Sequence[Any]) -> None:
+    """A table for each target and one for the cost, each within 80 columns."""
     from aigc_cli.workflows.ratings import TARGETS
-    from aigc_cli.workflows.summary import shown
+    from aigc_cli.workflows.summary import UNTOLD, shown
 
-    cells = [
-        [
-            summary.variant if target == "quality" else "",
-            target,
-            shown(summary.srocc[target]),
-            shown(summary.difference.get(target), signed=True),
-            summary.verdict.get(target, "-"),
-            "-" if summary.seconds is None else f"{summary.seconds:.0f}",
-            "-" if summary.trainable is None else f"{summary.trainable:,}",
+    for target in TARGETS:
+        cells = [
+            [
+                summary.variant,
+                shown(summary.srocc[target], digits=2),
+                shown(summary.difference.get(target), signed=True, digits=2),
+                summary.verdict.get(target, "-").replace(UNTOLD, "can't tell"),
+            ]
+            for summary in summaries
+            if summary.trainable != 0 or summary.srocc[target].value is not None  # a cosine says nothing of quality
         ]
-        for summary in summaries
-        for target in TARGETS
+        title = f"SROCC of {target}, mean over folds; difference to the first"
+        print_table(title, ("variant", "SROCC [95%]", "difference [95%]", "verdict"), cells)
+    cost = [
+        [
+            s.variant,
+            "-" if s.seconds is None else f"{s.seconds:.0f}",
+            "-" if s.trainable is None else f"{s.trainable:,}",
+        ]
+        for s in summaries
+        if s.trainable != 0
     ]
-    columns = ("variant", "target", "SROCC [95%]", "difference", "verdict", "s/fold", "trained")
-    print_table("Mean SROCC over folds", columns, cells)
+    print_table("Cost", ("variant", "seconds for one fold", "trained parameters"), cost)
     for summary in summaries:
         for reason in sorted({e.reason for e in summary.srocc.values() if e.reason and summary.trainable != 0}):
-            print(f"{summary.variant}: {reason}")
+            print(f"{summary.variant}: {printable(reason)}")
+
+
+def _stress(
+    model: Path | None, source: Any, place: Path, device: str, overwrite: bool, quiet: bool, as_json: bool
+) -> None:
+    from aigc_cli.workflows.stress import cells
+    from aigc_cli.workflows.stress import stress as run_stress
+
+    with terminal(quiet) as progress:
+        found = run_stress(model, source, place, progress=progress, device=device, overwrite=overwrite)
+    if as_json:
+        print_json(asdict(found))
+        return
+    columns = ("perturbation", "score", "change in MOS [95%]", "lower in", "SROCC")
+    print_table(f"{found.model}, {found.shifts[0].n} images", columns, [cells(shift) for shift in found.shifts])
+    print(found.verdict)
+    print(f"Results: {place / 'stress.md'}, .parquet")

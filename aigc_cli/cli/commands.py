@@ -5,11 +5,18 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, checks, options
-from aigc_cli.cli.console import metric_cells, number, print_json, print_table, terminal
+from aigc_cli.cli import ablation, caching, checks, options
+from aigc_cli.cli.console import number, print_json, print_metrics, print_table, terminal
+from aigc_cli.cli.evaluation import evaluate
+from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
 
 FAILED_ROWS = 3
+RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")]
+Unfinished = Annotated[
+    Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
+]
+FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("recommend")(recommend)
     app.command("verify")(checks.verify)
     app.command("doctor")(checks.doctor)
+    app.add_typer(caching.app)
 
 
 def train(
@@ -29,15 +37,14 @@ def train(
     images: options.Images = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")
-    ] = None,
-    freeze_layers: Annotated[
-        Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")
-    ] = None,
+    output: RunFolder = None,
+    resume: Unfinished = None,
+    freeze_layers: FrozenLayers = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
+    precision: Annotated[str, typer.Option(help="Of what is trained of the backbone: auto, fp32 or bf16.")] = "auto",
     cache: options.Cache = True,
+    cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -48,112 +55,70 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    from aigc_cli.recipe import resolve, to_yaml
+    from aigc_cli.recipe import resolve
 
-    resolved = resolve(settings, recipe)
+    if resume and (output or overwrite or freeze_layers is not None or print_config):
+        others = "-o, --overwrite, --freeze-layers and --print-config"
+        raise AigcError(f"Expected --resume without {others}.", "Leave them out: a training goes on as it was begun.")
+    resolved = resolve({}) if resume else resolve(settings, recipe)
     if print_config:
-        from aigc_cli.workflows.train import factor_notes, with_frozen_layers
-
-        resolved = resolved if freeze_layers is None else with_frozen_layers(resolved, freeze_layers)
-        print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
+        _print_config(resolved, freeze_layers, quiet)
         return
+    from aigc_cli.workflows import train as workflow
     from aigc_cli.workflows.ratings import Source
-    from aigc_cli.workflows.train import default_run
-    from aigc_cli.workflows.train import train as run_training
+    from aigc_cli.workflows.unfinished import is_finished, unfinished
 
     source = Source(data, images, options.renames(columns), sep)
     with terminal(quiet) as progress:
-        result = run_training(
+        if resume and is_finished(resume):
+            progress.say(f"The training in {resume} is finished: there is nothing to do.")
+            return
+        if resume:
+            resolved, source = unfinished(resume, settings, recipe, source)
+        result = workflow.train(
             resolved,
             source,
-            output or default_run(recipe),
+            resume or output or workflow.default_run(recipe),
             progress=progress,
             device=device,
-            cache=cache,
+            precision=precision,
+            cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             freeze_layers=freeze_layers,
+            resume=bool(resume),
         )
+    _print_training(result, as_json)
+
+
+def _print_config(resolved: Any, freeze_layers: int | None, quiet: bool) -> None:
+    from aigc_cli.core.hints import factor_notes
+    from aigc_cli.recipe import to_yaml
+
+    if freeze_layers is not None:
+        from aigc_cli.workflows.train import with_frozen_layers  # counts the backbone's blocks, so it loads it
+
+        resolved = with_frozen_layers(resolved, freeze_layers)
+    with terminal(quiet) as progress:
+        for warning in resolved.warnings:
+            progress.say(warning)
+    print(to_yaml(resolved, factor_notes(resolved.recipe)), end="")
+
+
+def _print_training(result: Any, as_json: bool) -> None:
     if as_json:
         shown = ("metrics", "diagnosis", "kept_epoch", "n_train", "n_val", "trainable")
         print_json({"run": str(result.run), **{name: getattr(result, name) for name in shown}})
-    else:
-        _print_training(result)
-
-
-def _print_training(result: Any) -> None:
+        return
     if result.n_val == 0:
         print(f"Trained on {result.n_train} images, {result.trainable:,} parameters; no validation part.")
         print(f"Run folder: {result.run}")
         return
     how = "chose the checkpoint, so a little optimistic" if result.chosen_on_val else "untouched by training"
     title = f"Validation, {result.n_val} images ({how}); trained on {result.n_train}, {result.trainable:,} parameters"
-    _print_metrics(title, result.metrics)
+    print_metrics(title, result.metrics)
     print(result.diagnosis)
     print(f"Run folder: {result.run}")
     print(f"Next: aigc score FOLDER --model {result.run}")
-
-
-def _print_metrics(title: str, rows: list[dict[str, Any]]) -> None:
-    """All metrics of the whole, then the SROCC of each group."""
-    whole = [row for row in rows if row["group"] == "all"]
-    cells = metric_cells(whole, ("target", "split", "srocc", "plcc", "krocc", "rmse", "n"))
-    print_table(title, ("target", "prompts", "SROCC [95%]", "PLCC", "KROCC", "RMSE", "n"), cells)
-    if groups := [row for row in rows if row["group"] != "all"]:
-        cells = metric_cells(groups, ("group", "split", "target", "srocc", "n"))
-        print_table("By group", ("group", "prompts", "target", "SROCC [95%]", "n"), cells)
-
-
-def evaluate(
-    model: Annotated[Optional[Path], typer.Argument(help="Run or model folder; default: the shipped scorer.")] = None,
-    data: options.Data = None,
-    images: options.Images = None,
-    columns: options.Columns = None,
-    sep: options.Separator = ",",
-    by: Annotated[Optional[str], typer.Option(help="Also report each value of this column.")] = None,
-    mos_min: Annotated[Optional[float], typer.Option(help="Lowest human score; default: the model's.")] = None,
-    mos_max: Annotated[Optional[float], typer.Option(help="Highest human score; default: the model's.")] = None,
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
-    ] = None,
-    device: options.Device = "auto",
-    cache: options.Cache = True,
-    overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """How far a model's scores agree with people's.
-
-    Prompts that the model was trained on are reported apart from unseen ones; only those say how it does on new work.
-    """
-    from aigc_cli.workflows.evaluate import evaluate as run_evaluation
-    from aigc_cli.workflows.ratings import Source
-
-    if (mos_min is None) != (mos_max is None):
-        raise AigcError("Expected --mos-min and --mos-max together, found one of them.", "Give both.")
-    mos = None if mos_min is None or mos_max is None else (mos_min, mos_max)
-    with terminal(quiet) as progress:
-        result = run_evaluation(
-            model,
-            Source(data, images, options.renames(columns), sep),
-            progress=progress,
-            by=by,
-            output=output,
-            device=device,
-            cache=cache,
-            overwrite=overwrite,
-            mos=mos,
-        )
-        splits = {row["split"] for row in result.metrics}
-        if "train" in splits:
-            progress.say(
-                "Rows marked train: the model was trained on these prompts, so they say little about new ones."
-            )
-        if "val" in splits:
-            progress.say("Rows marked val: prompts of the run's validation part.")
-    if as_json:
-        print_json({"model": result.model, "metrics": result.metrics})
-    else:
-        _print_metrics(f"Agreement of {result.model} with the scores given", result.metrics)
 
 
 def score(
@@ -225,39 +190,3 @@ def _short(text: str | None, width: int = 40) -> str:
     if text is None:
         return "-"
     return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def recommend(
-    n: Annotated[int, typer.Option("--n", help="Number of rated images.")],
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Also write it as a recipe file (.yaml).")
-    ] = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
-    """Which settings suit a data set of this size, and why."""
-    from aigc_cli.workflows.recommend import recommend as find
-
-    found = find(n)
-    if output:
-        _write_recipe(output, found, overwrite)
-    if as_json:
-        print_json(found.to_json())
-        return
-    values = found.to_json()["recipe"]
-    print(f"For {n:,} rated images:\n")
-    for key, reason in found.reasons.items():
-        shown = f"{values[key]:g}" if isinstance(values[key], float) else str(values[key])
-        print(f"  {key:<13}{shown:<9}{reason}")
-    print("\nNearby: " + "\n        ".join(found.neighbours))
-    print(f"\nRun:    {found.command}")
-
-
-def _write_recipe(output: Path, found: Any, overwrite: bool) -> None:
-    import yaml
-
-    from aigc_cli.io.files import check_output, write_text
-
-    check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
-    head = f"# For {found.n:,} rated images, by `aigc recommend --n {found.n}`.\n"
-    write_text(output, head + yaml.safe_dump(found.to_json()["recipe"], sort_keys=False))

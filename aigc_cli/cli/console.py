@@ -99,12 +99,65 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def metric_cells(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[list[str]]:
-    """Rows of the metrics table as cells: one line for each split, group and target, with these columns of it."""
-    lines: dict[tuple[str, str, str], dict[str, str]] = {}
-    for row in rows:
-        key = {"split": row["split"], "group": row["group"], "target": row["target"].replace("_", " ")}
-        line = lines.setdefault(tuple(key.values()), {**key, "n": str(row["n"])})
-        span = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-        line[row["metric"]] = number(row["value"]) + (span if row["metric"] == "srocc" else "")
-    return [[line.get(column, "-") for column in columns] for line in lines.values()]
+METRIC_LABELS = {
+    "srocc": "SROCC",
+    "plcc": "PLCC",
+    "plcc_logistic": "PLCC, logistic",
+    "krocc": "KROCC",
+    "pairwise": "pairs in order",
+    "rmse": "RMSE (MOS)",
+    "best_of_n": "best of a prompt",
+    "best_of_n_chance": "  by chance",
+    "regret": "  regret (MOS)",
+    "within_srocc": "SROCC in a prompt",
+    "within_pairwise": "pairs in a prompt",
+}
+SPLIT_TITLES = {
+    "unseen": "Unseen prompts",
+    "val": "Prompts of the validation part",
+    "train": "Prompts seen in training",
+}
+
+
+def print_metrics(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """For each split every metric of the whole, a column for each target, then the SROCC of each group."""
+    print(printable(title))
+    for split in dict.fromkeys(row["split"] for row in rows):
+        of_split = [row for row in rows if row["split"] == split]
+        whole = [row for row in of_split if row["group"] == "all"]
+        _print_whole(SPLIT_TITLES.get(split, split), whole)
+        if groups := [row for row in of_split if row["group"] != "all" and row["metric"] == "srocc"]:
+            cells = [[row["group"], _target(row), _valued(row), str(row["n"])] for row in groups]
+            print_table("By group", ("group", "target", "SROCC [95%]", "n"), cells)
+
+
+def _print_whole(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    of = {(row["metric"], _target(row)): row for row in rows}
+    targets = list(dict.fromkeys(_target(row) for row in rows))
+    cells = [
+        [label, *(_valued(of[metric, target]) if (metric, target) in of else "" for target in targets)]
+        for metric, label in METRIC_LABELS.items()
+        if any((metric, target) in of for target in targets)
+    ]
+    for metric, label in (("srocc", "images"), ("best_of_n", "prompts to choose in")):
+        if any((metric, target) in of for target in targets):
+            cells.append([label, *(str(of[metric, t]["n"]) if (metric, t) in of else "" for t in targets)])
+    print_table(title, ("", *targets), cells)
+    for target in targets:
+        reasons: dict[str, list[str]] = {}
+        for metric, label in METRIC_LABELS.items():
+            if reason := of.get((metric, target), {}).get("reason"):
+                reasons.setdefault(reason, []).append(label.strip())
+        for reason, labels in reasons.items():
+            which = "" if len(labels) == sum(t == target for _, t in of) else f", {', '.join(labels)}"
+            print(f"  {target}{which}: {reason}")
+
+
+def _target(row: Mapping[str, Any]) -> str:
+    return str(row["target"]).replace("_", " ")
+
+
+def _valued(row: Mapping[str, Any]) -> str:
+    """`0.812 [0.79, 0.83]`, or a dash."""
+    span = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    return number(row["value"]) + span

@@ -19,9 +19,17 @@ Columns = Annotated[Optional[list[str]], typer.Option(help="THEIRS=OURS renames 
 Separator = Annotated[str, typer.Option("--sep", help="The table's delimiter.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep what is frozen in the feature store.")]
+CacheLimit = Annotated[Optional[float], typer.Option("--cache-gb", help="GB that the feature store may take.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only on stderr.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def cache_use(cache: bool, limit: float | None) -> bool | float:
+    """What --cache and --cache-gb say together: whether the feature store is used, or the GB that it may take."""
+    if limit is not None and not limit >= 0:
+        raise AigcError(f"Expected --cache-gb of 0 or more, found {limit:g}.", "Leave it out for no limit.")
+    return cache if limit is None or not cache else limit
 
 
 def renames(columns: list[str] | None) -> dict[str, str] | None:

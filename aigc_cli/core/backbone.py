@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_cli.core.hints import Hints
 from aigc_cli.core.towers import UNFROZEN, Tower
 from aigc_cli.io.weights import tensors_digest
 
-HeadInput = Literal["embedding", "multilevel"]
 FreezeMode = Literal["all", "partial", "none"]
 
 
@@ -44,24 +44,6 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Hints:
-    """What a recipe leaves to the backbone.
-
-    Attributes:
-        levels: indices of the image tower's blocks whose pooled outputs `multilevel` heads read.
-        head_input: what the heads read unless the recipe says so.
-        finetune_lr_factor: multiplies the heads' learning rate when a part of the backbone is trained: the recipes'
-            3e-5 suits a ViT with hundreds of millions of parameters, a small CNN wants more.
-        finetune_backbone_lr_factor: the same for the backbone's own parameters.
-    """
-
-    levels: tuple[int, ...]
-    head_input: HeadInput = "embedding"
-    finetune_lr_factor: float = 1.0
-    finetune_backbone_lr_factor: float = 1.0
-
-
-@dataclass(frozen=True)
 class Freezing:
     """The freeze boundary of both towers: blocks below it are frozen, with everything before them.
 
@@ -86,6 +68,8 @@ class Backbone:
         embed_dim: D, the size of both embeddings.
         hints: choices that a recipe leaves to the backbone.
         weights_hash: SHA-256 of the loaded weights.
+        autocast: the type that everything after the freeze boundary computes in; None for float32. Embeddings and
+            levels are float32 all the same.
     """
 
     name: str
@@ -98,6 +82,7 @@ class Backbone:
     embed_dim: int
     hints: Hints
     weights_hash: str = field(init=False)
+    autocast: torch.dtype | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.weights_hash = tensors_digest(self.modules().state_dict())
@@ -159,9 +144,14 @@ class Backbone:
         if "pixels" in state:
             state = self.image_boundary(state["pixels"], 0)
             boundary = 0
-        hidden, pooled = self._blocks(_channels_last(state["hidden"]), boundary, len(self.image.blocks))
-        embedding = F.normalize(self.image.tail(hidden, None), dim=-1)
-        return ImageFeatures(embedding, torch.cat([state["levels"], *pooled], dim=1))
+        with self._mixed(self.image):
+            hidden, pooled = self._blocks(_channels_last(state["hidden"]), boundary, len(self.image.blocks))
+            embedding = self.image.tail(hidden, None)
+        return ImageFeatures(F.normalize(embedding.float(), dim=-1), torch.cat([state["levels"], *pooled], dim=1))
+
+    def _mixed(self, tower: Tower) -> torch.autocast:
+        device = next(tower.module.parameters()).device.type
+        return torch.autocast(device, self.autocast, enabled=self.autocast is not None)
 
     def _blocks(self, hidden: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
         pooled = []
@@ -187,10 +177,12 @@ class Backbone:
         if "embedding" in state:
             return state["embedding"]
         tokens = state["tokens"]
-        hidden = state["hidden"] if "hidden" in state else self.text.stem(tokens)
-        for block in self.text.blocks[max(boundary, 0) :]:
-            hidden = self.text.call_block(block, hidden, tokens)
-        return F.normalize(self.text.tail(hidden, tokens), dim=-1)
+        with self._mixed(self.text):
+            hidden = state["hidden"] if "hidden" in state else self.text.stem(tokens)
+            for block in self.text.blocks[max(boundary, 0) :]:
+                hidden = self.text.call_block(block, hidden, tokens)
+            embedding = self.text.tail(hidden, tokens)
+        return F.normalize(embedding.float(), dim=-1)
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
         """Embedding (B, D) and levels (B, L) of preprocessed pixels (B, 3, H, W)."""

@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 
-from aigc_cli.core.backbone import Backbone, Hints, Preprocessing
+from aigc_cli.core.backbone import Backbone, Preprocessing
+from aigc_cli.core.hints import CONFIG_NAME, MINI, hints_from
 from aigc_cli.core.hub import cached_only, hub_answers
 from aigc_cli.core.sentence import SentenceEncoder, SentenceTokenizer
 from aigc_cli.core.towers import ClipTextTower, SentenceTower, Tower, image_tower
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.weights import load_tensors
 
-MINI = Path(__file__).parents[1] / "weights" / "mini"
-CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 RANDOM = "random"
 
@@ -83,16 +82,6 @@ def is_at_hand(name: str) -> bool:
             return Path(open_clip.download_pretrained(source)).is_file()
     except OSError:
         return False
-
-
-def hints_of(name: str) -> Hints:
-    """The hints of a backbone without loading its weights; neutral ones where it carries none (levels unknown)."""
-    folder = MINI if name == "mini" else Path(name.removeprefix("local-dir:"))
-    try:
-        cfg = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("aigc_cfg")
-    except (OSError, ValueError, AttributeError):
-        cfg = None
-    return _hints(cfg, 0) if cfg else Hints(())
 
 
 def _from_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
@@ -209,7 +198,7 @@ def _from_open_clip(
         truncates=lambda prompt: _fills_context(tokenizer, prompt),
         **_preprocessing(cfg),
         embed_dim=_embed_dim(text),
-        hints=_hints(hints, len(image.blocks)),
+        hints=hints_from(hints, len(image.blocks)),
     )
 
 
@@ -240,7 +229,7 @@ def _two_towers(name: str, folder: Path, config: Mapping[str, Any], weights: Pat
         truncates=tokenizer.truncates,
         **_preprocessing(config["preprocess_cfg"] | {"size": visual.image_size}),
         embed_dim=model_cfg["embed_dim"],
-        hints=_hints(config.get("aigc_cfg"), len(image.blocks)),
+        hints=hints_from(config.get("aigc_cfg"), len(image.blocks)),
     )
 
 
@@ -258,13 +247,6 @@ def _preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
         fill_color=cfg.get("fill_color", 0),
     )
     return {"preprocessing": chosen, "transform": image_transform_v2(PreprocessCfg(**asdict(chosen)), is_train=False)}
-
-
-def _hints(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
-    """The folder's own hints, or pooled features after each quarter of the image tower."""
-    if cfg is None:
-        return Hints(tuple(sorted({max(n_blocks * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})))
-    return Hints(**{**cfg, "levels": tuple(cfg["levels"])})
 
 
 def _embed_dim(text: Tower) -> int:

@@ -9,6 +9,7 @@ another, and makes a score depend on no other image. On other devices images run
 
 import importlib
 import json
+import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ def compiled(backbone: Backbone, name: str) -> Engine:
         if place.is_file():
             try:
                 run = _checked(_COMPILED[name](place), backbone)
+                os.utime(place)  # when it was last used
             except Exception:  # whatever is wrong with a kept graph: a new one is made
                 place.unlink(missing_ok=True)
         return _each_alone(name, run or _checked(_COMPILED[name](_keep(_export(backbone), place)), backbone))

@@ -1,5 +1,7 @@
 """Everything before the freeze boundary, computed once for each image and view, from the store or on the fly."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -12,18 +14,21 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, image_digest, read_bytes
-from aigc_cli.io.store import Bank
+from aigc_cli.io.store import Bank, shown_size, store_size
 from aigc_cli.progress import Progress
 
 Job = TypeVar("Job")
 Loaded = TypeVar("Loaded")
+State = dict[str, Tensor]
 
 EVALUATION = -1
 VIEW_SEED = 0
 CHUNK = 32
 SHARD = 256
+WORTH_SAYING = 100_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class ImageFeatures:
         digests: SHA-256 of each image's bytes.
         settings: how augmented views are made.
         store: the folder of the feature store; None computes everything on the fly.
+        limit: bytes that the store may take; what would exceed it is computed on the fly instead.
     """
 
     def __init__(
@@ -79,13 +85,20 @@ class ImageFeatures:
         digests: Sequence[str],
         settings: ViewSettings,
         store: Path | None,
+        limit: float = math.inf,
     ) -> None:
         self.backbone, self.boundary = backbone, boundary
         self.paths, self.digests, self.settings = paths, digests, settings
-        self.store = store
+        self.store, self.limit = store, limit
+        self.seconds = 0.0  # spent in `get`
         self._transform = backbone.transform
         self._banks: dict[int, Bank] = {}
         self._pool = ThreadPoolExecutor(2)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.backbone.image.module.parameters()).device
+        return device
 
     def bank(self, view: int) -> Bank:
         """The store's bank for one view."""
@@ -114,19 +127,24 @@ class ImageFeatures:
         wanted = self._missing(rows_by_view)
         if not wanted:
             return {}
-        progress.start("views of images, frozen part", sum(map(len, wanted.values())))
+        count, fits = sum(map(len, wanted.values())), None
+        progress.start("views of images, frozen part", count)
         row_of = {digest: row for row, digest in enumerate(self.digests)}
-        pending: dict[int, list[tuple[str, dict[str, Tensor]]]] = {}
+        pending: dict[int, list[tuple[str, State]]] = {}
         jobs = [(row_of[digest], views) for digest, views in wanted.items()]
         faults: dict[str, str] = {}
-        for chunk, loaded in prefetch(jobs, self._views, max(1, CHUNK // len(jobs[0][1]))):
+        for chunk, loaded in prefetch(jobs, self._load, max(1, CHUNK // len(jobs[0][1]))):
             good = []
-            for (row, views), pixels in zip(chunk, loaded, strict=True):
-                if isinstance(pixels, ImageFault):
-                    faults[self.digests[row]] = pixels.reason
+            for (row, views), found in zip(chunk, loaded, strict=True):
+                if isinstance(found, ImageFault):
+                    faults[self.digests[row]] = found.reason
                 else:
-                    good.append((self.digests[row], views, pixels))
+                    good.append((self.digests[row], views, found))
             for view, entry in self._entries(good):
+                fits = self._fits(count, entry[1], progress) if fits is None else fits
+                if not fits:
+                    self.store = None
+                    return self.prepare(rows_by_view, progress)
                 pending.setdefault(view, []).append(entry)
             for view in [view for view, entries in pending.items() if len(entries) >= SHARD]:
                 self._flush(view, pending.pop(view))
@@ -134,6 +152,20 @@ class ImageFeatures:
         for view, entries in pending.items():
             self._flush(view, entries)
         return {row: faults[digest] for row, digest in enumerate(self.digests) if digest in faults}
+
+    def _fits(self, views: int, state: State, progress: Progress) -> bool:
+        """Whether the store may grow by `views` times `state`; says by how much where that is much, or too much."""
+        assert self.store is not None
+        grows = views * sum(value.nbytes for value in state.values())
+        if self.limit < math.inf and (total := store_size(self.store) + grows) > self.limit:
+            progress.say(
+                f"The feature store would take {shown_size(total)}, more than {shown_size(self.limit)}: what is frozen "
+                "is computed again each time it is needed. `aigc cache list` shows what can go."
+            )
+            return False
+        if grows >= WORTH_SAYING:
+            progress.say(f"The feature store grows by {shown_size(grows)} in {self.store}.")
+        return True
 
     def _missing(self, rows_by_view: Mapping[int, Sequence[int]]) -> dict[str, list[int]]:
         """{digest: views} of what the store does not hold yet."""
@@ -143,13 +175,23 @@ class ImageFeatures:
                 wanted.setdefault(digest, []).append(view)
         return wanted
 
-    def _entries(
-        self, good: Sequence[tuple[str, list[int], Tensor]]
-    ) -> Iterator[tuple[int, tuple[str, dict[str, Tensor]]]]:
-        """(view, (digest, state of one image)) of decoded images, computed in one batch."""
+    def _load(self, job: tuple[int, Sequence[int]]) -> State:
+        """One image's views: their boundary state on a CPU, where a thread for each image is fastest; else pixels.
+
+        Each view runs by itself, since another batch may move the last bits: what is stored does not depend on its
+        neighbours, nor on where a killed run ended.
+        """
+        pixels = self._views(job)
+        if self._device.type != "cpu":
+            return {"pixels": pixels}
+        states = [self._compute(view[None]) for view in pixels]
+        return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+    def _entries(self, good: Sequence[tuple[str, list[int], State]]) -> Iterator[tuple[int, tuple[str, State]]]:
+        """(view, (digest, state of one image)) of loaded images."""
         if not good:
             return
-        state = self._compute(torch.cat([pixels for _, _, pixels in good]))
+        state = self._joined([found for _, _, found in good])
         names = [(digest, view) for digest, views, _ in good for view in views]
         for position, (digest, view) in enumerate(names):
             yield view, (digest, {name: value[position].cpu().clone() for name, value in state.items()})
@@ -163,13 +205,20 @@ class ImageFeatures:
             progress.advance(len(chunk))
         return faults
 
-    def get(self, rows: Sequence[int], views: Sequence[int]) -> dict[str, Tensor]:
+    def get(self, rows: Sequence[int], views: Sequence[int]) -> State:
         """The boundary state of images `rows`, each in its own view; float32 on the backbone's device."""
-        device = next(self.backbone.image.module.parameters()).device
+        begun = time.perf_counter()
+        try:
+            return self._get(rows, views)
+        finally:
+            self.seconds += time.perf_counter() - begun
+
+    def _get(self, rows: Sequence[int], views: Sequence[int]) -> State:
+        device = self._device
         if self.store is None:
             jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]
-            return self._compute(torch.cat(list(self._pool.map(self._views, jobs))))
-        out: dict[str, Tensor] = {}
+            return self._joined(list(self._pool.map(self._load_again, jobs)))
+        out: State = {}
         for view in dict.fromkeys(views):
             picked = [i for i, v in enumerate(views) if v == view]
             for name, array in self.bank(view).read([self.digests[rows[i]] for i in picked]).items():
@@ -181,17 +230,29 @@ class ImageFeatures:
 
     def _views(self, job: tuple[int, Sequence[int]]) -> Tensor:
         row, views = job
-        image = decode_file(self.paths[row]).image
-        digest = self.digests[row]
+        if digest_of(self.paths[row]) != self.digests[row]:
+            raise image_changed(self.paths[row], "other content")
+        image, digest = decode_file(self.paths[row]).image, self.digests[row]
         return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
 
-    def _compute(self, pixels: Tensor) -> dict[str, Tensor]:
-        """The boundary state of preprocessed pixels, on the backbone's device."""
-        device = next(self.backbone.image.module.parameters()).device
-        with torch.no_grad():
-            return self.backbone.image_boundary(pixels.to(device), self.boundary)
+    def _load_again(self, job: tuple[int, Sequence[int]]) -> State:
+        """`_load` of an image that could be read before."""
+        try:
+            return self._load(job)
+        except ImageFault as fault:
+            raise image_changed(self.paths[job[0]], fault.reason) from fault
 
-    def _flush(self, view: int, entries: Sequence[tuple[str, dict[str, Tensor]]]) -> None:
+    def _joined(self, loaded: Sequence[State]) -> State:
+        """The boundary state of what `_load` returned, in one batch."""
+        state = {name: torch.cat([found[name] for found in loaded]) for name in loaded[0]}
+        return state if self._device.type == "cpu" else self._compute(state["pixels"])
+
+    def _compute(self, pixels: Tensor) -> State:
+        """The boundary state of preprocessed pixels, on the backbone's device."""
+        with torch.no_grad():
+            return self.backbone.image_boundary(pixels.to(self._device), self.boundary)
+
+    def _flush(self, view: int, entries: Sequence[tuple[str, State]]) -> None:
         fields = entries[0][1]
         arrays = {field: torch.stack([state[field] for _, state in entries]).numpy() for field in fields}
         self.bank(view).append([digest for digest, _ in entries], arrays)
@@ -245,6 +306,11 @@ class TextFeatures:
         embeddings = self.backbone.text_from_boundary(state, self.boundary)
         position = {prompt: index for index, prompt in enumerate(distinct)}
         return embeddings[torch.tensor([position[prompt] for prompt in prompts], device=embeddings.device)]
+
+
+def image_changed(path: Path, found: str) -> EnvironmentProblem:
+    """The error for an image that is no longer what it was when the run began; `found` says what it is now."""
+    return EnvironmentProblem(f"Expected {path.name} as it was at the start, found {found}.", "Put the image back.")
 
 
 def digest_of(path: Path) -> str:

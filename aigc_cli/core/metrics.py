@@ -1,56 +1,77 @@
-"""Agreement between predictions and human scores, with bootstrap intervals clustered by prompt.
+"""The metrics by name, with bootstrap intervals clustered by prompt.
 
 SciPy computes what it can. A metric that is not defined (n < 2, a constant side) is None with a reason, never NaN.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
-Values = NDArray[np.float64]
+from aigc_cli.core import agreement
+from aigc_cli.core.agreement import Codes, Values
+from aigc_cli.core.bootstrap import Resamples, draw_counts, is_constant
+
 RESAMPLES = 1000
+FEWEST_GROUPS = 5
+BOTH = ("predictions", "human scores")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: its function of (predicted, target) and whether a larger value is better."""
+    """One metric.
 
-    function: Callable[[Values, Values], float]
-    higher_is_better: bool
-    needs_spread: bool = True
+    Attributes:
+        function: of (predicted, target), arrays (n,); with `needs_groups` also of the rows' group numbers, and it
+            returns (sums, weights) of each group, whose ratio of totals is the value.
+        resampled: the same of every bootstrap sample at once; a metric within groups has it from `function`.
+        higher_is_better: whether a larger value is better.
+        needs_spread: the sides that must not be constant.
+        needs_groups: the fewest rows that a group must have to count; 0 for a metric over all rows.
+    """
+
+    function: Callable[..., Any]
+    resampled: Callable[[Resamples], Values] | None = None
+    higher_is_better: bool = True
+    needs_spread: tuple[str, ...] = BOTH
+    needs_groups: int = 0
 
 
-def _srocc(predicted: Values, target: Values) -> float:
-    return float(np.corrcoef(stats.rankdata(predicted), stats.rankdata(target))[0, 1])
+def _logistic(of: Resamples) -> Values:
+    """PLCC of every sample after the one map that all rows gave: to fit it a thousand times would change little."""
+    return of.pearson(agreement.logistic(of.predicted, of.target), of.target)
 
 
-def _plcc(predicted: Values, target: Values) -> float:
-    return float(stats.pearsonr(predicted, target).statistic)
+def _rmse(of: Resamples) -> Values:
+    return np.sqrt(of.mean((of.predicted - of.target) ** 2))
 
 
-def _krocc(predicted: Values, target: Values) -> float:
-    return float(stats.kendalltau(predicted, target).statistic)
-
-
-def _rmse(predicted: Values, target: Values) -> float:
-    return float(np.sqrt(np.mean((predicted - target) ** 2)))
-
+_within = partial(Metric, needs_spread=(), needs_groups=2)
 
 METRICS: dict[str, Metric] = {
-    "srocc": Metric(_srocc, higher_is_better=True),
-    "plcc": Metric(_plcc, higher_is_better=True),
-    "krocc": Metric(_krocc, higher_is_better=True),
-    "rmse": Metric(_rmse, higher_is_better=False, needs_spread=False),
+    "srocc": Metric(agreement.srocc, Resamples.spearman),
+    "plcc": Metric(agreement.plcc, lambda of: of.pearson(of.predicted, of.target)),
+    "plcc_logistic": Metric(agreement.plcc_logistic, _logistic),
+    "krocc": Metric(agreement.krocc, Resamples.kendall),
+    "pairwise": Metric(agreement.pairwise, Resamples.pairwise, needs_spread=("human scores",)),
+    "rmse": Metric(agreement.rmse, _rmse, higher_is_better=False, needs_spread=()),
+    "best_of_n": _within(agreement.best_of_n),
+    "best_of_n_chance": _within(agreement.best_of_n_chance),
+    "regret": _within(agreement.regret, higher_is_better=False),
+    "within_srocc": _within(agreement.within_srocc, needs_groups=3),
+    "within_pairwise": _within(agreement.within_pairwise),
 }
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's value with its 95% interval and n; value None comes with a reason."""
+    """A metric's value with its 95% interval and n; what is None has a reason.
+
+    n counts the rows, for a metric within groups the groups that count.
+    """
 
     value: float | None
     low: float | None
@@ -59,44 +80,50 @@ class Estimate:
     reason: str = ""
 
 
-def undefined(name: str, predicted: Values, target: Values) -> str:
-    """Why the metric is not defined on these values, or an empty string."""
+Fold = tuple[Any, Any, Sequence[str]]  # predicted, target, group of each row
+
+
+def undefined(name: str, predicted: Values, target: Values, codes: Codes | None = None) -> str:
+    """Why the metric is not defined on these values, or an empty string; without `codes` all rows are one group."""
+    metric = METRICS[name]
     if len(predicted) < 2:
         return f"n = {len(predicted)}, at least 2 are needed"
     if not (np.isfinite(predicted).all() and np.isfinite(target).all()):
         return "some values are not finite"
-    if METRICS[name].needs_spread:
-        for label, values in (("predictions", predicted), ("human scores", target)):
-            if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
-                return f"the {label} are constant"
+    for label, side in zip(BOTH, (predicted, target), strict=True):
+        if label in metric.needs_spread and is_constant(side):
+            return f"the {label} are constant"
+    if metric.needs_groups and not metric.function(predicted, target, _or_one(codes, predicted))[1].any():
+        return f"no prompt has {metric.needs_groups} images with different scores"
     return ""
 
 
-def value(name: str, predicted: Any, target: Any) -> float | None:
-    """One metric of two sequences of equal length, or None where it is not defined."""
-    p, t = np.asarray(predicted, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    return None if undefined(name, p, t) else METRICS[name].function(p, t)
+def value(name: str, predicted: Any, target: Any, codes: Codes | None = None) -> float | None:
+    """One metric of two sequences of equal length, or None where it is not defined.
 
-
-def cluster_resamples(groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> list[NDArray[np.int64]]:
-    """Row indices of bootstrap samples that draw whole groups with replacement.
-
-    A prompt's images share its difficulty, so rows are not independent; groups are (Cameron, Gelbach and Miller 2008).
+    Args:
+        codes: the group of each row as a number from 0, for metrics within groups; None: all rows are one group.
     """
-    rows: dict[str, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    members = [np.array(indices) for indices in rows.values()]
-    random = np.random.default_rng(seed)
-    return [
-        np.concatenate([members[i] for i in random.integers(len(members), size=len(members))]) for _ in range(resamples)
-    ]
+    p, t = np.asarray(predicted, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    return None if undefined(name, p, t, codes) else _defined(METRICS[name], p, t, _or_one(codes, p))
 
 
-def interval(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """The 95% percentile interval; None where fewer than half of the resamples are defined."""
-    defined = [v for v in values if v is not None]
-    if len(defined) * 2 < len(values) or len(defined) < 2:
+def _or_one(codes: Codes | None, rows: Values) -> Codes:
+    return np.zeros(len(rows), dtype=np.int64) if codes is None else codes
+
+
+def _defined(metric: Metric, predicted: Values, target: Values, codes: Codes) -> float:
+    if not metric.needs_groups:
+        return float(metric.function(predicted, target))
+    totals, weights = metric.function(predicted, target, codes)
+    return float(totals.sum() / weights.sum())
+
+
+def interval(values: Any) -> tuple[float | None, float | None]:
+    """The 95% percentile interval; None where fewer than half of the resamples are defined (not None nor NaN)."""
+    drawn = np.asarray(values, dtype=np.float64)
+    defined = drawn[~np.isnan(drawn)]
+    if len(defined) * 2 < len(drawn) or len(defined) < 2:
         return None, None
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)
@@ -106,21 +133,11 @@ def estimate(
     name: str, predicted: Any, target: Any, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """A metric with its prompt-clustered bootstrap interval; rows where either side is NaN are left out."""
-    p, t = np.asarray(predicted, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    kept = np.flatnonzero(~(np.isnan(p) | np.isnan(t)))
-    p, t = p[kept], t[kept]
-    if reason := undefined(name, p, t):
-        return Estimate(None, None, None, len(p), reason)
-    draws = cluster_resamples([groups[i] for i in kept.tolist()], resamples, seed)
-    low, high = interval([value(name, p[rows], t[rows]) for rows in draws])
-    return Estimate(METRICS[name].function(p, t), low, high, len(p))
+    return _mean(name, _drawn([(predicted, target, groups)], resamples, seed), [""])[0]
 
 
 def fold_mean(
-    name: str,
-    folds: Sequence[tuple[Values, Values, Sequence[str]]],
-    numbers: Sequence[int] | None = None,
-    resamples: int = RESAMPLES,
+    name: str, folds: Sequence[Fold], numbers: Sequence[int] | None = None, resamples: int = RESAMPLES
 ) -> tuple[Estimate, Values]:
     """The mean of a metric over folds, its interval from resampling groups within each fold.
 
@@ -133,17 +150,59 @@ def fold_mean(
     Returns:
         (the estimate, the bootstrap draws (resamples,)); draws of two variants over the same folds are paired.
     """
-    values, draws = [], np.zeros(resamples)
-    for seed, (predicted, target, groups) in zip(numbers or range(len(folds)), folds, strict=True):
-        point = value(name, predicted, target)
-        if point is None:
-            reason = undefined(name, np.asarray(predicted), np.asarray(target))
-            return Estimate(None, None, None, sum(len(f[0]) for f in folds), f"fold {seed}: {reason}"), draws * np.nan
-        values.append(point)
-        resampled = [value(name, predicted[rows], target[rows]) for rows in cluster_resamples(groups, resamples, seed)]
-        draws += np.array([np.nan if v is None else v for v in resampled]) / len(folds)
-    low, high = interval([None if np.isnan(v) else float(v) for v in draws])
-    return Estimate(float(np.mean(values)), low, high, sum(len(f[0]) for f in folds)), draws
+    numbers = list(numbers or range(len(folds)))
+    samples = [_drawn([fold], resamples, number)[0] for number, fold in zip(numbers, folds, strict=True)]
+    distinct = dict(zip(numbers, (sample.counts.shape[1] for sample in samples), strict=True))
+    return _mean(name, samples, [f"fold {number}: " for number in numbers], sum(distinct.values()))
+
+
+def _drawn(parts: Sequence[Fold], resamples: int, seed: int) -> list[Resamples]:
+    """Rows of each part that have both sides; a sample draws the same groups for all parts, whose groups it joins."""
+    number: dict[str, int] = {}
+    cleaned = []
+    for predicted, target, groups in parts:
+        p, t = np.asarray(predicted, dtype=np.float64), np.asarray(target, dtype=np.float64)
+        kept = np.flatnonzero(~(np.isnan(p) | np.isnan(t)))
+        codes = [number.setdefault(groups[row], len(number)) for row in kept.tolist()]
+        cleaned.append((p[kept], t[kept], np.array(codes, dtype=np.int64)))
+    counts = draw_counts(len(number), resamples, seed)
+    return [Resamples(p, t, codes, counts) for p, t, codes in cleaned]
+
+
+def _mean(
+    name: str, samples: Sequence[Resamples], labels: Sequence[str], groups: int | None = None
+) -> tuple[Estimate, Values]:
+    """The mean of a metric over parts and its bootstrap draws.
+
+    `groups` is how many groups are drawn in all when each part draws its own; None when all parts draw the same.
+    """
+    metric = METRICS[name]
+    values, counted, draws = [], [], np.zeros(len(samples[0].counts))
+    for sample, label in zip(samples, labels, strict=True):
+        p, t, codes = sample.predicted, sample.target, sample.codes
+        if reason := undefined(name, p, t, codes):
+            rows = 0 if metric.needs_groups else sum(len(s.codes) for s in samples)
+            return Estimate(None, None, None, rows, label + reason), draws * np.nan
+        if metric.needs_groups:
+            totals, weights = metric.function(p, t, codes)
+            drawn, n = sample.ratio(totals, weights), int(np.count_nonzero(weights))
+        else:
+            assert metric.resampled is not None
+            drawn, n = metric.resampled(sample), len(p)
+        values.append(_defined(metric, p, t, codes))
+        counted.append(n)
+        draws += drawn / len(samples)
+    point, n = float(np.mean(values)), sum(counted)
+    clusters = samples[0].counts.shape[1] if groups is None else groups
+    if metric.needs_groups:
+        clusters = max(counted) if groups is None else n
+    if clusters < FEWEST_GROUPS:
+        return Estimate(point, None, None, n, f"no interval: fewer than {FEWEST_GROUPS} prompts"), draws
+    low, high = interval(draws)
+    return Estimate(point, low, high, n, "no interval: not defined in most resamples" if low is None else ""), draws
+
+
+Part = tuple[Mapping[str, tuple[Any, Any]], Sequence[str]]  # {target's name: (predicted, human)}, group of each row
 
 
 def metric_rows(
@@ -156,22 +215,53 @@ def metric_rows(
 
     Args:
         predictions: {target's name: (predicted, human scores)}.
-        groups: what the bootstrap draws, one for each row.
+        groups: the prompts: what the bootstrap draws and what images are ranked within, one for each row.
+        labels: the columns `run`, `split` and `group` of these rows.
+    """
+    return crossval_rows([[(predictions, groups)]], labels, resamples)
+
+
+def crossval_rows(
+    repeats: Sequence[Sequence[Part]], labels: Mapping[str, str], resamples: int = RESAMPLES
+) -> list[dict[str, Any]]:
+    """Rows of the metrics table: every metric of every target as its mean over the folds of all repeats.
+
+    A sample draws the same prompts in every fold and repeat, since a prompt may be in several. Images are ranked
+    within a prompt over the folds of one repeat together, so that a prompt which is split still has all its images.
+
+    Args:
+        repeats: of each repeat, its folds: see `metric_rows` for a fold's predictions and groups. n is one repeat's.
         labels: the columns `run`, `split` and `group` of these rows.
     """
     rows = []
-    for target, (predicted, human) in predictions.items():
-        for name in METRICS:
-            found = estimate(name, predicted, human, groups, resamples)
-            rows.append(
-                {
-                    **labels,
-                    "target": target,
-                    "metric": name,
-                    "value": found.value,
-                    "ci_low": found.low,
-                    "ci_high": found.high,
-                    "n": found.n,
-                }
-            )
+    for target in repeats[0][0][0]:
+        folds = [[(*found[target], groups) for found, groups in parts] for parts in repeats]
+        one = [_joined(parts) for parts in folds]
+        apart = _drawn([fold for parts in folds for fold in parts], resamples, 0)
+        pooled = apart if len(apart) == len(one) else _drawn(one, resamples, 0)
+        whole = [f"repeat {r}: " for r in range(len(one))] if len(one) > 1 else [""]
+        places = [f"fold {f}, repeat {r}: " for r, parts in enumerate(folds) for f in range(len(parts))]
+        for name, metric in METRICS.items():
+            samples = pooled if metric.needs_groups else apart
+            found, _ = _mean(name, samples, whole if samples is pooled else places)
+            found = dataclasses.replace(found, n=found.n // len(repeats))
+            rows.append({**labels, **_columns(target, name, found)})
     return rows
+
+
+def _joined(folds: Sequence[Fold]) -> Fold:
+    """Several folds as one."""
+    sides = [np.concatenate([np.asarray(fold[side], dtype=np.float64) for fold in folds]) for side in (0, 1)]
+    return sides[0], sides[1], [group for fold in folds for group in fold[2]]
+
+
+def _columns(target: str, metric: str, found: Estimate) -> dict[str, Any]:
+    return {
+        "target": target,
+        "metric": metric,
+        "value": found.value,
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "n": found.n,
+        "reason": found.reason,
+    }

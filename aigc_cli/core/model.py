@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aigc_cli.core.backbone import HeadInput, ImageFeatures
+from aigc_cli.core.backbone import ImageFeatures
+from aigc_cli.core.hints import HeadInput
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from aigc_cli.core.backbone import ImageFeatures
 from aigc_cli.core.devices import one_thread
+from aigc_cli.core.judge import Judge
 from aigc_cli.core.model import Scores
-from aigc_cli.core.training import Judge
 
 PROMPTS_KEPT = 4096
 

@@ -1,67 +1,27 @@
-"""The one training loop, and what it takes to predict with its result."""
+"""The one training loop."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from aigc_cli.core.backbone import Backbone, Freezing, Hints
+from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
-from aigc_cli.core.losses import loss_named
-from aigc_cli.core.metrics import value
+from aigc_cli.core.hints import learning_rates
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.loop_state import Fit, Loop, Snapshot
 from aigc_cli.core.model import HeadConfig, ResidualHeads, Scores
+from aigc_cli.core.tally import Tally, merit
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 
-SATURATED, UNUSED = 0.95, 0.05
 EVALUATION_BATCH = 64
 STANDARDISE_ROWS = 1024
-
-
-@dataclass
-class Judge:
-    """A backbone with trained heads: everything that turns an image and its prompt into scores."""
-
-    backbone: Backbone
-    heads: ResidualHeads
-    freezing: Freezing
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the heads' tensors and of the backbone's that are not frozen, buffers included."""
-        learnt: set[int] = set()
-        for tower, boundary in ((self.backbone.image, self.freezing.image), (self.backbone.text, self.freezing.text)):
-            for part in tower.trainable_parts(boundary):
-                tensors = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else [part]
-                learnt |= {id(tensor) for tensor in tensors}
-        backbone = self.backbone.modules().state_dict(prefix="backbone.", keep_vars=True)
-        kept = {name: tensor for name, tensor in backbone.items() if id(tensor) in learnt}
-        kept |= self.heads.state_dict(prefix="heads.")
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned."""
-        with torch.no_grad():
-            own = self.backbone.modules().state_dict(prefix="backbone.", keep_vars=True)
-            own |= self.heads.state_dict(prefix="heads.", keep_vars=True)
-            for name, tensor in state.items():
-                own[name].copy_(tensor)
-
-    def trainable(self) -> int:
-        """How many parameters are trained."""
-        modules = (self.heads, self.backbone.modules())
-        return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
-
-    def eval(self) -> None:
-        """Eval mode throughout."""
-        self.backbone.eval()
-        self.heads.eval()
 
 
 @dataclass(frozen=True)
@@ -79,17 +39,6 @@ class Data:
     texts: TextFeatures
     prompts: Sequence[str]
     targets: Tensor
-
-
-@dataclass
-class Fit:
-    """What a training run leaves: its curves, and the weights of the epoch that was kept."""
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    kept_epoch: int = 0
-    kept_state: dict[str, Tensor] = field(default_factory=dict)
-    diverged: str = ""
-    stopped_early: bool = False
 
 
 def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
@@ -116,14 +65,6 @@ def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
     return Judge(backbone, heads, freezing)
 
 
-def learning_rates(recipe: Recipe, hints: Hints) -> tuple[float, float]:
-    """(rate of the heads, rate of the backbone), the backbone's own factors applied when a part of it is trained."""
-    rate, rate_backbone = recipe.lr, recipe.lr if recipe.lr_backbone is None else recipe.lr_backbone
-    if recipe.freeze == "all":
-        return rate, 0.0
-    return rate * hints.finetune_lr_factor, rate_backbone * hints.finetune_backbone_lr_factor
-
-
 def _optimiser(judge: Judge, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over heads and backbone at their own rates; vectors (biases, norms) don't decay."""
     rate, rate_backbone = learning_rates(recipe, judge.backbone.hints)
@@ -132,7 +73,8 @@ def _optimiser(judge: Judge, recipe: Recipe) -> torch.optim.AdamW:
         learnt = [p for p in module.parameters() if p.requires_grad]
         for decays in (True, False):
             chosen = [p for p in learnt if (p.ndim > 1) == decays]
-            groups.append({"params": chosen, "lr": lr, "weight_decay": recipe.weight_decay if decays else 0.0})
+            decay = recipe.weight_decay if decays else 0.0
+            groups.append({"params": chosen, "lr": lr, "initial_lr": lr, "weight_decay": decay})
     return torch.optim.AdamW([group for group in groups if group["params"]])
 
 
@@ -196,121 +138,116 @@ def _fit_standardisation(judge: Judge, data: Data, rows: Sequence[int], random: 
         judge.heads.fit_inputs(image, torch.cat(texts))
 
 
-class _Tally:
-    """Collects an epoch's predictions and losses into one row of the epochs table."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.loss_of = loss_named(recipe.loss)
-        self.scores: list[list[NDArray[Any]]] = []
-        self.losses: list[tuple[int, float, float]] = []
-
-    def loss(self, scores: Scores, targets: Tensor) -> Tensor:
-        """The weighted loss of a batch, remembered."""
-        loss_q, loss_c = self.loss_of(scores.quality, targets[:, 0]), self.loss_of(scores.consistency, targets[:, 1])
-        self.losses.append((len(targets), float(loss_q.detach()), float(loss_c.detach())))
-        columns = (
-            scores.quality,
-            scores.consistency,
-            scores.quality_delta,
-            scores.consistency_delta,
-            *targets.unbind(1),
-        )
-        self.scores.append([column.detach().cpu().numpy() for column in columns])
-        return self.recipe.w_q * loss_q + self.recipe.w_c * loss_c
-
-    def row(self) -> dict[str, Any]:
-        """loss, srocc, plcc and the spread of the corrections."""
-        quality, consistency, delta_q, delta_c, human_q, human_c = (
-            np.concatenate(c) for c in zip(*self.scores, strict=True)
-        )
-        weights = np.array([n for n, _, _ in self.losses], dtype=float)
-        loss_q, loss_c = (float(np.average([x[i] for x in self.losses], weights=weights)) for i in (1, 2))
-        row: dict[str, Any] = {
-            "loss": self.recipe.w_q * loss_q + self.recipe.w_c * loss_c,
-            "loss_q": loss_q,
-            "loss_c": loss_c,
-        }
-        for metric in ("srocc", "plcc"):
-            for letter, predicted, human in (("q", quality, human_q), ("c", consistency, human_c)):
-                rated = ~np.isnan(human)
-                row[f"{metric}_{letter}"] = value(metric, predicted[rated], human[rated])
-        for letter, delta, scale in (("q", delta_q, self.recipe.scale_q), ("c", delta_c, self.recipe.scale_c)):
-            row[f"saturated_{letter}"] = float((np.abs(delta) > SATURATED).mean())
-            row[f"unused_{letter}"] = float((scale * np.abs(delta) < UNUSED).mean())
-        return row
-
-
-def merit(row: dict[str, Any], recipe: Recipe) -> float:
-    """What chooses the checkpoint: SROCC of both targets weighted as their losses, else the negative loss - 2."""
-    parts = [(recipe.w_q, row["srocc_q"]), (recipe.w_c, row["srocc_c"])]
-    known = [(weight, srocc) for weight, srocc in parts if srocc is not None and weight > 0]
-    if not known:
-        return -2 - float(row["loss"])
-    return float(sum(weight * srocc for weight, srocc in known) / sum(weight for weight, _ in known))
-
-
-def fit(judge: Judge, data: Data, train: Sequence[int], val: Sequence[int], recipe: Recipe, progress: Progress) -> Fit:
+def fit(
+    judge: Judge,
+    data: Data,
+    train: Sequence[int],
+    val: Sequence[int],
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    start: Snapshot | None = None,
+    after: Callable[[Loop], None] = lambda loop: None,
+) -> Fit:
     """Trains `judge` in place on rows `train`, leaves it with the weights of the kept epoch, and returns the curves.
 
     The kept epoch is the last one, or the best on rows `val` (by `merit`) when the recipe chooses one. A
     loss that is not finite ends the run; the best epoch before it is kept.
+
+    Args:
+        start: where an earlier call stood; on a CPU the rest is bit for bit what it would have been.
+        after: called after every step and at the end of every epoch, when the loop may be written down; what it raises
+            ends the run.
     """
-    random = np.random.default_rng([recipe.seed, len(train)])
+    loop = Loop(judge, _optimiser(judge, recipe), recipe, np.random.default_rng([recipe.seed, len(train)]))
     torch.manual_seed(recipe.seed)
-    _fit_standardisation(judge, data, train, random)
-    optimiser = _optimiser(judge, recipe)
-    learnt = [p for group in optimiser.param_groups for p in group["params"]]
-    per_epoch = sum(1 for _ in batches(train, recipe.batch_size, recipe.views, np.random.default_rng(0)))
-    steps = per_epoch * recipe.epochs
+    if start is None:
+        _fit_standardisation(judge, data, train, loop.random)
+        loop.result.kept_state = judge.state()
+        loop.begin_epoch()
+    else:
+        loop.restore(start)
+    steps = recipe.epochs * sum(1 for _ in batches(train, recipe.batch_size, recipe.views, np.random.default_rng(0)))
     warmup = round(recipe.warmup_ratio * steps)
-    scheduler = LambdaLR(optimiser, lambda step: schedule(recipe.scheduler, step, steps, warmup))
-    result, best, stale = Fit(kept_state=judge.state()), -math.inf, 0
     progress.start("images in training", recipe.epochs * len(train))
-    for epoch in range(1, recipe.epochs + 1):
-        begun, tally = time.perf_counter(), _Tally(recipe)
-        judge.backbone.train(judge.freezing)
-        judge.heads.train()
-        for rows, views in batches(train, recipe.batch_size, recipe.views, random):
-            loss = tally.loss(forward(judge, data, rows, views), data.targets[rows])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm or math.inf)
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                what, value_ = ("gradient", norm) if torch.isfinite(loss) else ("loss", loss)
-                result.diverged = f"the {what} became {float(value_.detach())} in epoch {epoch}"
-                judge.load(result.kept_state)
-                judge.eval()
-                return result
-            optimiser.step()
-            scheduler.step()
-            progress.advance(len(rows))
-        rate = scheduler.get_last_lr()[0]
-        seconds = time.perf_counter() - begun
-        parts = {"train": tally.row()} | ({"val": _validate(judge, data, val, recipe)} if val else {})
-        for split, row in parts.items():
-            result.epochs.append({"epoch": epoch, "split": split, **row, "lr": rate, "seconds": seconds})
-        progress.advance(0, _note(epoch, recipe.epochs, parts))
-        if not all(math.isfinite(row["loss"]) for row in parts.values()):
-            result.diverged = f"the validation loss was not finite after epoch {epoch}"
-            break
-        gained = merit(parts["val" if val else "train"], recipe)
-        stale = 0 if gained > best + recipe.min_delta else stale + 1
-        if not (recipe.chooses and val) or gained > best:
-            result.kept_epoch, result.kept_state = epoch, judge.state()
-        best = max(best, gained)
-        if recipe.patience and stale >= recipe.patience:
-            result.stopped_early = True
-            break
-    judge.load(result.kept_state)
+    progress.advance((loop.epoch - 1) * len(train) + sum(int(n) for n, *_ in loop.tally.losses))
+    while not loop.finished:
+        rows = _train_epoch(
+            loop, data, train, lambda step: schedule(recipe.scheduler, step, steps, warmup), progress, after
+        )
+        if not loop.result.diverged:
+            _end_epoch(loop, data, rows, val, schedule(recipe.scheduler, loop.done, steps, warmup), progress)
+        if not loop.result.diverged:
+            after(loop)
+    judge.load(loop.result.kept_state)
     judge.eval()
-    return result
+    return loop.result
+
+
+def _train_epoch(
+    loop: Loop,
+    data: Data,
+    train: Sequence[int],
+    factor: Callable[[int], float],
+    progress: Progress,
+    after: Callable[[Loop], None],
+) -> list[int]:
+    """Takes the steps that the epoch still lacks and returns its rows in their order; sets `diverged` and ends there
+    when a loss or a gradient is not finite."""
+    judge, recipe, optimiser = loop.judge, loop.recipe, loop.optimiser
+    learnt = [p for group in optimiser.param_groups for p in group["params"]]
+    judge.backbone.train(judge.freezing)
+    judge.heads.train()
+    parts = list(batches(train, recipe.batch_size, recipe.views, loop.random))
+    for rows, views in parts[loop.step :]:
+        begun = time.perf_counter()
+        loss = loop.tally.loss(forward(judge, data, rows, views), data.targets[rows])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm or math.inf)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            what, found = ("gradient", norm) if torch.isfinite(loss) else ("loss", loss)
+            loop.result.diverged = f"the {what} became {float(found.detach())} in epoch {loop.epoch}"
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * factor(loop.done)
+        optimiser.step()
+        loop.step, loop.done = loop.step + 1, loop.done + 1
+        loop.seconds += time.perf_counter() - begun
+        progress.advance(len(rows))
+        after(loop)
+    return [row for rows, _ in parts for row in rows]
+
+
+def _end_epoch(
+    loop: Loop, data: Data, rows: Sequence[int], val: Sequence[int], factor: float, progress: Progress
+) -> None:
+    """Judges the epoch that was trained on `rows`: its rows of the table, the kept weights, whether to go on."""
+    recipe, result, epoch = loop.recipe, loop.result, loop.epoch
+    parts = {"train": loop.tally.row(data.targets[rows])}
+    if val:
+        parts["val"] = _validate(loop.judge, data, val, recipe)
+    rate = loop.optimiser.param_groups[0]["initial_lr"] * factor
+    for split, row in parts.items():
+        result.epochs.append({"epoch": epoch, "split": split, **row, "lr": rate, "seconds": loop.seconds})
+    progress.advance(0, _note(epoch, recipe.epochs, parts))
+    if not all(math.isfinite(row["loss"]) for row in parts.values()):
+        result.diverged = f"the validation loss was not finite after epoch {epoch}"
+        return
+    gained = merit(parts["val" if val else "train"], recipe)
+    loop.stale = 0 if gained > loop.best + recipe.min_delta else loop.stale + 1
+    if not (recipe.chooses and val) or gained > loop.best:
+        result.kept_epoch, result.kept_state = epoch, loop.judge.state()
+    loop.best = max(loop.best, gained)
+    result.stopped_early = bool(recipe.patience) and loop.stale >= recipe.patience
+    loop.epoch += 1
+    loop.begin_epoch()
 
 
 def _validate(judge: Judge, data: Data, rows: Sequence[int], recipe: Recipe) -> dict[str, Any]:
-    tally = _Tally(recipe)
-    tally.loss(predict(judge, data, rows), data.targets[list(rows)].cpu())
-    return tally.row()
+    tally, targets = Tally(recipe), data.targets[list(rows)].cpu()
+    tally.loss(predict(judge, data, rows), targets)
+    return tally.row(targets)
 
 
 def _note(epoch: int, epochs: int, parts: dict[str, dict[str, Any]]) -> str:

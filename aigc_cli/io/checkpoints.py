@@ -1,9 +1,10 @@
-"""Checkpoints: a folder with weights as safetensors and everything else as JSON. Nothing is ever unpickled."""
+"""Checkpoints: a folder with tensors as safetensors and everything else as JSON. Nothing is ever unpickled.
+
+A model's checkpoint is what training leaves; a training's states are what it goes on from.
+"""
 
 import json
-import os
-import shutil
-import uuid
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.errors import AigcError
+from aigc_cli.io.files import discard_folder, whole_folder
 from aigc_cli.io.weights import load_tensors, save_tensors, tensors_digest
 
 FORMAT_VERSION = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+STATE, FACTS = "state.safetensors", "state.json"
 SHIPPED = Path(__file__).parents[1] / "weights" / "scorer"
 
 
@@ -44,32 +47,10 @@ def save_checkpoint(
     Raises:
         EnvironmentProblem: the disk is full or the place can't be written.
     """
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(parents=True)
+    body = {"format_version": FORMAT_VERSION, **description}
+    with whole_folder(folder) as temporary:
         save_tensors(temporary / WEIGHTS, tensors, eight_bit)
-        body = {"format_version": FORMAT_VERSION, **description}
         (temporary / DESCRIPTION).write_text(json.dumps(body, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        for path in (temporary / WEIGHTS, temporary / DESCRIPTION):
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-            folder.rename(old)
-            try:
-                temporary.rename(folder)
-            except OSError:
-                old.rename(folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(folder)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"The checkpoint {folder} could not be written: {error.strerror or error}.", "Free some space."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def find_checkpoint(place: Path | None) -> Path:
@@ -108,3 +89,45 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
         raise AigcError(f"Expected a model of format {FORMAT_VERSION} in {folder}, found {version!r}.", "Train again.")
     tensors = load_tensors(folder / WEIGHTS)
     return Checkpoint(tensors, description, tensors_digest(tensors), folder)
+
+
+def save_state(folder: Path, epoch: int, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes the state of a training at `step` of `epoch` into `folder`, then removes the earlier ones.
+
+    Raises:
+        EnvironmentProblem: the disk is full or the place can't be written; the earlier state stays.
+    """
+    place = folder / f"epoch-{epoch}-step-{step}"
+    with whole_folder(place) as temporary:
+        save_tensors(temporary / STATE, tensors)
+        body = {"format_version": FORMAT_VERSION, **facts}
+        (temporary / FACTS).write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    for earlier in _states(folder):
+        if earlier != place:
+            discard_folder(earlier)
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The latest state in `folder`, by epoch and step; None when there is none yet.
+
+    Raises:
+        AigcError: it is damaged, or of another format version.
+    """
+    if not (states := _states(folder)):
+        return None
+    place = states[-1]
+    try:
+        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+        version = facts.pop("format_version")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise AigcError(f"Expected a training's state in {place / FACTS}, found {error!r}.", "Train again.") from error
+    if version != FORMAT_VERSION:
+        raise AigcError(f"Expected a state of format {FORMAT_VERSION} in {place}, found {version!r}.", "Train again.")
+    return load_tensors(place / STATE), facts
+
+
+def _states(folder: Path) -> list[Path]:
+    """The states in `folder`, the latest last."""
+    found = [(re.fullmatch(r"epoch-(\d+)-step-(\d+)", path.name), path) for path in folder.glob("epoch-*")]
+    places = [(int(name[1]), int(name[2]), path) for name, path in found if name]
+    return [path for *_, path in sorted(places)]

@@ -54,12 +54,14 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("ci_low", _real),
             ("ci_high", _real),
             ("n", _whole),
+            ("reason", _text),
         ]
     ),
     "epochs": pa.schema(
         [("run", _text), ("epoch", _whole), ("split", _text)]
         + [(name, _real) for name in ("loss", "loss_q", "loss_c", "srocc_q", "srocc_c", "plcc_q", "plcc_c")]
-        + [("lr", _real), ("seconds", _real), ("saturated_q", _real), ("saturated_c", _real)]
+        + [("lr", _real), ("seconds", _real)]
+        + [(name, _real) for name in ("saturated_q", "saturated_c", "unused_q", "unused_c")]
     ),
     "ablation": pa.schema(
         [
@@ -74,14 +76,18 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("reason", _text),
         ]
     ),
+    "stress": pa.schema(
+        [("model", _text), ("perturbation", _text), ("target", _text), ("n", _whole)]
+        + [(name, _real) for name in ("change", "ci_low", "ci_high", "lower", "srocc")]
+    ),
     "predictions": pa.schema(
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
     ),
-    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text)]),
+    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
 
-Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits"]
+Kind = Literal["scores", "metrics", "epochs", "ablation", "predictions", "splits", "stress"]
 Row = Mapping[str, Any]
 
 

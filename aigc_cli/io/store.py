@@ -10,6 +10,7 @@ A shard is written into a temporary folder and renamed when it is whole, so a re
 processes that compute the same entries at the same time only waste work.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -38,6 +39,17 @@ def cache_folder() -> Path:
     return Path(home) / "aigc"
 
 
+def store_size(root: Path) -> int:
+    """Bytes of all features below `root`."""
+    return sum(path.stat().st_size for path in (root / "features").glob("*/*/*") if path.is_file())
+
+
+def shown_size(count: float) -> str:
+    """Bytes for a person: 1.2 GB, 35 MB, 8 kB."""
+    unit = next((unit for unit in ((1e9, "GB"), (1e6, "MB")) if count >= unit[0]), (1e3, "kB"))
+    return f"{count / unit[0]:.2g} {unit[1]}" if count < 100 * unit[0] else f"{count / unit[0]:,.0f} {unit[1]}"
+
+
 class Bank:
     """The entries of one way of computing features.
 
@@ -54,6 +66,8 @@ class Bank:
         self._place: dict[str, tuple[int, int]] = {}
         self._seen: set[str] = set()
         self.refresh()
+        with contextlib.suppress(OSError):
+            os.utime(self.folder)  # when it was last used
 
     def refresh(self) -> None:
         """Takes in the shards that other processes have finished."""

@@ -100,12 +100,14 @@ def read_ratings(
     mos_max: float = 5.0,
     columns: Mapping[str, str] | None = None,
     sep: str = ",",
+    without_images: bool = False,
 ) -> list[Sample]:
     """Read a table of rated images: columns `name`, `prompt` and `mos_quality`, `mos_align` or both, in MOS units.
 
     `columns` maps the table's own column names to these. `name` is a path inside the folder `images`. A blank score
     means not rated; a blank prompt means none. Other columns are kept as text in `Sample.groups`. Rows stay in order.
-    A single missing image is left to the image reader, which gives it a failed row.
+    A single missing image is left to the image reader, which gives it a failed row; `without_images` all
+    may be missing.
     Raises AigcError: what `read_table` raises; missing columns; names that are blank, twice there or lead outside
     `images`; scores that are no finite number in [mos_min, mos_max] or blank for both targets; no image at all.
     """
@@ -121,7 +123,7 @@ def read_ratings(
     samples = [
         _sample(row, images, f"{shown}, line {line}", (mos_min, mos_max)) for line, row in _named_rows(table, shown)
     ]
-    if not any(os.path.lexists(sample.path) for sample in samples):
+    if not without_images and not any(os.path.lexists(sample.path) for sample in samples):
         raise AigcError(
             f"{shown}: expected images in {printable(str(images))}, found none of the {len(samples)} named; "
             f"the first would be {printable(str(samples[0].path))}",

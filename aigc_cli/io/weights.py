@@ -60,7 +60,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], eight_bit: frozenset[str] = frozenset()) -> None:
-    """Writes `tensors` to a new safetensors file; those named in `eight_bit` as int8 rows."""
+    """Writes `tensors` to a new safetensors file; those named in `eight_bit` as int8 rows.
+
+    Raises:
+        OSError: the disk is full or the place can't be written.
+    """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
@@ -68,7 +72,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], eight_bit: frozenset
             stored[name], stored[f"{name}{SCALE}"] = quantise(tensor)
         else:
             stored[name] = tensor.clone()
-    save_file(stored, path)
+    try:
+        save_file(stored, path)
+    except SafetensorError as error:  # its text is all it tells of the system's error
+        raise OSError(f"{error}") from error
     path.chmod(new_file_mode())  # safetensors makes files that only their owner can read
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +13,24 @@ from aigc_cli.core.devices import pick_device
 from aigc_cli.core.metrics import undefined, value
 from aigc_cli.core.splits import grouped_folds
 from aigc_cli.errors import AigcError, Interrupted
-from aigc_cli.io.files import check_output, write_json, write_text
+from aigc_cli.io.files import check_output, discard_folder, sweep, write_json, write_text
+from aigc_cli.io.locks import owned
 from aigc_cli.io.plots import ablation_plot
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.crossval import Cell, Failure, cell_file, data_digest, load_cell, save_cell, train_cell
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, image_features, read_rated, tell_skipped, training_data
+from aigc_cli.workflows.crossval import Cell, Failure, cell_file, load_cell, save_cell, train_cell
+from aigc_cli.workflows.ratings import (
+    TARGETS,
+    Rated,
+    Source,
+    data_digest,
+    image_features,
+    prepare_views,
+    read_rated,
+    tell_skipped,
+    training_data,
+)
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, markdown, points, summarise, zero_shot
 from aigc_cli.workflows.variants import Variants, recipes_of
 
@@ -38,7 +48,7 @@ def ablate(
     folds: int = 5,
     seeds: Sequence[int] = (0,),
     device: str = "auto",
-    cache: bool = True,
+    cache: bool | float = True,
     overwrite: bool = False,
     resume: bool = False,
 ) -> list[Summary]:
@@ -53,16 +63,39 @@ def ablate(
 
     Raises:
         AigcError: the table, the folds, a variant or the output is not as it should be; nothing was written.
+        RunHeld: another process works in `output`.
         Interrupted: a signal ended it; what was finished is kept.
     """
     if folds < 2:
         raise AigcError(f"Expected at least 2 folds, found {folds}.", "Use --folds 5.")
     recipes = recipes_of(base, variants)
-    check_output(output, overwrite=overwrite or resume, suffixes=())
-    place = pick_device(device)
-    rated = read_rated(source, base, progress)
-    for group_by in dict.fromkeys(recipe.group_by for recipe in recipes.values()):
-        grouped_folds(rated.groups(group_by), folds, 0)  # too few prompts are an error before anything is computed
+    with owned(output):
+        check_output(output, overwrite=overwrite or resume, suffixes=())
+        place = pick_device(device)
+        rated = read_rated(source, base, progress)
+        for group_by in dict.fromkeys(recipe.group_by for recipe in recipes.values()):
+            grouped_folds(rated.groups(group_by), folds, 0)  # too few prompts are an error before anything is computed
+        _begin(output, rated, folds, seeds, recipes, resume)
+        results: dict[str, list[Cell | Failure]] = {name: [] for name in recipes}
+        try:
+            for name, recipe in recipes.items():
+                for seed in seeds:
+                    seeded = dataclasses.replace(recipe, seed=seed)
+                    results[name] += _cells(name, seeded, rated, folds, output / CELLS, place, cache, progress)
+        except (KeyboardInterrupt, SystemExit) as ending:
+            done, whole = len(list((output / CELLS).glob("*.parquet"))), len(recipes) * len(seeds) * folds
+            raise Interrupted(
+                f"Interrupted; {done} of {whole} trainings are finished and kept in {output}.",
+                f"Go on with the same command and --resume -o {output}.",
+                ending,
+            ) from ending
+        return _write(output, results, source, folds, seeds)
+
+
+def _begin(
+    output: Path, rated: Rated, folds: int, seeds: Sequence[int], recipes: Mapping[str, Recipe], resume: bool
+) -> None:
+    """Writes down what is about to be compared; a resumed ablation keeps its cells, a new one starts without."""
     plan = {
         "data": data_digest(rated),
         "folds": folds,
@@ -71,26 +104,11 @@ def ablate(
     }
     if resume:
         _check_plan(output, plan)
-    elif (output / CELLS).is_dir():
-        shutil.rmtree(output / CELLS)
-    (output / CELLS).mkdir(parents=True, exist_ok=True)
+    else:
+        discard_folder(output / CELLS)
     write_json(output / PLAN, plan)
-    results: dict[str, list[Cell | Failure]] = {}
-    try:
-        for name, recipe in recipes.items():
-            for seed in seeds:
-                seeded = dataclasses.replace(recipe, seed=seed)
-                results.setdefault(name, []).extend(
-                    _cells(name, seeded, rated, folds, output / CELLS, place, cache, progress)
-                )
-    except (KeyboardInterrupt, SystemExit) as ending:
-        done = len(list((output / CELLS).glob("*.parquet")))
-        raise Interrupted(
-            f"Interrupted; {done} of {len(recipes) * len(seeds) * folds} trainings are finished and kept in {output}.",
-            f"Go on with the same command and --resume -o {output}.",
-            ending,
-        ) from ending
-    return _write(output, results, source, folds, seeds)
+    (output / CELLS).mkdir(exist_ok=True)
+    sweep(output, output / CELLS)
 
 
 def _check_plan(output: Path, plan: Mapping[str, Any]) -> None:
@@ -116,7 +134,14 @@ def _check_plan(output: Path, plan: Mapping[str, Any]) -> None:
 
 
 def _cells(
-    name: str, recipe: Recipe, rated: Rated, folds: int, folder: Path, place: Any, cache: bool, progress: Progress
+    name: str,
+    recipe: Recipe,
+    rated: Rated,
+    folds: int,
+    folder: Path,
+    place: Any,
+    cache: bool | float,
+    progress: Progress,
 ) -> Iterator[Cell | Failure]:
     """All folds of one variant with one seed: those on disk, the others trained now; a failure is told and kept."""
     data = data_digest(rated)
@@ -131,7 +156,7 @@ def _cells(
         freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth)  # type: ignore[arg-type]
         images, readable = image_features(backbone, freezing, rated, recipe, cache, progress)
         tell_skipped(readable.skipped, progress)
-        images.prepare(dict.fromkeys(range(recipe.views), range(len(readable.samples))), progress)
+        prepare_views(images, range(len(readable.samples)), recipe.views, progress)
         ready = training_data(images, freezing, readable, recipe)
         parts = grouped_folds(readable.groups(recipe.group_by), folds, 0)
         untouched = {key: tensor.clone() for key, tensor in backbone.modules().state_dict().items()}

@@ -109,15 +109,6 @@ def train_cell(
     )
 
 
-def data_digest(rated: Rated) -> str:
-    """A short name for exactly these images, prompts and scores."""
-    rows = [
-        [sample.name, digest, sample.prompt, sample.mos_quality, sample.mos_align]
-        for sample, digest in zip(rated.samples, rated.digests, strict=True)
-    ]
-    return sha256(json.dumps(rows).encode()).hexdigest()[:16]
-
-
 def cell_file(folder: Path, data: str, weights: str, recipe: Recipe, folds: int, fold: int) -> Path:
     """Where a cell lies; its name is a digest of everything that its predictions depend on."""
     key = {"data": data, "weights": weights, "recipe": asdict(recipe), "folds": folds, "fold": fold}

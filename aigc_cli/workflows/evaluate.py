@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from aigc_cli import __version__
-from aigc_cli.core.training import Data, Judge, predict
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.training import Data, predict
 from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
@@ -45,11 +46,11 @@ def evaluate(
     by: str | None = None,
     output: Path | None = None,
     device: str = "auto",
-    cache: bool = True,
+    cache: bool | float = True,
     overwrite: bool = False,
     mos: tuple[float, float] | None = None,
 ) -> EvalResult:
-    """SROCC, PLCC, KROCC and RMSE of both targets with prompt-clustered intervals, the zero-shot cosine beside them.
+    """Every metric of both targets with prompt-clustered intervals, the zero-shot cosine beside them.
 
     Args:
         place: a run or model folder; None for the shipped scorer.
@@ -86,7 +87,7 @@ def evaluate(
             chosen.setdefault(f"{by}={groups[row]}", []).append(row)
         for group, members in sorted(chosen.items(), key=lambda item: (item[0] != "all", item[0])):
             labels = {"run": name, "split": split, "group": group}
-            metrics += evaluation_rows(judge, data, members, cosine[members], recipe, data.prompts, labels)
+            metrics += evaluation_rows(judge, data, members, cosine[members], recipe, labels)
     if output:
         write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
     return EvalResult(metrics, rated.skipped, name)

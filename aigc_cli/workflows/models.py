@@ -7,8 +7,8 @@ from typing import Any
 from aigc_cli.core.backbone import Freezing
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.devices import pick_device
+from aigc_cli.core.judge import Judge
 from aigc_cli.core.model import HeadConfig, ResidualHeads
-from aigc_cli.core.training import Judge
 from aigc_cli.errors import AigcError
 from aigc_cli.io.checkpoints import Checkpoint, load_checkpoint
 from aigc_cli.recipe import Recipe, checked

@@ -1,13 +1,17 @@
 """Rated images, from the user's table or the demonstration set, on their way to the freeze boundary."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from aigc_cli.core.backbone import Backbone, Freezing
-from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, ViewSettings, digest_of
+from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, ViewSettings, digest_of, image_changed
 from aigc_cli.core.training import Data
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.demo import demo_samples
@@ -44,6 +48,11 @@ class Source:
     def describe(self) -> str:
         """For a person and for a run's description."""
         return "the built-in demonstration set" if self.data is None else self.data.name
+
+    def to_json(self) -> dict[str, Any]:
+        """What was asked for, as a run remembers it; paths as they were given."""
+        paths = {name: str(path) if path else None for name, path in (("data", self.data), ("images", self.images))}
+        return {**paths, "columns": dict(self.columns or {}), "sep": self.sep}
 
 
 @dataclass(frozen=True)
@@ -132,18 +141,20 @@ def _not_empty(rated: Rated, where: str) -> Rated:
 
 
 def image_features(
-    backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool, progress: Progress
+    backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool | float, progress: Progress
 ) -> tuple[ImageFeatures, Rated]:
     """The images at the freeze boundary, evaluation views computed; images that can't be decoded leave `rated`.
 
     Args:
-        cache: whether what is frozen is kept in the feature store; it is not when nothing is frozen.
+        cache: whether what is frozen is kept in the feature store, or the GB that the store may take; it is not kept
+            when nothing is frozen.
     """
     settings = ViewSettings(recipe.crop_scale_min, recipe.flip)
-    store = cache_folder() if cache and recipe.freeze != "none" else None
+    store = cache_folder() if cache is not False and recipe.freeze != "none" else None
+    limit = math.inf if cache is True else 1e9 * cache
 
     def features(of: Rated) -> ImageFeatures:
-        return ImageFeatures(backbone, freezing.image, [s.path for s in of.samples], of.digests, settings, store)
+        return ImageFeatures(backbone, freezing.image, [s.path for s in of.samples], of.digests, settings, store, limit)
 
     images = features(rated)
     faults = images.prepare({EVALUATION: range(len(rated.samples))}, progress)
@@ -153,6 +164,25 @@ def image_features(
     skipped = [*rated.skipped, *((rated.samples[row].name, reason) for row, reason in sorted(faults.items()))]
     whole = Rated([rated.samples[row] for row in kept], [rated.digests[row] for row in kept], skipped)
     return features(_not_empty(whole, "the table")), whole
+
+
+def prepare_views(images: ImageFeatures, rows: Sequence[int], views: int, progress: Progress) -> None:
+    """Computes `views` augmented views of images `rows`, which could all be read before.
+
+    Raises:
+        EnvironmentProblem: one can't be read any more, or the disk is full.
+    """
+    for row, reason in images.prepare(dict.fromkeys(range(views), rows), progress).items():
+        raise image_changed(images.paths[row], reason)
+
+
+def data_digest(rated: Rated) -> str:
+    """A short name for exactly these images, prompts and scores."""
+    rows = [
+        [sample.name, digest, sample.prompt, sample.mos_quality, sample.mos_align]
+        for sample, digest in zip(rated.samples, rated.digests, strict=True)
+    ]
+    return sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def training_data(images: ImageFeatures, freezing: Freezing, rated: Rated, recipe: Recipe) -> Data:

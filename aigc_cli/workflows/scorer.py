@@ -16,8 +16,8 @@ from torch import Tensor
 from aigc_cli.core.backbone import ImageFeatures
 from aigc_cli.core.engines import Engines
 from aigc_cli.core.features import prefetch
+from aigc_cli.core.judge import Judge
 from aigc_cli.core.scoring import PromptEncoder, score_batch
-from aigc_cli.core.training import Judge
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, from_pil

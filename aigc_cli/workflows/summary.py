@@ -99,13 +99,14 @@ def _verdict(low: float | None, high: float | None) -> str:
     return "better" if low > 0 else "worse"
 
 
-def shown(estimate: Estimate | None, signed: bool = False) -> str:
-    """`0.812 [0.790, 0.833]`, or a dash."""
+def shown(estimate: Estimate | None, signed: bool = False, digits: int = 3) -> str:
+    """`0.812 [0.790, 0.833]`, the interval with so many digits, or a dash."""
     if estimate is None or estimate.value is None:
         return "-"
-    form = "+.3f" if signed else ".3f"
+    sign = "+" if signed else ""
+    form = f"{sign}.{digits}f"
     span = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:{form}}, {estimate.high:{form}}]"
-    return f"{estimate.value:{form}}{span}"
+    return f"{estimate.value:{sign}.3f}{span}"
 
 
 def points(summaries: Sequence[Summary]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """`aigc train`: learn from rated images, and leave a run folder."""
 
 import datetime
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -11,19 +12,36 @@ import torch
 from torch import Tensor
 
 from aigc_cli import __version__
-from aigc_cli.core.backbones import hints_of, load_backbone
-from aigc_cli.core.devices import pick_device
-from aigc_cli.core.diagnosis import paragraph
+from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.devices import pick_device, pick_precision
+from aigc_cli.core.diagnosis import Curves, paragraph
+from aigc_cli.core.hints import factor_notes, learning_rates
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.loop_state import Fit, Snapshot
 from aigc_cli.core.metrics import metric_rows
 from aigc_cli.core.splits import grouped_holdout
-from aigc_cli.core.training import Data, Fit, Judge, fit, learning_rates, new_judge, predict
+from aigc_cli.core.training import Data, fit, new_judge, predict
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import save_checkpoint
-from aigc_cli.io.files import check_output, write_json, write_text
+from aigc_cli.io.files import check_output, sweep, write_json, write_text
+from aigc_cli.io.locks import owned
 from aigc_cli.io.results import write_table
+from aigc_cli.io.signals import graceful
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
-from aigc_cli.workflows.ratings import Rated, Source, image_features, read_rated, tell_skipped, training_data
+from aigc_cli.workflows.ratings import (
+    Rated,
+    Source,
+    image_features,
+    prepare_views,
+    read_rated,
+    tell_skipped,
+    training_data,
+)
+from aigc_cli.workflows.unfinished import Keeper, finish, is_unfinished, plan_of, resumable
+
+ZERO_SHOT = "zero_shot_cosine"
 
 
 @dataclass(frozen=True)
@@ -71,51 +89,94 @@ def train(
     *,
     progress: Progress,
     device: str = "auto",
-    cache: bool = True,
+    precision: str = "auto",
+    cache: bool | float = True,
     overwrite: bool = False,
     freeze_layers: int | None = None,
+    resume: bool = False,
 ) -> TrainResult:
     """Trains one model as the recipe says and writes the run folder.
 
-    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, run.json and checkpoint/.
+    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, run.json and checkpoint/; until those
+    are whole, also training/, from which `resume` goes on.
 
     Raises:
-        AigcError: the recipe, the table or the output is not as it should be; nothing was written.
-        EnvironmentProblem: no weights, no such device, or the disk is full.
+        AigcError: the recipe, the table or the output is not as it should be, or not as it was when the run to resume
+            began; nothing was written.
+        RunHeld: another process works in `run`.
+        EnvironmentProblem: no weights, no such device, an image went missing, memory or disk are full.
         Diverged: the loss was not finite; the last good epoch is in checkpoint/.
+        Interrupted: a signal ended it; the state at the last step is kept.
     """
-    check_output(run, overwrite=overwrite, suffixes=())
-    place = pick_device(device)
-    rated = read_rated(source, resolved.recipe, progress)
-    rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
-    if freeze_layers is not None:
-        resolved = with_frozen_layers(resolved, freeze_layers)
+    with owned(run), resumable(run, resolved.recipe.batch_size):
+        if not (overwrite or resume) and is_unfinished(run):
+            raise AigcError(
+                f"The training in {run} is not finished.",
+                f"Go on with `aigc train --resume {run}`, or add --overwrite.",
+            )
+        check_output(run, overwrite=overwrite or resume, suffixes=())
+        sweep(run)
+        place = pick_device(device)
+        autocast = pick_precision(precision, place)
+        rated = read_rated(source, resolved.recipe, progress)
+        rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
+        if freeze_layers is not None:
+            resolved = with_frozen_layers(resolved, freeze_layers)
+        _announce(resolved, progress)
+        backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
+        backbone.modules().to(place)
+        backbone.autocast = autocast
+        plan, start = plan_of(resolved, source, rated, backbone.weights_hash), None
+        if resume:
+            start = plan.go_on(run, progress)
+        else:
+            plan.begin(run)
+        return _train(resolved, source, run, rated, backbone, start, cache, progress)
+
+
+def _train(
+    resolved: Resolved,
+    source: Source,
+    run: Path,
+    rated: Rated,
+    backbone: Backbone,
+    start: Snapshot | None,
+    cache: bool | float,
+    progress: Progress,
+) -> TrainResult:
+    """From the first look at an image to the written results."""
     recipe = resolved.recipe
-    _announce(resolved, progress)
-    backbone = load_backbone(recipe.backbone, recipe.image_size)
-    backbone.modules().to(place)
     judge = new_judge(backbone, recipe)
     images, rated = image_features(backbone, judge.freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
     groups = rated.groups(recipe.group_by)
     rows_train, rows_val = grouped_holdout(groups, recipe.val_fraction, recipe.seed)
-    images.prepare(dict.fromkeys(range(recipe.views), rows_train), progress)
+    prepare_views(images, rows_train, recipe.views, progress)
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
-    result = fit(judge, data, rows_train, rows_val, recipe, progress)
+    splits = {"train": rows_train, "val": rows_val}
+    begun, read = time.perf_counter(), images.seconds
+    with graceful() as ending:
+        keeper = Keeper(run, splits, ending)
+        keeper.check(start)
+        result = fit(judge, data, rows_train, rows_val, recipe, progress, start=start, after=keeper)
+    waited = (images.seconds - read) / (time.perf_counter() - begun)
+    progress.say(f"Training waited for data for {waited:.0%} of its time.")
     metrics = evaluation_rows(
-        judge, data, rows_val, zero_shot, recipe, groups, {"run": run.name, "split": "val", "group": "all"}
+        judge, data, rows_val, zero_shot, recipe, {"run": run.name, "split": "val", "group": "all"}
     )
-    write_run(run, resolved, rated, {"train": rows_train, "val": rows_val}, result, metrics, judge, source)
+    write_run(run, resolved, rated, splits, result, metrics, judge, source)
+    finish(run)
     if result.diverged:
         raise Diverged(
             f"Training diverged: {result.diverged}.",
-            f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. Try a third of lr ({recipe.lr:g}).",
+            f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. "
+            f"What to try next: aigc recommend --run {run}",
         )
     return TrainResult(
         run=run,
         metrics=metrics,
-        diagnosis=paragraph(result.epochs, recipe.residual),
+        diagnosis=paragraph(Curves.of(result.epochs), recipe),
         epochs=result.epochs,
         kept_epoch=result.kept_epoch,
         n_train=len(rows_train),
@@ -151,18 +212,6 @@ def with_frozen_layers(resolved: Resolved, layers: int) -> Resolved:
     return Resolved(recipe, sources, resolved.warnings)
 
 
-def factor_notes(recipe: Recipe) -> dict[str, str]:
-    """What the backbone makes of the recipe's learning rates, for `--print-config`."""
-    hints = hints_of(recipe.backbone)
-    if recipe.freeze == "all" or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
-        return {}
-    heads, backbone = learning_rates(recipe, hints)
-    return {
-        "lr": f"times {recipe.backbone}'s own factor for fine-tuning: heads learn at {heads:.3g}",
-        "lr_backbone": f"times {recipe.backbone}'s own factor: the backbone learns at {backbone:.3g}",
-    }
-
-
 def to_mos(score: Tensor, recipe: Recipe) -> Any:
     """Scores on [0, 1] as MOS, clipped to the range that people could give; float64 array of the same length."""
     return (recipe.mos_min + score.clamp(0, 1).double() * (recipe.mos_max - recipe.mos_min)).numpy()
@@ -174,10 +223,12 @@ def evaluation_rows(
     rows: Sequence[int],
     zero_shot: Tensor,
     recipe: Recipe,
-    groups: Sequence[str],
     labels: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units."""
+    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units.
+
+    Intervals are over prompts, and images are ranked within prompts, whatever the parts were split by.
+    """
     if not rows:
         return []
     scores = predict(judge, data, rows)
@@ -185,11 +236,14 @@ def evaluation_rows(
     predictions = {
         "quality": (to_mos(scores.quality, recipe), human[:, 0].numpy()),
         "consistency": (to_mos(scores.consistency, recipe), human[:, 1].numpy()),
+        ZERO_SHOT: (zero_shot.numpy(), human[:, 1].numpy()),
     }
-    picked = [groups[row] for row in rows]
-    found = metric_rows(predictions, picked, labels)
-    baseline = metric_rows({"zero_shot_cosine": (zero_shot.numpy(), human[:, 1].numpy())}, picked, labels)
-    return found + [row for row in baseline if row["metric"] != "rmse"]  # a cosine has no MOS units
+    return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
+
+
+def without_units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the metrics table without the error of the cosine, which has no MOS units."""
+    return [row for row in rows if (row["target"], row["metric"]) != (ZERO_SHOT, "rmse")]
 
 
 def describe(
@@ -259,8 +313,9 @@ def write_run(
             "images": {split: len(chosen) for split, chosen in splits.items()},
             "group_by": resolved.recipe.group_by,
             "skipped": [{"name": name, "reason": reason} for name, reason in rated.skipped],
-            "diagnosis": paragraph(result.epochs, resolved.recipe.residual),
+            "diagnosis": paragraph(Curves.of(result.epochs, result.diverged), resolved.recipe),
             "trained_on": source.describe(),
+            "source": source.to_json(),
             "version": __version__,
         },
     )

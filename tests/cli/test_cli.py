@@ -1,21 +1,16 @@
 """The command line: exit codes, what goes to stdout and what to stderr, and errors that say what to do."""
 
-import contextlib
-import csv
-import io
 import json
-import os
 import re
-import subprocess
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from harness import Work, aigc, process
 
-from aigc_cli.cli import commands
-from aigc_cli.cli import main as cli
 from aigc_cli.io.samples import Sample
 from aigc_cli.recipe import FIELDS
 from aigc_cli.workflows import evaluate, ratings, recommend
@@ -23,71 +18,7 @@ from aigc_cli.workflows import evaluate, ratings, recommend
 COMMANDS = ("train", "eval", "score", "ablate", "recommend")
 
 
-class Ending(NamedTuple):
-    """How a run of `aigc` ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def aigc(*arguments: object) -> Ending:
-    """Runs `aigc` in this process."""
-    if not cli.app.registered_commands:
-        commands.register(cli.app)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli._run([str(argument) for argument in arguments])
-    return Ending(code, out.getvalue(), err.getvalue())
-
-
-def process(*arguments: object, **environment: str) -> Ending:
-    """Runs `aigc` in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "aigc_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )
-    return Ending(done.returncode, done.stdout, done.stderr)
-
-
-class Work(NamedTuple):
-    """A user's folder: the table, its images, a run trained on them, and how that ended."""
-
-    table: Path
-    images: Path
-    run: Path
-    trained: Ending
-    options: tuple[str, ...]
-
-
 pytestmark = pytest.mark.usefixtures("few_resamples")
-
-
-@pytest.fixture(scope="module")
-def work(demo: list[Sample], tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
-    folder = tmp_path_factory.mktemp("work")
-    images = folder / "images"
-    images.mkdir()
-    rows = [("image", "prompt", "mos_quality", "mos_align", "distortion")]
-    for s in demo:
-        (images / s.name).write_bytes(s.path.read_bytes())
-        rows.append((s.name, s.prompt or "", str(s.mos_quality), str(s.mos_align), s.groups["distortion"]))
-    with (folder / "ratings.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows(rows)
-    quick = "--recipe quick --epochs 2 --batch-size 16 --views 1 --device cpu --columns image=name"
-    options = (*quick.split(), "--backbone", f"local-dir:{tiny_folder}", "--images", str(images))
-    trained = aigc("train", "--data", folder / "ratings.csv", *options, "-o", folder / "run", "--json")
-    return Work(folder / "ratings.csv", images, folder / "run", trained, options)
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
 
 
 # --- help and version
@@ -130,18 +61,23 @@ def test_commands_share_their_options(command: str) -> None:
         ("train --epoch 1", "No such option: --epoch", "Did you mean --epochs?"),
         ("score x --outptu y", "No such option: --outptu", "Did you mean --output?"),
         ("frobnicate", "No such command 'frobnicate'.", "`aigc --help` lists what there is."),
-        ("recommend", "Missing option '--n'.", "`aigc recommend --help` lists what there is."),
+        ("recommend", "Expected one of --n, --data and --run, found none.", "Example: aigc recommend --n 3000"),
+        (
+            "recommend --n 5 --data a.csv",
+            "Expected one of --n, --data and --run, found --n and --data.",
+            "Example: aigc recommend --n 3000",
+        ),
+        (
+            "recommend --n 5 --raters 3",
+            "Expected --data beside --raters, found --n.",
+            "Name the table with the scores.",
+        ),
         ("score", "Missing argument 'FOLDER'.", "`aigc score --help` lists what there is."),
         ("recommend --n", "Option '--n' requires an argument.", "`aigc --help` lists what there is."),
         ("train --epochs many", "Expected a whole number for epochs in --epochs, found 'many'.", "Its default is 20."),
         ("train --lr 2", "Expected lr of 0 to 1 in --lr, found 2.", "The default is 3e-05."),
         ("train --columns a", "Expected --columns THEIRS=OURS, found 'a'.", "Example: score=mos_quality"),
         ("eval --mos-min 1", "Expected --mos-min and --mos-max together, found one of them.", "Give both."),
-        (
-            "ablate --seeds 1,x",
-            "Expected whole numbers with commas between for --seeds, found '1,x'.",
-            "Example: 0,1,2",
-        ),
     ],
 )
 def test_bad_usage(line: str, message: str, hint: str) -> None:
@@ -165,8 +101,6 @@ def test_a_command_that_is_nearly_right() -> None:
         ("train --recipe smal", "found 'smal'"),
         ("eval no/run", "found none at no/run"),
         ("score no", "no: expected a folder of images, found nothing there"),
-        ("ablate --recipes small,no", "found 'no'"),
-        ("ablate --folds 1", "Expected at least 2 folds, found 1."),
         ("recommend --n 0", "found 0."),
         ("recommend --n 10000000000", "found 10,000,000,000."),
         ("recommend --n 5 -o recipe.txt", "found recipe.txt."),
@@ -217,7 +151,9 @@ def test_a_run_that_diverges(work: Work, tmp_path: Path) -> None:
     assert (ending.code, ending.out) == (6, "")
     message, hint = ending.err.splitlines()
     assert re.match(r"aigc: Training diverged: the (loss|gradient) became (nan|-?inf) in epoch \d", message)
-    assert re.fullmatch(r" +The weights of epoch \d are in run/checkpoint\. Try a third of lr \(1\)\.", hint)
+    assert re.fullmatch(
+        r" +The weights of epoch \d are in run/checkpoint\. What to try next: aigc recommend --run run", hint
+    )
     assert (tmp_path / "run" / "checkpoint" / "model.json").is_file()
 
 
@@ -289,11 +225,22 @@ def test_train_prints_its_result(work: Work, tmp_path: Path) -> None:
 
 
 def test_print_config_is_a_recipe_and_trains_nothing(work: Work, tmp_path: Path) -> None:
-    ending = aigc("train", "--data", work.table, *work.options, "--print-config")
+    ending = aigc("train", "--data", work.table, *work.options, "--print-config", "-q")
     assert (ending.code, ending.err) == (0, "")
     assert "epochs: 2  # flag\n" in ending.out
     assert "lr: 0.001  # recipe quick\n" in ending.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_print_config_warns_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIGC_EPOCH", "3")
+    ending = aigc("train", "--lr", "0.5", "--print-config")
+    assert ending.code == 0
+    assert ending.err.splitlines() == [
+        "AIGC_EPOCH is no setting and does nothing; did you mean AIGC_EPOCHS?",
+        "lr = 0.5 (flag) is outside its sensible range 1e-06 to 0.001.",
+    ]
+    assert aigc("train", "--lr", "0.5", "--print-config", "-q").err == ""
 
 
 @pytest.mark.parametrize("flag", [("--json",), ()])
@@ -347,21 +294,6 @@ def test_colour_only_where_it_is_wanted(work: Work, monkeypatch: pytest.MonkeyPa
     assert re.search(r"\x1b\[[0-9;]*(?:3[0-8]|9[0-7])", ending.out) is None
 
 
-def test_ablate_prints_its_result(
-    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
-) -> None:
-    monkeypatch.setenv("AIGC_BACKBONE", f"local-dir:{tiny_folder}")
-    monkeypatch.setenv("AIGC_VIEWS", "1")
-    given = ("--data", work.table, "--images", work.images, "--columns", "image=name", "--device", "cpu")
-    plan = ("--recipes", "quick,small", "--folds", "2", "--epochs", "1", "-o", "out")
-    ending = aigc("ablate", *given, *plan, "--json")
-    assert ending.code == 0
-    assert [summary["variant"] for summary in json.loads(ending.out)][:2] == ["quick", "small"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ablation.md", "ablation.parquet"]
-    again = aigc("ablate", *given, *plan)
-    assert (again.code, again.err.splitlines()[0]) == (2, "aigc: The output out exists.")
-
-
 def test_the_demonstration_says_that_its_scores_are_not_human(
     work: Work, demo: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +314,35 @@ def test_a_device_that_is_not_there(work: Work) -> None:
 def test_null_where_nothing_is_defined(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = {"run": "r", "split": "unseen", "group": "all", "target": "quality", "metric": "srocc"}
     row: dict[str, Any] = nothing | {"value": None, "ci_low": None, "ci_high": None, "n": 1}
+    row["reason"] = "n = 1, at least 2 are needed"
     monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: evaluate.EvalResult([row], [], "r"))
     assert json.loads(aigc("eval", "--json").out)["metrics"] == [row]
-    assert re.search(r"quality +unseen +- ", aigc("eval").out)
+    out = aigc("eval").out
+    assert re.search(r"SROCC +- *\n", out)
+    assert "quality: n = 1, at least 2 are needed" in out
+
+
+def test_a_run_leads_to_the_next_command(work: Work, tmp_path: Path) -> None:
+    ending = aigc("recommend", "--run", work.run, "-o", "next.yaml")
+    assert (ending.code, ending.err) == (0, "")
+    found = json.loads(aigc("recommend", "--run", work.run, "--json").out)
+    assert list(found) == ["n", "recipe", "reasons", "command", "run"]
+    assert all(fault["fault"] in ending.out for fault in found["run"]["faults"])
+    change = found["run"]["change"]
+    assert change  # two epochs are too few to learn anything
+    words = shlex.split(found["command"])
+    assert words[words.index("--columns") + 1] == "image=name"
+    ending = aigc(*words[1:], "--print-config", "-q")
+    assert ending.code == 0
+    printed = dict(line.partition(":")[::2] for line in ending.out.splitlines())
+    assert all(printed[key].split("#")[0].strip() == f"{value:g}" for key, value in change.items())
+    assert (
+        (tmp_path / "next.yaml").read_text().startswith(f"# For 48 rated images, by `aigc recommend --run {work.run}")
+    )
+
+
+@pytest.mark.parametrize("place", ["nowhere", "."])
+def test_what_is_no_run(place: str) -> None:
+    ending = aigc("recommend", "--run", place)
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err.startswith(f"aigc: Expected a run folder of `aigc train` at {place}, found none of its files.\n")

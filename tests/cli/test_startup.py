@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,13 +32,27 @@ def modules(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["train", "--help"], ["recommend", "--n", "3000"], ["recommend", "--n", "1", "--json"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["train", "--print-config"],
+        ["recommend", "--n", "3000"],
+        ["recommend", "--n", "1", "--json"],
+    ],
     ids=" ".join,
 )
 def test_a_light_command_imports_nothing_heavy(arguments: list[str]) -> None:
     found = modules(RUN.format(arguments))
     assert "typer" in found
     assert found & HEAVY == set()
+
+
+def test_looking_at_data_or_a_run_needs_no_torch(tmp_path: Path) -> None:
+    table = tmp_path / "ratings.csv"
+    table.write_text("name,prompt,mos_quality,std_quality\na.jpg,a cat,1,0.1\nb.jpg,a dog,3,0.2\n")
+    assert modules(RUN.format(["recommend", "--data", str(table)])) & {"torch", "open_clip"} == set()
+    assert modules("import aigc_cli.workflows.advise") & {"torch", "open_clip"} == set()
 
 
 def test_the_package_imports_nothing_heavy() -> None:

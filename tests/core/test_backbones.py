@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from aigc_cli.core import backbones
-from aigc_cli.core.backbone import Backbone, Freezing, Hints, Preprocessing
-from aigc_cli.core.backbones import MINI, hints_of, load_backbone
+from aigc_cli.core.backbone import Backbone, Freezing, Preprocessing
+from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.hints import MINI, Hints, hints_from, hints_of
 from aigc_cli.core.towers import UNFROZEN
 from aigc_cli.errors import AigcError, EnvironmentProblem
 
@@ -371,7 +371,8 @@ def test_minis_files_are_small_and_recorded() -> None:
     files = [path for path in (ROOT / "aigc_cli" / "weights").rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"}
     assert sum(path.stat().st_size for path in files) <= 40_000_000
-    assert not [path.name for path in files if path.suffix not in (".json", ".safetensors")]
+    others = {path.name for path in files if path.suffix not in (".json", ".safetensors")}
+    assert others == {"SHA256SUMS"}
     digest = sha256((MINI / "open_clip_model.safetensors").read_bytes()).hexdigest()
     assert digest in (ROOT / "NOTICE").read_text(encoding="utf-8")
 
@@ -379,4 +380,4 @@ def test_minis_files_are_small_and_recorded() -> None:
 def test_hints_of_a_backbone_that_carries_none(tiny: Backbone, tiny_folder: Path) -> None:
     assert tiny.hints == Hints((0, 1, 2, 3))
     assert hints_of(f"local-dir:{tiny_folder}") == hints_of("ViT-L-14/openai") == Hints(())
-    assert backbones._hints(None, 24).levels == (5, 11, 17, 23)
+    assert hints_from(None, 24).levels == (5, 11, 17, 23)

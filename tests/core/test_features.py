@@ -15,6 +15,7 @@ from torch import Tensor
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.features import CHUNK, EVALUATION, ImageFeatures, TextFeatures, ViewSettings, augment, digest_of
 from aigc_cli.core.towers import UNFROZEN
+from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 
@@ -169,9 +170,9 @@ def test_an_image_that_stands_twice_is_computed_once(
     twin = tmp_path / "twin.jpg"
     shutil.copy(paths[0], twin)
     computed = _computed(tiny, monkeypatch)
-    features = _features(tiny, [paths[0], twin], tmp_path / "store")
-    features.prepare({EVALUATION: [0, 1]}, Silent())
-    assert computed == [1]
+    features = _features(tiny, [paths[0], twin, paths[1]], tmp_path / "store")
+    features.prepare({EVALUATION: [0, 1, 2]}, Silent())
+    assert computed == [1, 1]
     state = features.get([0, 1], [EVALUATION] * 2)["hidden"]
     assert torch.equal(state[0], state[1])
 
@@ -219,6 +220,43 @@ def test_a_damaged_shard_is_computed_again(
     assert sum(computed) == 6
     found = again.get(range(6), [EVALUATION] * 6)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini"])
+def test_what_is_stored_does_not_depend_on_what_was_stored_before(
+    name: str, paths: list[Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A run that was killed while it computed features goes on with other batches, and must find the same bits."""
+    backbone, views = request.getfixturevalue(name), (EVALUATION, 0, 1)
+    boundary = len(backbone.image.blocks) // 2
+    whole = _features(backbone, paths, tmp_path / "whole", boundary)
+    whole.prepare({view: range(6) for view in views}, Silent())
+    for rows, some in (([5], views[1:]), ([2, 0], views[:1]), (range(6), views)):  # a new process each time
+        parts = _features(backbone, paths, tmp_path / "parts", boundary)
+        parts.prepare(dict.fromkeys(some, rows), Silent())
+    for view in views:
+        expected = whole.get(range(6), [view] * 6)
+        assert all(torch.equal(found, expected[key]) for key, found in parts.get(range(6), [view] * 6).items())
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_an_image_that_changed_since(store: bool, tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
+    shutil.copy(paths[0], image)
+    features = _features(tiny, [image], tmp_path / "store" if store else None)
+    shutil.copy(paths[1], image)
+    with pytest.raises(EnvironmentProblem) as caught:
+        features.prepare({0: [0]}, Silent()) if store else features.get([0], [0])
+    assert caught.value.message == "Expected image.jpg as it was at the start, found other content."
+
+
+def test_an_image_that_vanished_where_nothing_is_stored(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
+    shutil.copy(paths[0], image)
+    features = _features(tiny, [image], None)
+    image.unlink()
+    with pytest.raises(EnvironmentProblem, match="as it was at the start, found missing_file"):
+        features.get([0], [0])
 
 
 # --- bad images
@@ -287,3 +325,33 @@ def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkey
     monkeypatch.setattr(tiny, "text_from_boundary", text_from_boundary)
     assert features.embed(["c", "a", "c", "c"]).shape == (4, 32)
     assert sizes == [2]
+
+
+# --- the store's limit
+
+
+class Listener(Counter):
+    """Keeps what is said, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.mark.parametrize(("limit", "stored"), [(1e9, True), (1000.0, False)])
+def test_a_store_that_would_outgrow_its_limit_is_not_made(
+    limit: float, stored: bool, tiny: Backbone, paths: list[Path], tmp_path: Path
+) -> None:
+    digests, rows, listener = [digest_of(path) for path in paths], range(len(paths)), Listener()
+    images = ImageFeatures(tiny, PARTIAL, paths, digests, VIEWS, tmp_path, limit)
+    assert images.prepare({EVALUATION: rows, 0: rows}, listener) == {}
+    assert (images.store is not None) == stored
+    assert any(tmp_path.rglob("*.npy")) == stored
+    assert [("The feature store would take" in line) for line in listener.said] == ([] if stored else [True])
+    expected = _features(tiny, paths, None).get(rows, [0] * len(paths))
+    found = images.get(rows, [0] * len(paths))
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    assert images.seconds > 0

@@ -12,9 +12,13 @@ import torch
 from torch import Tensor
 
 from aigc_cli.core import training
-from aigc_cli.core.backbone import Backbone, Hints
+from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.hints import Hints, learning_rates
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.metrics import value
 from aigc_cli.core.model import Scores
-from aigc_cli.core.training import Data, Fit, Judge, batches, fit, learning_rates, merit, new_judge, predict, schedule
+from aigc_cli.core.tally import Tally, merit
+from aigc_cli.core.training import Data, Fit, batches, fit, new_judge, predict, schedule
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe
 
@@ -122,8 +126,8 @@ def test_rows_of_the_epochs_table(train: Callable[..., Run]) -> None:
     loss_c = float((scores.consistency - targets[:, 1]).square().mean())
     assert (last["loss_q"], last["loss_c"]) == pytest.approx((loss_q, loss_c), abs=1e-6)
     assert last["loss"] == pytest.approx(0.5 * loss_q + 0.5 * loss_c, abs=1e-6)
-    assert last["srocc_q"] == training.value("srocc", scores.quality.numpy(), targets[:, 0].numpy())
-    assert last["plcc_c"] == training.value("plcc", scores.consistency.numpy(), targets[:, 1].numpy())
+    assert last["srocc_q"] == value("srocc", scores.quality.numpy(), targets[:, 0].numpy())
+    assert last["plcc_c"] == value("plcc", scores.consistency.numpy(), targets[:, 1].numpy())
     moved = run.judge.heads.config.scale_q * scores.quality_delta.abs()
     assert last["unused_q"] == pytest.approx(float((moved < 0.05).float().mean()))
     assert last["saturated_c"] == pytest.approx(float((scores.consistency_delta.abs() > 0.95).float().mean()))
@@ -180,13 +184,13 @@ def test_fine_tuning_uses_the_backbones_own_rates() -> None:
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, batch: int, spoilt: Callable[[Tensor], Tensor]) -> None:
     """From training batch number `batch` on, what `spoilt` makes of the loss."""
-    original, calls = training._Tally.loss, itertools.count()
+    original, calls = Tally.loss, itertools.count()
 
     def loss(self: Any, scores: Scores, targets: Tensor) -> Tensor:
         found = original(self, scores, targets)
         return spoilt(found) if found.requires_grad and next(calls) >= batch else found
 
-    monkeypatch.setattr(training._Tally, "loss", loss)
+    monkeypatch.setattr(Tally, "loss", loss)
 
 
 BATCHES = 5  # of 36 rows by 8: four of 8, one of 4

@@ -1,15 +1,17 @@
-"""What the tests share that harm real processes: decoders that misbehave, and `aigc` as its users start it."""
+"""What the tests that harm processes share: a warm process, a table, decoders that misbehave, `aigc` itself."""
 
 import contextlib
+import csv
 import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Forge
 
 from aigc_cli.io.samples import Sample
 
@@ -78,3 +80,25 @@ def many(demo: list[Sample], tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def forge(tiny_folder: Path) -> Iterator[Forge]:
+    line = [sys.executable, str(Path(__file__).with_name("forge.py")), f"local-dir:{tiny_folder}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        yield Forge(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def rated(demo: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's table of 40 images, which lie beside it."""
+    folder = tmp_path_factory.mktemp("rated")
+    rows = [(s.name, s.prompt, s.mos_quality, s.mos_align) for s in demo[:40]]
+    for sample in demo[:40]:
+        (folder / sample.name).write_bytes(sample.path.read_bytes())
+    with (folder / "ratings.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("name", "prompt", "mos_quality", "mos_align"), *rows])
+    return folder / "ratings.csv"

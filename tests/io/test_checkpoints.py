@@ -173,7 +173,7 @@ def test_a_failed_save_keeps_the_old_checkpoint(strerror: str, folder: Path, mon
     monkeypatch.setattr(checkpoints, "save_tensors", fail)
     with pytest.raises(EnvironmentProblem) as caught:
         save_checkpoint(folder, {"heads.w": torch.zeros(1)}, PLAIN)
-    assert caught.value.message == f"The checkpoint {folder} could not be written: {strerror}."
+    assert caught.value.message == f"{folder} could not be written: {strerror}."
     assert load_checkpoint(folder).digest == before
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
 

@@ -16,11 +16,13 @@ from aigc_cli.io.results import SCHEMA_VERSION, SCHEMAS, Kind, TableWriter, clea
 EXPECTED = {
     "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
     "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason",
-    "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i",
+    "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
-    "saturated_q:f saturated_c:f",
-    "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i",
-    "splits": "name prompt split",
+    "saturated_q:f saturated_c:f unused_q:f unused_c:f",
+    "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i reason",
+    "stress": "model perturbation target n:i change:f ci_low:f ci_high:f lower:f srocc:f",
+    "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f",
+    "splits": "name prompt split fold:i repeat:i",
 }
 TYPES = {"": pa.string(), "f": pa.float64(), "i": pa.int64(), "b": pa.bool_()}
 FORMATS = (".parquet", ".csv", ".jsonl")
@@ -32,7 +34,7 @@ def schema_of(text: str) -> list[tuple[str, pa.DataType]]:
 
 def metric_row(**given: Any) -> dict[str, Any]:
     row = {"run": "r", "split": "val", "group": "all", "target": "quality", "metric": "srocc"}
-    return row | {"value": 0.1, "ci_low": -0.25, "ci_high": 1 / 3, "n": 7} | given
+    return row | {"value": 0.1, "ci_low": -0.25, "ci_high": 1 / 3, "n": 7, "reason": None} | given
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -50,7 +52,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_the_schemas_are_fixed(kind: Kind, tmp_path: Path) -> None:
-    """A change here breaks files that users keep: raise SCHEMA_VERSION with it."""
+    """A change here breaks files that users keep: raise SCHEMA_VERSION with it, but for columns at the end."""
     assert SCHEMA_VERSION == 1
     write_table(tmp_path / "t.parquet", kind, [], {})
     found = pq.read_schema(tmp_path / "t.parquet")
@@ -67,7 +69,7 @@ def test_there_are_no_other_kinds() -> None:
 def test_values_survive(suffix: str, tmp_path: Path) -> None:
     rows = [
         metric_row(),
-        metric_row(value=None, ci_low=None, ci_high=None, n=0),
+        metric_row(value=None, ci_low=None, ci_high=None, n=0, reason="n = 0, at least 2 are needed"),
         metric_row(group='prompt=a "red", fox\nand é \U0001f98a', value=-1e-17, n=2**53 + 1),
     ]
     path = tmp_path / f"t{suffix}"
@@ -110,7 +112,7 @@ def test_a_csv_cell_is_no_formula(first: str, tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", "splits", [{"name": name, "prompt": f"a{first}", "split": "val"}], {})
     with (tmp_path / "t.csv").open(newline="") as stream:
         _, row = csv.reader(stream)
-    assert row == [f"'{name}", f"a{first}", "val"]
+    assert row == [f"'{name}", f"a{first}", "val", "", ""]
     write_table(tmp_path / "t.jsonl", "splits", [{"name": name}], {})
     assert json.loads((tmp_path / "t.jsonl").read_text())["name"] == name
 
@@ -130,7 +132,9 @@ def test_no_control_character_reaches_a_terminal(tmp_path: Path) -> None:
 
 def test_a_negative_number_in_csv_is_a_number(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", "metrics", [metric_row(value=-0.5)], {})
-    assert (tmp_path / "t.csv").read_text().splitlines()[1] == "r,val,all,quality,srocc,-0.5,-0.25,0.3333333333333333,7"
+    assert (tmp_path / "t.csv").read_text().splitlines()[
+        1
+    ] == "r,val,all,quality,srocc,-0.5,-0.25,0.3333333333333333,7,"
 
 
 def test_booleans_are_written_as_in_json(tmp_path: Path) -> None:
@@ -148,9 +152,9 @@ def test_batches_and_further_columns(suffix: str, tmp_path: Path) -> None:
         table.write([])
         table.write([{"name": "b"}])
     if suffix == ".csv":
-        assert path.read_text() == "name,prompt,split,note\na,,,first\nb,,,\n"
+        assert path.read_text() == "name,prompt,split,fold,repeat,note\na,,,,,first\nb,,,,,\n"
         return
-    empty = {"prompt": None, "split": None}
+    empty = {"prompt": None, "split": None, "fold": None, "repeat": None}
     assert read(path) == [{"name": "a", **empty, "note": "first"}, {"name": "b", **empty, "note": None}]
 
 

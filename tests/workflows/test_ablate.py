@@ -11,26 +11,29 @@ import pyarrow.parquet as pq
 import pytest
 
 from aigc_cli.core import metrics
-from aigc_cli.core.metrics import Estimate
-from aigc_cli.core.training import Data, Judge
-from aigc_cli.errors import AigcError
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.training import Data
+from aigc_cli.errors import AigcError, Interrupted
 from aigc_cli.io.results import SCHEMAS, read_rows
 from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
-from aigc_cli.recipe import Recipe, read_recipe, resolve
-from aigc_cli.workflows import ablate as module
-from aigc_cli.workflows.ablate import TARGETS, VARIANTS, Summary, ablate, recipe_variants, shown, summarise
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.recipe import Recipe, resolve
+from aigc_cli.workflows import ablate as ablation
+from aigc_cli.workflows import crossval as module
+from aigc_cli.workflows import summary
+from aigc_cli.workflows.ablate import ablate
+from aigc_cli.workflows.ratings import TARGETS, Source
+from aigc_cli.workflows.summary import Summary, shown
 
 TWO: dict[str, dict[str, Any]] = {"traditional": {"residual": False}, "residual": {"residual": True}}
-UNTOLD = "can't tell at this n"
+WRITTEN = ["ablation.json", "ablation.md", "ablation.parquet", "ablation.png", "ablation.svg", "cells"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_resamples() -> Iterator[None]:
     """The intervals have tests of their own, and are most of a small ablation's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "fold_mean", partial(metrics.fold_mean, resamples=200))
+        patch.setattr(summary, "fold_mean", partial(metrics.fold_mean, resamples=200))
         yield
 
 
@@ -77,7 +80,8 @@ def done(base: Recipe, source: Source, tmp_path_factory: pytest.TempPathFactory)
 
 def test_the_tables_of_an_ablation(done: Done) -> None:
     folder, _, _ = done
-    assert sorted(path.name for path in folder.iterdir()) == ["ablation.md", "ablation.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == WRITTEN
+    assert len(list((folder / "cells").iterdir())) == 8
     assert pq.read_schema(folder / "ablation.parquet").remove_metadata() == SCHEMAS["ablation"]
     rows = read_rows(folder / "ablation.parquet")
     for variant in TWO:
@@ -145,82 +149,128 @@ def test_images_that_cannot_be_read_are_not_counted(base: Recipe, demo: list[Sam
 
 
 def test_wrong_input_writes_nothing(base: Recipe, source: Source, demo: list[Sample], tmp_path: Path) -> None:
-    def run(source: Source = source, folds: int = 2) -> None:
-        ablate(base, TWO, source, tmp_path / "out", progress=Silent(), folds=folds, device="cpu")
-
     with pytest.raises(AigcError, match="Expected at least 2 folds, found 1"):
-        run(folds=1)
+        run(base, source, tmp_path / "out", folds=1)
     with pytest.raises(AigcError, match="to split into 9 parts, found 8"):
-        run(folds=9)
+        run(base, source, tmp_path / "out", folds=9)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("precious")
     with pytest.raises(AigcError, match="out exists"):
-        run()
+        run(base, source, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_variants_are_differences_between_recipes(tmp_path: Path) -> None:
-    assert list(VARIANTS) == ["traditional", "residual", "residual + partial freeze", "residual + all frozen"]
-    for changes in VARIANTS.values():
-        Recipe(**changes)
-    (tmp_path / "mine.yaml").write_text("extends: quick\nlr: 2e-4\n")
-    found = recipe_variants(["small", str(tmp_path / "mine.yaml")])
-    assert list(found) == ["small", "mine"]
-    assert found["mine"] == read_recipe(tmp_path / "mine.yaml")
-    with pytest.raises(AigcError, match="found 'smal'"):
-        recipe_variants(["smal"])
+# --- what goes wrong, and going on
 
 
-# --- verdicts on made-up folds
+def rows_without_seconds(folder: Path) -> list[dict[str, Any]]:
+    return [{**row, "seconds": None} for row in read_rows(folder / "ablation.parquet")]
 
 
-def fold(number: int, noise: float, n: int, truth: str = "same") -> Any:
-    """A fold of n images, two for each prompt, whose predictions are the human scores with `noise`."""
-    random = np.random.default_rng(number if truth == "same" else number + 99)
-    human = np.random.default_rng(number).uniform(0, 5, n)
-    predicted = {target: human + noise * random.standard_normal(n) for target in TARGETS}
-    groups = [f"{number}.{i // 2}" for i in range(n)]
-    empty = {name: 0 for name in module._Fold.__dataclass_fields__}
-    both = {"human": dict.fromkeys(TARGETS, human), "predicted": predicted, "groups": groups, "cosine": human}
-    return module._Fold(**empty | {"number": number, "seconds": 1.0, "trainable": 5} | both)
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(fold, seed) of every training that really happens."""
+    calls: list[tuple[int, int]] = []
+    plain = ablation.train_cell
+
+    def train_cell(*given: Any) -> Any:
+        calls.append((given[5], given[6].seed))
+        return plain(*given)
+
+    monkeypatch.setattr(ablation, "train_cell", train_cell)
+    return calls
 
 
-@pytest.mark.parametrize(
-    ("noises", "n", "verdict"),
-    [((3.0, 0.3), 60, "better"), ((0.3, 3.0), 60, "worse"), ((1.5, 1.4), 8, UNTOLD)],
-)
-def test_verdicts(noises: tuple[float, float], n: int, verdict: str) -> None:
-    results = {str(i): [fold(k, noise, n, str(i)) for k in range(3)] for i, noise in enumerate(noises)}
-    first, second = summarise(results)[:2]
-    assert (first.difference, first.verdict) == ({}, {})
-    for target in TARGETS:
-        low, high = second.difference[target].low, second.difference[target].high
-        assert low is not None
-        assert high is not None
-        assert {"better": low > 0, "worse": high < 0, UNTOLD: low <= 0 <= high}[verdict]
-        assert second.verdict[target] == verdict
+def run(base: Recipe, source: Source, out: Path, variants: Any = TWO, **options: Any) -> list[Summary]:
+    return ablate(base, variants, source, out, progress=Silent(), **{"folds": 2, "device": "cpu", **options})
 
 
-def test_a_variant_against_itself_is_no_difference() -> None:
-    same = [fold(k, 1.0, 20) for k in range(2)]
-    _, second = summarise({"a": same, "b": same})[:2]
-    estimate = second.difference["quality"]
-    assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
-    assert second.verdict["quality"] == UNTOLD
+def test_resuming_trains_only_what_is_missing(
+    base: Recipe, source: Source, done: Done, tmp_path: Path, trained: list[tuple[int, int]]
+) -> None:
+    out = tmp_path / "out"
+    run(base, source, out, seeds=(0, 1))
+    assert rows_without_seconds(out) == rows_without_seconds(done[0])
+    trained.clear()
+    for cell in sorted((out / "cells").iterdir())[:3]:
+        cell.unlink()
+    (out / "ablation.parquet").unlink()
+    summaries = run(base, source, out, seeds=(0, 1), resume=True)
+    assert len(trained) == 3
+    assert rows_without_seconds(out) == rows_without_seconds(done[0])
+    assert [s.srocc for s in summaries] == [s.srocc for s in done[1]]
+    trained.clear()
+    run(base, source, out, {**TWO, "wide": {"hidden_q": 64}}, seeds=(0, 1, 2), resume=True)
+    assert len(trained) == 2 * 2 + 3 * 2  # the new seed of the two old variants, and all of the new variant
 
 
-def test_constant_predictions_have_no_verdict() -> None:
-    flat = [fold(k, 1.0, 20) for k in range(2)]
-    for one in flat:
-        one.predicted["quality"][:] = 2.5
-    _, second = summarise({"a": [fold(k, 1.0, 20) for k in range(2)], "flat": flat})[:2]
-    assert second.srocc["quality"].value is None
-    assert "quality" not in second.difference
-    assert "consistency" in second.difference
+def test_an_interrupted_ablation_keeps_what_is_finished(
+    base: Recipe, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = ablation.train_cell, []
+
+    def train_cell(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    monkeypatch.setattr(ablation, "train_cell", train_cell)
+    with pytest.raises(Interrupted, match="2 of 4 trainings are finished") as caught:
+        run(base, source, tmp_path / "out")
+    assert caught.value.exit_code == 130
+    assert f"--resume -o {tmp_path / 'out'}" in caught.value.hint
+    run(base, source, tmp_path / "out", resume=True)
+    assert len(calls) == 5
 
 
-def test_numbers_as_they_are_shown() -> None:
-    assert shown(None) == shown(Estimate(None, None, None, 0)) == "-"
-    assert shown(Estimate(0.5, 0.25, 0.75, 9)) == "0.500 [0.250, 0.750]"
-    assert shown(Estimate(0.5, -0.25, 0.75, 9), signed=True) == "+0.500 [-0.250, +0.750]"
-    assert shown(Estimate(0.5, None, None, 9)) == "0.500"
+def test_what_changed_is_not_resumed(base: Recipe, source: Source, demo: list[Sample], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(base, source, out, {"one": {}})
+    before = sorted((path.name, path.read_bytes()) for path in out.iterdir() if path.is_file())
+    with pytest.raises(AigcError, match=r"hidden_q of 'one' \(128 then, 64 now\)"):
+        run(base, source, out, {"one": {"hidden_q": 64}}, resume=True)
+    with pytest.raises(AigcError, match=r"folds \(2 then, 3 now\)"):
+        run(base, source, out, {"one": {}}, folds=3, resume=True)
+    fewer = Source(write_table(tmp_path / "fewer.csv", demo[:-1]), source.images)
+    with pytest.raises(AigcError, match="the images, prompts or scores"):
+        run(base, fewer, out, {"one": {}}, resume=True)
+    with pytest.raises(AigcError, match="found none"):
+        run(base, source, tmp_path / "elsewhere", {"one": {}}, resume=True)
+    assert sorted((path.name, path.read_bytes()) for path in out.iterdir() if path.is_file()) == before
+
+
+def test_a_variant_that_fails_is_a_row(base: Recipe, source: Source, tmp_path: Path) -> None:
+    variants = {"fine": {}, "explodes": {"lr": 1.0}, "nowhere": {"backbone": f"local-dir:{tmp_path / 'none'}"}}
+    with pytest.MonkeyPatch.context() as patch:
+        fit = module.fit
+
+        def diverging(judge: Judge, data: Data, train: Any, val: Any, recipe: Recipe, progress: Any) -> Any:
+            result = fit(judge, data, train, val, recipe, progress)
+            if recipe.lr == 1.0:
+                result.diverged = "the loss became nan in epoch 1"
+            return result
+
+        patch.setattr(module, "fit", diverging)
+        summaries = {s.variant: s for s in run(base, source, tmp_path / "out", variants)}
+    assert summaries["fine"].srocc["quality"].value is not None
+    for name, reason in (("explodes", "2 of 2 failed: Training diverged"), ("nowhere", "2 of 2 failed: ")):
+        assert summaries[name].srocc["quality"].value is None
+        assert summaries[name].srocc["quality"].reason.startswith(reason)
+        assert summaries[name].difference == {}
+        rows = [row for row in read_rows(tmp_path / "out" / "ablation.parquet") if row["variant"] == name]
+        assert len(rows) == 2 * 2 * 2
+        assert all(row["value"] is None and row["reason"] for row in rows)
+        assert f"- {name}: {reason}" in (tmp_path / "out" / "ablation.md").read_text()
+
+
+def test_when_every_variant_fails_the_reason_is_said(base: Recipe, source: Source, tmp_path: Path) -> None:
+    with pytest.raises(AigcError, match="Every variant failed: "):
+        run(base, source, tmp_path / "out", {"nowhere": {"backbone": f"local-dir:{tmp_path / 'none'}"}})
+    assert all(row["reason"] for row in read_rows(tmp_path / "out" / "ablation.parquet"))
+
+
+def test_a_contradiction_in_a_variant_names_it(base: Recipe, source: Source, tmp_path: Path) -> None:
+    with pytest.raises(AigcError, match="Variant 'none of both'"):
+        run(base, source, tmp_path / "out", {"none of both": {"w_q": 0.0, "w_c": 0.0}})
+    assert not (tmp_path / "out").exists()

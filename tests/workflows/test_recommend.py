@@ -1,6 +1,7 @@
 """The recommendation: the policy's row for every size, and a command that really gives those settings."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,10 @@ import pytest
 from aigc_cli.cli import commands
 from aigc_cli.cli import main as cli
 from aigc_cli.errors import AigcError
-from aigc_cli.recipe import FIELDS, Recipe, read_recipe, resolve
+from aigc_cli.recipe import FIELDS, Recipe, find_recipe, read_recipe, resolve
 from aigc_cli.workflows.recommend import POLICY, recommend
 
-TINY, SMALL = {"freeze": "all", "lr": 1e-3, "scale_q": 0.1, "scale_c": 0.1}, "small"
+TINY, SMALL = {"freeze": "all", "lr": 1e-3, "scale_q": 0.3, "scale_c": 0.3}, "small"
 FEW = {
     "freeze": "partial",
     "freeze_depth": pytest.approx(20 / 24, abs=1e-4),
@@ -57,6 +58,40 @@ def test_every_size_has_the_row_of_the_policy(n: int, settings: dict[str, Any], 
     assert {key: getattr(found.recipe, key) for key in others} == {key: getattr(base, key) for key in others}
 
 
+@pytest.mark.parametrize("text", ["", "many", "3.5", "1e3", "0x10", "nan", "1,000", "0", "-1", "9" * 30])
+def test_what_is_no_size_is_bad_usage(text: str, run: Run) -> None:
+    code, out, err = run("recommend", "--n", text)
+    assert (code, out) == (2, "")
+    assert "--n" in err
+
+
+@pytest.mark.parametrize(
+    ("n", "freeze", "scale"),
+    [
+        *((n, "all", 0.3) for n in (1, 499)),
+        *((n, "partial", 0.2) for n in (500, 2999)),
+        *((n, "partial", 0.3) for n in (3000, 9999)),
+        *((n, "none", 0.4) for n in (10_000, 10**7)),
+    ],
+)
+def test_the_sizes_at_the_edges_on_the_command_line(n: int, freeze: str, scale: float, run: Run) -> None:
+    code, out, err = run("recommend", "--n", str(n))
+    assert (code, err) == (0, "")
+    assert out.startswith(f"For {n:,} rated images:\n")
+    shown = dict(re.findall(r"^  (\w+) +(\S+)", out, re.M))
+    assert (shown["freeze"], float(shown["scale_q"]), float(shown["scale_c"])) == (freeze, scale, scale)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_smallest_row_says_what_is_published_and_what_was_measured() -> None:
+    reasons = recommend(100).reasons
+    assert reasons["scale_q"].startswith("published: 0.1; on 480 images")
+    comment = find_recipe("small").read_text(encoding="utf-8")
+    measured = re.findall(r"SROCC (0\.\d+) with 0\.3, (0\.\d+) with 0\.1", reasons["scale_q"] + reasons["scale_c"])
+    (q3, q1), (c3, c1) = measured
+    assert f"{q1} / {c1} against {q3} / {c3} from 480 images" in comment
+
+
 @pytest.mark.parametrize("n", [0, -1, 10**9 + 1, 10**10])
 def test_a_size_that_cannot_be(n: int) -> None:
     with pytest.raises(AigcError) as caught:
@@ -90,6 +125,8 @@ def test_the_command_gives_the_recommended_recipe(n: int, run: Run, tmp_path: Pa
     assert (code, list(found), found["n"]) == (0, ["n", "recipe", "reasons", "command"], n)
     assert found["recipe"].keys() == FIELDS.keys()
     assert found["reasons"].keys() <= FIELDS.keys()
+    folded = run("recommend", "--n", str(n))[1].partition("\nRun:    ")[2]
+    assert shlex.split(folded.replace("\\\n", "")) == shlex.split(found["command"])
     words = shlex.split(found["command"])
     assert words[:3] == ["aigc", "train", "--recipe"]
     assert words[-4:] == ["--data", "ratings.csv", "--images", "images/"]
@@ -112,3 +149,51 @@ def test_the_recipe_file_is_the_recommended_recipe(run: Run, tmp_path: Path) -> 
     assert run("recommend", "--n", "80000", "-o", "mine.yaml", "--overwrite")[0] == 0
     assert Recipe(**read_recipe(tmp_path / "mine.yaml")) == recommend(80_000).recipe
     assert run("recommend", "--n", "800", "-o", "mine.csv")[0] == 2
+
+
+def test_the_recipe_file_says_how_it_came_about(run: Run, tmp_path: Path) -> None:
+    assert run("recommend", "--n", "800", "-o", "mine.yaml")[0] == 0
+    first = (tmp_path / "mine.yaml").read_text().splitlines()[0]
+    assert first == "# For 800 rated images, by `aigc recommend --n 800`."
+
+
+def write_ratings(path: Path, n: int = 60) -> Path:
+    """A table of `n` rated images of as many prompts, without the images."""
+    rows = [f"{i}.jpg,a prompt {i},{5 * i / n:.2f},{5 * (7 * i % n) / n:.2f},0.5" for i in range(n)]
+    path.write_text("\n".join(["name,prompt,mos_quality,mos_align,std_quality", *rows]) + "\n")
+    return path
+
+
+def test_a_look_at_data_on_the_command_line(run: Run, tmp_path: Path) -> None:
+    table = write_ratings(tmp_path / "my ratings.csv")
+    options = ("--data", str(table), "--raters", "9")
+    code, out, err = run("recommend", *options)
+    assert (code, err) == (0, "")
+    for part in ("60 rated images of 60 prompts, 1 to 1", "ceiling", "Between both targets: SROCC", "For 60 rated"):
+        assert part in out
+    assert max(len(line) for line in out.splitlines() if "--data" not in line) <= 80  # a path is never broken
+    code, text, _ = run("recommend", *options, "--json", "-o", "mine.yaml")
+    found = json.loads(text)
+    assert (code, list(found)) == (0, ["n", "recipe", "reasons", "command", "data"])
+    assert found["data"]["targets"]["quality"]["raters"] == 9
+    assert found["data"]["targets"]["consistency"]["ceiling"] is None
+    assert Recipe(**read_recipe(tmp_path / "mine.yaml")) == Recipe(**found["recipe"])
+    assert "by `aigc recommend --data " in (tmp_path / "mine.yaml").read_text()
+    words = shlex.split(found["command"])
+    assert words[:2] == ["aigc", "train"]
+    code, out, err = run(*words[1:], "--print-config")
+    assert (code, err) == (0, "")
+    (tmp_path / "printed.yaml").write_text(out)
+    assert Recipe(**read_recipe(tmp_path / "printed.yaml")) == Recipe(**found["recipe"])
+
+
+def test_the_scale_comes_from_where_train_takes_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = str(write_ratings(tmp_path / "r.csv"))
+    code, _, err = run("recommend", "--data", table, "--mos-max", "3")
+    assert code == 2
+    assert "expected a number from 0 to 3" in err
+    assert "Expected a number for mos_max in --mos-max" in run("recommend", "--data", table, "--mos-max", "x")[2]
+    monkeypatch.setenv("AIGC_MOS_MAX", "10")
+    found = json.loads(run("recommend", "--data", table, "--json")[1])
+    assert found["recipe"]["mos_max"] == 10
+    assert "--mos-max 10" in found["command"]

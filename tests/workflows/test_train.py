@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from aigc_cli.core import training
+from aigc_cli.core import tally
 from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.hints import factor_notes
+from aigc_cli.core.metrics import METRICS
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import load_checkpoint
 from aigc_cli.io.results import SCHEMAS, read_rows
@@ -24,7 +26,7 @@ from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
 from aigc_cli.workflows import ratings
 from aigc_cli.workflows.ratings import Source
-from aigc_cli.workflows.train import TrainResult, default_run, factor_notes, prompt_digest, with_frozen_layers
+from aigc_cli.workflows.train import TrainResult, default_run, prompt_digest, with_frozen_layers
 from aigc_cli.workflows.train import train as train_model
 
 HEADER = ("name", "prompt", "mos_quality", "mos_align")
@@ -123,9 +125,10 @@ def test_the_curves_and_the_metrics(train: Train, tmp_path: Path) -> None:
     assert epochs[-2]["loss"] < epochs[0]["loss"]
     rows = read_rows(tmp_path / "run" / "metrics.parquet")
     kinds = {(row["target"], row["metric"]) for row in rows}
-    both = [(target, metric) for target in ("quality", "consistency") for metric in ("srocc", "plcc", "krocc", "rmse")]
+    both = [(target, metric) for target in ("quality", "consistency") for metric in METRICS]
     assert kinds >= {*both, ("zero_shot_cosine", "srocc"), ("zero_shot_cosine", "plcc")}
-    assert {(row["split"], row["group"], row["n"]) for row in rows} == {("val", "all", result.n_val)}
+    assert {(row["split"], row["group"]) for row in rows} == {("val", "all")}
+    assert {row["n"] for row in rows if not METRICS[row["metric"]].needs_groups} == {result.n_val}
     assert all(row["ci_low"] <= row["value"] <= row["ci_high"] for row in rows if row["ci_low"] is not None)
     assert [*map(json.dumps, rows)] == [*map(json.dumps, result.metrics)]
 
@@ -268,7 +271,7 @@ def test_an_output_is_kept_unless_told_otherwise(train: Train, tmp_path: Path, m
 
 def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = train("good", epochs=1, scheduler="constant", warmup_ratio=0)
-    plain, batches = training.loss_named, [0]
+    plain, batches = tally.loss_named, [0]
 
     def breaks(name: str) -> Callable[[Tensor, Tensor], Tensor]:
         loss = plain(name)
@@ -280,13 +283,16 @@ def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monk
         return total
 
     per_epoch = 2 * (math.ceil(good.n_train / 16) + 1)  # both targets, the training batches and one of validation
-    monkeypatch.setattr(training, "loss_named", breaks)
+    monkeypatch.setattr(tally, "loss_named", breaks)
     with pytest.raises(Diverged) as caught:
         train(scheduler="constant", warmup_ratio=0)
     assert caught.value.exit_code == 6
     assert caught.value.message == "Training diverged: the loss became nan in epoch 2."
     place = tmp_path / "run" / "checkpoint"
-    assert caught.value.hint == f"The weights of epoch 1 are in {place}. Try a third of lr (0.001)."
+    assert (
+        caught.value.hint
+        == f"The weights of epoch 1 are in {place}. What to try next: aigc recommend --run {place.parent}"
+    )
     assert load_checkpoint(place).digest == load_checkpoint(good.run).digest
     said = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (said["status"], said["kept_epoch"]) == ("diverged: the loss became nan in epoch 2", 1)

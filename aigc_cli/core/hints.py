@@ -1,0 +1,68 @@
+"""What a recipe leaves to the backbone: its hints, read without torch, and the learning rates they make."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from aigc_cli.recipe import Recipe
+
+MINI = Path(__file__).parents[1] / "weights" / "mini"
+CONFIG_NAME = "open_clip_config.json"
+HeadInput = Literal["embedding", "multilevel"]
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a recipe leaves to the backbone.
+
+    Attributes:
+        levels: indices of the image tower's blocks whose pooled outputs `multilevel` heads read.
+        head_input: what the heads read unless the recipe says so.
+        finetune_lr_factor: multiplies the heads' learning rate when a part of the backbone is trained: the recipes'
+            3e-5 suits a ViT with hundreds of millions of parameters, a small CNN wants more.
+        finetune_backbone_lr_factor: the same for the backbone's own parameters.
+    """
+
+    levels: tuple[int, ...]
+    head_input: HeadInput = "embedding"
+    finetune_lr_factor: float = 1.0
+    finetune_backbone_lr_factor: float = 1.0
+
+
+def hints_of(name: str) -> Hints:
+    """The hints of a backbone without loading its weights; neutral ones where it carries none (levels unknown)."""
+    folder = MINI if name == "mini" else Path(name.removeprefix("local-dir:"))
+    try:
+        cfg = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("aigc_cfg")
+    except (OSError, ValueError, AttributeError):
+        cfg = None
+    return hints_from(cfg, 0) if cfg else Hints(())
+
+
+def hints_from(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
+    """The hints that a configuration carries, else pooled features after each quarter of the `n_blocks` blocks."""
+    if cfg is None:
+        return Hints(tuple(sorted({max(n_blocks * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})))
+    return Hints(**{**cfg, "levels": tuple(cfg["levels"])})
+
+
+def learning_rates(recipe: Recipe, hints: Hints) -> tuple[float, float]:
+    """(rate of the heads, rate of the backbone), the backbone's own factors applied when a part of it is trained."""
+    rate, rate_backbone = recipe.lr, recipe.lr if recipe.lr_backbone is None else recipe.lr_backbone
+    if recipe.freeze == "all":
+        return rate, 0.0
+    return rate * hints.finetune_lr_factor, rate_backbone * hints.finetune_backbone_lr_factor
+
+
+def factor_notes(recipe: Recipe) -> dict[str, str]:
+    """What the backbone makes of the recipe's learning rates, for `--print-config`."""
+    hints = hints_of(recipe.backbone)
+    if recipe.freeze == "all" or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
+        return {}
+    heads, backbone = learning_rates(recipe, hints)
+    return {
+        "lr": f"times {recipe.backbone}'s own factor for fine-tuning: heads learn at {heads:.3g}",
+        "lr_backbone": f"times {recipe.backbone}'s own factor: the backbone learns at {backbone:.3g}",
+    }

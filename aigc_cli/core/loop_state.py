@@ -1,0 +1,130 @@
+"""Where a training run stands between two steps: whatever it takes to go on from there, bit for bit."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aigc_cli.core.judge import Judge
+from aigc_cli.core.tally import Tally
+from aigc_cli.errors import AigcError
+from aigc_cli.recipe import Recipe
+
+
+@dataclass
+class Fit:
+    """What a training run leaves: its curves, and the weights of the epoch that was kept."""
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    kept_epoch: int = 0
+    kept_state: dict[str, Tensor] = field(default_factory=dict)
+    diverged: str = ""
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A `Loop` as it can be written down: tensors by name, and plain JSON values."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Loop:
+    """The state of the training loop.
+
+    Attributes:
+        judge, optimiser: what is trained, and how; every group of the optimiser has its full rate in `initial_lr`.
+        random: draws the order of the rows and their views, once at the start of each epoch.
+        tally: the epoch so far; `seconds` were spent on it.
+        result: the curves and the kept weights so far.
+        epoch: the epoch that is trained, from 1.
+        step: steps done in this epoch.
+        done: steps done in all; the schedule's position.
+        best, stale: the best merit so far, and for how many epochs nothing was gained.
+    """
+
+    def __init__(self, judge: Judge, optimiser: torch.optim.Optimizer, recipe: Recipe, random: np.random.Generator):
+        self.judge, self.optimiser, self.recipe, self.random = judge, optimiser, recipe, random
+        self.result = Fit()
+        self.epoch, self.step, self.done = 1, 0, 0
+        self.best, self.stale = -math.inf, 0
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Nothing of the epoch is done; the generator's state now decides its order."""
+        self.step, self.seconds, self.tally = 0, 0.0, Tally(self.recipe)
+        self._order = self.random.bit_generator.state
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.epoch > self.recipe.epochs or self.result.stopped_early or bool(self.result.diverged)
+
+    def snapshot(self) -> Snapshot:
+        """The state as copies."""
+        tensors = {f"weights.{name}": tensor for name, tensor in self.judge.state().items()}
+        tensors |= {f"kept.{name}": tensor for name, tensor in self.result.kept_state.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in state.items()}
+        if self.tally.predicted:
+            tensors["predicted"] = torch.cat(self.tally.predicted, dim=1)
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        facts = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "done": self.done,
+            "best": self.best if math.isfinite(self.best) else None,
+            "stale": self.stale,
+            "seconds": self.seconds,
+            "order": self._order,
+            "losses": self.tally.losses,
+            "epochs": self.result.epochs,
+            "kept_epoch": self.result.kept_epoch,
+            "stopped_early": self.result.stopped_early,
+        }
+        return Snapshot(tensors, facts)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes to where `snapshot` was taken.
+
+        Raises:
+            AigcError: it does not fit this model, recipe or version.
+        """
+        try:
+            self._restore(snapshot.tensors, snapshot.facts)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise AigcError(
+                f"Expected the state of this training, found one that does not fit: {error!r}.",
+                "Was the folder put together by hand? Train again.",
+            ) from error
+
+    def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self.judge.load(_below("weights.", tensors))
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below("optimiser.", tensors).items():
+            index, _, part = name.partition(".")
+            states.setdefault(int(index), {})[part] = tensor
+        self.optimiser.load_state_dict({"state": states, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.random.bit_generator.state = facts["order"]
+        self.begin_epoch()
+        self.epoch, self.step, self.done = facts["epoch"], facts["step"], facts["done"]
+        self.best, self.stale = -math.inf if facts["best"] is None else facts["best"], facts["stale"]
+        self.seconds = facts["seconds"]
+        self.tally.losses = facts["losses"]
+        self.tally.predicted = [tensors["predicted"]] if "predicted" in tensors else []
+        device = next(self.judge.heads.parameters()).device
+        kept = {name: tensor.to(device) for name, tensor in _below("kept.", tensors).items()}
+        self.result = Fit(facts["epochs"], facts["kept_epoch"], kept, "", facts["stopped_early"])
+        torch.set_rng_state(tensors["random.cpu"])
+        if torch.cuda.is_available() and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

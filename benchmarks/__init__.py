@@ -1,0 +1,1 @@
+"""What aigc costs, as ratios to the loops it replaces and to the machine's own limits."""

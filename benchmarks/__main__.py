@@ -1,0 +1,97 @@
+"""Measures what aigc costs: `python -m benchmarks [PART ...] [--short] [--images FOLDER]`.
+
+A full run writes benchmarks/RESULTS.md; a short one only prints, and fails where a ratio is far off its target.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.data import images
+from benchmarks.measure import Row
+from benchmarks.memory import memory
+from benchmarks.score import score
+from benchmarks.startup import startup
+from benchmarks.train import train
+
+PARTS = ("score", "train", "cli", "memory")
+RESULTS = Path(__file__).with_name("RESULTS.md")
+LIBRARIES = ("torch", "onnxruntime", "open_clip_torch", "timm", "pillow", "numpy")
+HEADER = ("part", "what", "median", "spread", "target", "met", "note")
+
+
+def main() -> int:
+    """Runs the parts that were named, all by default."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--short", action="store_true", help="few images, one round; for continuous integration")
+    parser.add_argument("--images", type=Path, help="JPEGs of your own instead of generated ones")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.parts) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(cores)  # whatever OMP_NUM_THREADS says: both sides get every core
+    os.environ["OMP_NUM_THREADS"] = str(cores)
+    with tempfile.TemporaryDirectory(prefix="aigc-benchmark-") as name:
+        os.environ.setdefault("AIGC_CACHE", str(Path(name) / "cache"))
+        rows = measured(chosen.parts or PARTS, chosen.short, chosen.images, Path(name))
+    if not chosen.short:
+        RESULTS.write_text(report(rows, cores), encoding="utf-8")
+        print(f"Written to {RESULTS}")
+    far = [row for row in rows if row.far_off]
+    for row in far:
+        print(f"far off: {row.what}: {row.median:.3g} against {row.target:g}", file=sys.stderr)
+    return 1 if far else 0
+
+
+def measured(parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path) -> list[Row]:
+    """The rows of `parts`, each printed when it is there."""
+    rounds = 1 if short else 5
+    pictures = images(scratch, 64 if short else 320, given)
+    runs = {
+        "score": lambda: score(pictures, 2 if short else rounds),
+        "train": lambda: train(pictures, 1 if short else 3, scratch, short),
+        "cli": lambda: startup(3 if short else 10),
+        "memory": lambda: memory(pictures, scratch, short),
+    }
+    rows = []
+    for part in parts:
+        for row in runs[part]():
+            print("  ".join(row.cells()).rstrip(), flush=True)
+            rows.append(row)
+    return rows
+
+
+def report(rows: list[Row], cores: int) -> str:
+    """RESULTS.md."""
+    lines = ["# What aigc costs", "", "Written by `python -m benchmarks`.", ""]
+    lines += [
+        f"- {datetime.date.today()}, {_processor()}, {cores} cores, Python {platform.python_version()}",
+        "- " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+        "- Both sides of a ratio take turns in one process group and get every core; median and spread are of rounds.",
+        "- The plain training loop is timed for one epoch; its 20 epochs are 20 times that.",
+        "",
+        "| " + " | ".join(HEADER) + " |",
+        "|" + "---|" * len(HEADER),
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(row.cells()) + " |" for row in rows)]) + "\n"
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown processor"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""How long light commands take, from an empty process to the prompt."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+
+from benchmarks.measure import Row, turns
+
+COMMANDS = {"aigc --help": (["--help"], 0.15), "aigc recommend --n 3000": (["recommend", "--n", "3000"], 0.4)}
+
+
+def startup(rounds: int) -> list[Row]:
+    """Rows of part `cli`; bare Python beside them says how fast the machine is."""
+
+    def run(*arguments: str) -> None:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=os.environ)
+
+    sides = {name: partial(run, "-m", "aigc_cli", *arguments) for name, (arguments, _) in COMMANDS.items()}
+    sides["python"] = partial(run, "-c", "pass")
+    for side in sides.values():
+        side()
+    seconds = turns(rounds, sides)
+    rows = [Row("cli", name, seconds[name], limit, at_least=False, unit="s") for name, (_, limit) in COMMANDS.items()]
+    return [*rows, Row("cli", "python -c pass", seconds["python"], unit="s")]

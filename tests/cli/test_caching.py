@@ -1,0 +1,79 @@
+"""`aigc cache` and the options about it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from aigc_cli.cli import commands
+from aigc_cli.cli import main as cli
+
+
+class Ending(NamedTuple):
+    """How a run of `aigc` ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Aigc = Callable[..., Ending]
+
+
+@pytest.fixture
+def aigc(capsys: pytest.CaptureFixture[str]) -> Aigc:
+    """Runs `aigc` in this process."""
+
+    def run(*arguments: str) -> Ending:
+        if not cli.app.registered_commands:
+            commands.register(cli.app)
+        code = cli._run([*arguments])
+        return Ending(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AIGC_CACHE", str(tmp_path))
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "one.onnx").write_bytes(b"0" * 5000)
+    return tmp_path
+
+
+def test_size_and_list_as_text_and_as_json(cache: Path, aigc: Aigc) -> None:
+    shown = aigc("cache", "size").out
+    assert [line.split() for line in shown.splitlines()][-1] == ["all", "5", "kB", "in", str(cache)]
+    assert json.loads(aigc("cache", "size", "--json").out)["bytes"]["engine"] == 5000
+    shown = aigc("cache", "list").out
+    assert "one.onnx" in shown
+    assert "1 items, 5 kB" in shown
+    (item,) = json.loads(aigc("cache", "list", "--json").out)["items"]
+    assert (item["kind"], item["bytes"]) == ("engine", 5000)
+
+
+def test_clear(cache: Path, aigc: Aigc) -> None:
+    assert "0 items" in aigc("cache", "clear", "--older-than", "1").out
+    assert (cache / "engines" / "one.onnx").exists()
+    assert "1 items" in aigc("cache", "clear").out
+    assert not (cache / "engines" / "one.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("cache", "clear", "--older-than", "-1"), "--older-than of 0 days or more"),
+        (("eval", "--cache-gb", "-1"), "--cache-gb of 0 or more"),
+        (("train", "--precision", "fp8"), "a precision out of auto, fp32, bf16"),
+        (("score", str(Path(__file__).parents[2] / "examples"), "--engine", "fast"), "an engine out of auto, eager"),
+    ],
+)
+def test_wrong_values(
+    arguments: tuple[str, ...], said: str, aigc: Aigc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ending = aigc(*arguments)
+    assert ending.code == 2
+    assert said in ending.err

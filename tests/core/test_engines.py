@@ -1,0 +1,158 @@
+"""Engines: the same features whatever runs the image tower, from the weights at hand, or a clear answer."""
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from aigc_cli.core import engines
+from aigc_cli.core.backbone import Backbone, ImageFeatures
+from aigc_cli.core.engines import ENGINES, EXPORT_PAYS, Engines, compiled
+from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.progress import Silent
+
+
+class Listener(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("AIGC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _pixels(backbone: Backbone, n: int = 3) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(3, *backbone.preprocessing.size, generator=generator) for _ in range(n)]
+
+
+def _features(chosen: engines.Engine, pixels: list[torch.Tensor]) -> ImageFeatures:
+    return chosen.together([chosen.each(image) for image in pixels])
+
+
+def _gap(one: ImageFeatures, other: ImageFeatures) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_has_the_features_of_a_plain_batch(name: str, tiny: Backbone) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    pixels = _pixels(tiny)
+    with torch.inference_mode():
+        expected = tiny.encode_image(torch.stack(pixels))
+    found = _features(Engines(tiny, name).choose(EXPORT_PAYS), pixels)
+    assert found.embedding.shape == (3, tiny.embed_dim)
+    assert found.levels.shape == (3, tiny.level_dim())
+    assert _gap(found, expected) < 1e-4
+
+
+def test_an_exported_engine_has_the_weights_at_hand(cache: Path, tiny: Backbone) -> None:
+    """A fine-tuned tower is not the one that its name stands for."""
+    pixels = _pixels(tiny)
+    before = _features(compiled(tiny, "onnx"), pixels)
+    with torch.no_grad():
+        tiny.image.module.proj.add_(0.1 * torch.randn(tiny.image.module.proj.shape))
+    after = _features(compiled(tiny, "onnx"), pixels)
+    assert _gap(before, after) > 0.01
+    assert _gap(after, _features(Engines(tiny, "eager").choose(0), pixels)) < 1e-4
+    assert len(list((cache / "engines").iterdir())) == 2
+
+
+def test_a_graph_is_exported_once_and_again_when_it_is_damaged(
+    cache: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports = []
+    export = engines._export
+    monkeypatch.setattr(engines, "_export", lambda backbone: (exports.append(backbone), export(backbone))[1])
+    compiled(tiny, "onnx")
+    compiled(tiny, "onnx")
+    assert len(exports) == 1
+    (kept,) = (cache / "engines").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    compiled(tiny, "onnx")
+    assert len(exports) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(cache: Path, tiny: Backbone) -> None:
+    cache.write_text("a file where the folder should be")
+    pixels = _pixels(tiny)
+    assert _gap(_features(compiled(tiny, "onnx"), pixels), _features(Engines(tiny).choose(0), pixels)) < 1e-4
+
+
+def test_a_few_images_are_not_worth_an_export(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    exports: list[str] = []
+    fast = SimpleNamespace(name="onnx")
+    monkeypatch.setattr(engines, "compiled", lambda backbone, name: (exports.append(name), fast)[1])
+    chosen = Engines(tiny)
+    assert [chosen.choose(n).name for n in (1, EXPORT_PAYS - 1)] == ["eager", "eager"]
+    assert exports == []
+    assert [chosen.choose(n).name for n in (EXPORT_PAYS, 10**6, 1)] == ["onnx", "onnx", "eager"]
+    assert exports == ["onnx"]
+
+
+@pytest.mark.usefixtures("cache")
+class TestAnEngineThatCannot:
+    @pytest.fixture(autouse=True)
+    def _no_exporter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(*_: Any, **__: Any) -> None:
+            raise RuntimeError("no such operator\nand a page more")
+
+        monkeypatch.setattr(torch.onnx, "export", fails)
+
+    def test_is_an_error_when_it_was_asked_for(self, tiny: Backbone) -> None:
+        with pytest.raises(EnvironmentProblem, match="can't run with --engine onnx: no such operator") as raised:
+            Engines(tiny, "onnx")
+        assert raised.value.exit_code == 4
+        assert "a page more" not in raised.value.message
+        assert "--engine eager" in raised.value.hint
+
+    def test_gives_way_to_eager_with_one_line(self, tiny: Backbone) -> None:
+        listener, chosen = Listener(), Engines(tiny)
+        assert [chosen.choose(EXPORT_PAYS, listener).name for _ in range(3)] == ["eager"] * 3
+        (line,) = listener.said
+        assert "no such operator" in line
+        assert "--engine eager" in line
+
+
+def test_a_missing_package_is_named(cache: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr(engines, "_export", lambda backbone: b"")
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(EnvironmentProblem, match="No module named 'openvino'") as raised:
+        compiled(tiny, "openvino")
+    assert "aigc[openvino]" in raised.value.hint
+
+
+def test_features_that_differ_are_not_used(cache: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = engines._COMPILED["onnx"]
+
+    def wrong(graph: Any) -> Any:
+        run = make(graph)
+        return lambda pixels: ImageFeatures(run(pixels).embedding + 0.01, run(pixels).levels)
+
+    monkeypatch.setitem(engines._COMPILED, "onnx", wrong)
+    with pytest.raises(EnvironmentProblem, match=r"features differ by 0\.01"):
+        compiled(tiny, "onnx")
+
+
+def test_an_unknown_engine_or_another_device_is_refused(tiny: Backbone) -> None:
+    with pytest.raises(AigcError, match="an engine out of auto, eager, onnx, openvino, found 'tensorrt'"):
+        Engines(tiny, "tensorrt")
+    tiny.modules().to("meta")
+    with pytest.raises(AigcError, match="--device cpu beside --engine onnx"):
+        Engines(tiny, "onnx")
+    assert Engines(tiny).choose(EXPORT_PAYS).name == "eager"

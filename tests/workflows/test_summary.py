@@ -1,0 +1,117 @@
+"""Verdicts on made-up folds: none that the numbers don't carry."""
+
+import numpy as np
+import pytest
+
+from aigc_cli.core.metrics import Estimate
+from aigc_cli.workflows.crossval import Cell, Failure
+from aigc_cli.workflows.ratings import TARGETS
+from aigc_cli.workflows.summary import UNTOLD, Summary, markdown, points, shown, summarise, zero_shot
+
+
+def fold(number: int, noise: float, n: int, truth: str = "same", seed: int = 0) -> Cell:
+    """A fold of n images, two for each prompt, whose predictions are the human scores with `noise`."""
+    random = np.random.default_rng(number + 1000 * seed if truth == "same" else number + 99)
+    human = np.random.default_rng(number).uniform(0, 5, n)
+    predicted = {target: human + noise * random.standard_normal(n) for target in TARGETS}
+    names, groups = [f"{i}.png" for i in range(n)], [f"{number}.{i // 2}" for i in range(n)]
+    return Cell(number, seed, names, groups, predicted, dict.fromkeys(TARGETS, human), human, 1.0, 5)
+
+
+@pytest.mark.parametrize(
+    ("noises", "n", "verdict"),
+    [((3.0, 0.3), 60, "better"), ((0.3, 3.0), 60, "worse"), ((1.5, 1.4), 10, UNTOLD)],
+)
+def test_verdicts(noises: tuple[float, float], n: int, verdict: str) -> None:
+    results = {str(i): [fold(k, noise, n, str(i)) for k in range(3)] for i, noise in enumerate(noises)}
+    first, second = summarise(results)[:2]
+    assert (first.difference, first.verdict) == ({}, {})
+    for target in TARGETS:
+        low, high = second.difference[target].low, second.difference[target].high
+        assert low is not None
+        assert high is not None
+        assert {"better": low > 0, "worse": high < 0, UNTOLD: low <= 0 <= high}[verdict]
+        assert second.verdict[target] == verdict
+
+
+def test_a_variant_against_itself_is_no_difference() -> None:
+    same = [fold(k, 1.0, 20) for k in range(2)]
+    _, second = summarise({"a": same, "b": same})[:2]
+    estimate = second.difference["quality"]
+    assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
+    assert second.verdict["quality"] == UNTOLD
+
+
+def test_constant_predictions_have_no_verdict() -> None:
+    flat = [fold(k, 1.0, 20) for k in range(2)]
+    for one in flat:
+        one.predicted["quality"][:] = 2.5
+    _, second = summarise({"a": [fold(k, 1.0, 20) for k in range(2)], "flat": flat})[:2]
+    assert second.srocc["quality"].value is None
+    assert "constant" in second.srocc["quality"].reason
+    assert "quality" not in second.difference
+    assert "consistency" in second.difference
+
+
+def test_a_failed_fold_leaves_no_flattering_mean() -> None:
+    whole = [fold(k, 1.0, 20) for k in range(3)]
+    halves = [whole[0], Failure(1, 0, "Training diverged"), whole[2]]
+    _, second = summarise({"a": whole, "b": halves})
+    assert second.srocc["quality"].value is None
+    assert second.srocc["quality"].reason == "1 of 3 failed: Training diverged"
+    assert (second.difference, second.seed_spread) == ({}, {})
+    assert (second.seconds, second.trainable) == (1.0, 5)
+    _first, second = summarise({"b": halves, "a": whole})
+    assert second.srocc["quality"].value is not None
+    assert second.difference == {}
+
+
+def test_training_noise_is_the_spread_between_seeds() -> None:
+    cells = [fold(k, 2.0, 40, seed=seed) for seed in range(3) for k in range(2)]
+    (summary,) = summarise({"a": cells})
+    means = []
+    for seed in range(3):
+        (one,) = summarise({"a": [cell for cell in cells if cell.seed == seed]})
+        means.append(one.srocc["quality"].value)
+    assert summary.seed_spread["quality"] == pytest.approx(np.std(np.array(means, dtype=float), ddof=1))
+    assert summary.seed_spread["quality"] > 0
+    (single,) = summarise({"a": cells[:2]})
+    assert single.seed_spread == {}
+
+
+def test_the_baseline_is_the_cosine() -> None:
+    cell = fold(0, 1.0, 20)
+    baseline = zero_shot(cell)
+    assert baseline.predicted["consistency"] is cell.cosine
+    (summary,) = summarise({"cosine": [baseline]})
+    assert summary.srocc["consistency"].value == pytest.approx(1.0)
+    assert summary.srocc["quality"].value is None
+
+
+def page(summaries: list[Summary]) -> list[str]:
+    return markdown(summaries, 40, "t.csv", 2, (0, 1)).splitlines()
+
+
+def test_the_page_says_what_the_table_alone_does_not() -> None:
+    noisy = [fold(k, 2.0, 40, seed=seed) for seed in range(2) for k in range(2)]
+    broken = [Failure(k, seed, "no weights") for seed in range(2) for k in range(2)]
+    lines = page(summarise({"noisy": noisy, "broken": broken}))
+    assert any(line.startswith("- noisy: standard deviation between seeds: quality 0.") for line in lines)
+    assert "- broken: 4 of 4 failed: no weights" in lines
+    (row,) = [line for line in lines if line.startswith("| broken")]
+    assert set(row.removeprefix("| broken").replace("|", "").split()) == {"-"}
+
+
+def test_only_values_are_plotted() -> None:
+    flat = fold(0, 1.0, 20)
+    flat.predicted["quality"][:] = 1
+    found = points(summarise({"flat": [flat]}))
+    assert [point["target"] for point in found] == ["consistency"]
+
+
+def test_numbers_as_they_are_shown() -> None:
+    assert shown(None) == shown(Estimate(None, None, None, 0)) == "-"
+    assert shown(Estimate(0.5, 0.25, 0.75, 9)) == "0.500 [0.250, 0.750]"
+    assert shown(Estimate(0.5, -0.25, 0.75, 9), signed=True) == "+0.500 [-0.250, +0.750]"
+    assert shown(Estimate(0.5, -0.25, 0.75, 9), signed=True, digits=2) == "+0.500 [-0.25, +0.75]"
+    assert shown(Estimate(0.5, None, None, 9)) == "0.500"

@@ -1,0 +1,149 @@
+"""A look at the user's ratings: what it finds, and how that moves the recommended settings."""
+
+import csv
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aigc_cli.errors import AigcError
+from aigc_cli.workflows.recommend import Recommendation, recommend
+from aigc_cli.workflows.survey import recommend_for
+
+HEADER = ("name", "prompt", "mos_quality", "mos_align")
+Look = Callable[..., Recommendation]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a table of ratings."""
+
+    def write(rows: Sequence[Sequence[object]], header: Sequence[str] = HEADER, sep: str = ",") -> Path:
+        path = tmp_path / "ratings.csv"
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream, delimiter=sep).writerows([header, *rows])
+        return path
+
+    return write
+
+
+def ratings(n: int, prompts: int, low: float = 0.5, high: float = 4.5) -> list[tuple[object, ...]]:
+    """`n` images of `prompts` prompts with scores from low to high, both targets alike but for the order."""
+    steps = [low + (high - low) * row / (n - 1) for row in range(n)]
+    return [(f"{row}.jpg", f"prompt {row % prompts}", steps[row], steps[(7 * row) % n]) for row in range(n)]
+
+
+def look(path: Path, images: Path | None = None, scale: tuple[float, float] = (0, 5), **more: Any) -> dict[str, Any]:
+    found = recommend_for(path, images, scale=scale, **more)
+    return {**found.seen["data"], "found": found}
+
+
+def test_enough_prompts_give_the_row_for_the_size(table: Callable[..., Path]) -> None:
+    found = look(table(ratings(600, 50)))["found"]
+    plain = recommend(600)
+    assert (found.n, found.recipe, found.reasons) == (600, plain.recipe, plain.reasons)
+    assert found.neighbours == plain.neighbours
+
+
+def test_few_prompts_give_the_row_below_and_say_so(table: Callable[..., Path]) -> None:
+    seen = look(table(ratings(600, 49)))
+    found = seen["found"]
+    assert found.recipe == recommend(499).recipe
+    assert "one row lower than for 600 images: only 49 prompts" in found.reasons["freeze"]
+    assert found.neighbours == [
+        "with 50 prompts or more: freeze partial, freeze_depth 0.8333, scale_q 0.2, scale_c 0.2, lr 3e-05"
+    ]
+    assert "49 prompts are few: a split by prompt leaves about 10 to validate on." in seen["notes"]
+    lowest = look(table(ratings(40, 10)))["found"]
+    assert (lowest.recipe, lowest.reasons) == (recommend(40).recipe, recommend(40).reasons)
+
+
+def test_an_unrated_target_gets_no_weight(table: Callable[..., Path]) -> None:
+    rows = [(name, prompt, quality) for name, prompt, quality, _ in ratings(60, 60)]
+    found = look(table(rows, HEADER[:3]))["found"]
+    assert (found.recipe.w_q, found.recipe.w_c) == (0.5, 0.0)
+    assert found.reasons["w_c"] == "no consistency scores to learn from"
+    assert "--w-c 0 " in found.command
+    other = look(table([(*row[:2], "", row[3]) for row in ratings(60, 60)]))["found"]
+    assert (other.recipe.w_q, other.recipe.w_c) == (0.0, 0.5)
+
+
+def test_a_target_with_little_to_learn_gets_less_weight(table: Callable[..., Path]) -> None:
+    def weights(squeeze: float, std: float = 0.0) -> tuple[float, float]:
+        rows = [(*row[:2], 2.5 + (float(str(row[2])) - 2.5) * squeeze, row[3], std, 0) for row in ratings(60, 60)]
+        found = look(table(rows, (*HEADER, "std_quality", "std_align")), raters=2)["found"]
+        return found.recipe.w_q, found.recipe.w_c
+
+    assert weights(1) == weights(0.75) == (0.5, 0.5)
+    assert weights(0.7) == (0.4, 0.6)  # half the variance
+    assert weights(1, std=1.3) == (0.4, 0.6)  # the same spread, but most of it noise
+    assert weights(1, std=1.0) == (0.5, 0.5)
+
+
+def test_the_reasons_for_the_weights(table: Callable[..., Path]) -> None:
+    rows = [(*row[:3], 2.5 + (float(str(row[3])) - 2.5) / 2) for row in ratings(60, 60)]
+    found = look(table(rows))["found"]
+    assert found.reasons["w_q"] == "quality has more to learn from"
+    assert found.reasons["w_c"] == "consistency scores hold little beyond noise: a variance of 0.25 of the other's"
+    assert "--w-q 0.6 --w-c 0.4" in found.command
+
+
+def test_the_scale_is_kept_and_narrow_scores_are_noted(table: Callable[..., Path]) -> None:
+    path = table(ratings(60, 60, 10, 90))
+    seen = look(path, scale=(0, 100))
+    assert (seen["found"].recipe.mos_min, seen["found"].recipe.mos_max) == (0, 100)
+    assert "--mos-max 100 " in seen["found"].command
+    assert "--mos-min" not in seen["found"].command
+    assert not any("scores from" in note or "at an end" in note for note in seen["notes"])
+    narrow = look(table(ratings(60, 60, 0.1, 0.9)))["notes"]
+    assert "quality: scores from 0.1 to 0.9 of 0 to 5. Is it the scale? Give --mos-min and --mos-max." in narrow
+    crowd = look(
+        table([(*row[:2], 5 if index % 4 == 0 else row[2], row[3]) for index, row in enumerate(ratings(60, 60))])
+    )
+    assert any(note.startswith("quality: many scores at an end of the scale") for note in crowd["notes"])
+
+
+def test_the_same_bytes_are_found_across_prompts(table: Callable[..., Path], tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = [("a", "one", 1, 1), ("b", "one", 2, 2), ("c", "two", 3, 3), ("d", "two", 4, 4), ("gone", "two", 4, 1)]
+    for name, data in (("a", b"x"), ("b", b"x"), ("c", b"x"), ("d", b"y")):
+        (images / name).write_bytes(data)
+    seen = look(table(rows), images)
+    assert seen["duplicates"] == {"images": 2, "across_prompts": 1, "examples": [["a", "b"], ["a", "c"]]}
+    assert (seen["found"].n, seen["images"], seen["left_out"]) == (4, 4, {"missing_file": 1})
+    assert any(note.startswith("2 images are byte for byte another one, 1 of them") for note in seen["notes"])
+
+
+def test_without_images_only_the_table_is_looked_at(table: Callable[..., Path], tmp_path: Path) -> None:
+    path = table([*ratings(60, 60), ("blank.jpg", " ", 1, 1)])
+    seen = look(path)
+    assert (seen["found"].n, seen["left_out"], seen["duplicates"]["images"]) == (60, {"no_prompt": 1}, 0)
+    assert seen["notes"][0].startswith(f"No images looked at: none of the names is in {tmp_path}.")
+    assert shlex.split(seen["found"].command)[-4:] == ["--data", str(path), "--images", "images"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AigcError, match="expected images in"):
+        look(path, tmp_path / "empty")  # named by the user, so it is meant
+
+
+def test_no_usable_row(table: Callable[..., Path]) -> None:
+    with pytest.raises(AigcError) as caught:
+        look(table([("a.jpg", "", 1, 1)]))
+    assert caught.value.message.endswith("found none usable (1 x no_prompt).")
+
+
+def test_the_raters_columns_may_have_other_names(table: Callable[..., Path]) -> None:
+    header, names = (*HEADER, "sd", "people"), {"sd": "std_quality", "people": "raters"}
+    path = table([(*row, 0.5, 10) for row in ratings(60, 60)], header, ";")
+    plain, named = look(path, sep=";"), look(path, sep=";", columns=names)
+    assert plain["targets"]["quality"]["ceiling"] is None
+    assert any("std_quality" in note for note in plain["notes"])
+    assert (named["targets"]["quality"]["rater_std"], named["targets"]["quality"]["raters"]) == (0.5, 10)
+    assert 0.9 < named["targets"]["quality"]["ceiling"] < 1
+    assert not any("assumed" in note for note in named["notes"])
+    words = shlex.split(named["found"].command)
+    assert words[-6:] == ["--columns", "sd=std_quality", "--columns", "people=raters", "--sep", ";"]
+    assumed = look(path, sep=";", columns={"sd": "std_quality"})["notes"]
+    assert "Number of raters not known: 15 assumed. Give --raters N, or a column `raters`." in assumed
