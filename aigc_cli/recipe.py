@@ -84,6 +84,9 @@ class Recipe:
     checkpoint: str = _setting(
         "last", "Optimisation", "which epoch is kept; best: of validation", choices=("best", "last")
     )
+    precision: str = _setting(
+        "auto", "Optimisation", "of what is trained; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16")
+    )
     seed: int = _setting(0, "Optimisation", "of splits, initialisation and order", low=0, high=2**32 - 1)
     loss: str = _setting("mse", "Loss", "mse, l1, plcc, rank, or a sum such as l1+plcc")
     w_q: float = _setting(0.5, "Loss", "weight of quality", sensible=(0.3, 0.7), low=0)

@@ -54,9 +54,9 @@ def main() -> int:
 def measured(parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path) -> list[Row]:
     """The rows of `parts`, each printed when it is there."""
     rounds = 1 if short else 5
-    pictures = images(scratch, 64 if short else 320, given)
+    pictures = images(scratch, 64 if short else 640, given)
     runs = {
-        "score": lambda: score(pictures, 2 if short else rounds),
+        "score": lambda: score(pictures.first(64 if short else 320), 2 if short else rounds),
         "train": lambda: train(pictures, 1 if short else 3, scratch, short),
         "cli": lambda: startup(3 if short else 10),
         "memory": lambda: memory(pictures, scratch, short),

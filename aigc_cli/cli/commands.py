@@ -10,12 +10,14 @@ from aigc_cli.cli.console import number, print_json, print_metrics, print_table,
 from aigc_cli.cli.evaluation import evaluate
 from aigc_cli.cli.recommend import recommend
 from aigc_cli.errors import AigcError
+from aigc_cli.recipe import resolve
 
 FAILED_ROWS = 3
 RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")]
 Unfinished = Annotated[
     Optional[Path], typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.")
 ]
+SavedSplits = Annotated[Optional[Path], typer.Option(help="Train and validate on the parts of this splits file.")]
 FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
@@ -40,9 +42,9 @@ def train(
     output: RunFolder = None,
     resume: Unfinished = None,
     freeze_layers: FrozenLayers = None,
+    splits: SavedSplits = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
-    precision: Annotated[str, typer.Option(help="Of what is trained of the backbone: auto, fp32 or bf16.")] = "auto",
     cache: options.Cache = True,
     cache_gb: options.CacheLimit = None,
     overwrite: options.Overwrite = False,
@@ -55,8 +57,6 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    from aigc_cli.recipe import resolve
-
     if resume and (output or overwrite or freeze_layers is not None or print_config):
         others = "-o, --overwrite, --freeze-layers and --print-config"
         raise AigcError(f"Expected --resume without {others}.", "Leave them out: a training goes on as it was begun.")
@@ -68,8 +68,8 @@ def train(
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.unfinished import is_finished, unfinished
 
-    source = Source(data, images, options.renames(columns), sep)
     with terminal(quiet) as progress:
+        source = Source(data, images, options.renames(columns), sep, splits)
         if resume and is_finished(resume):
             progress.say(f"The training in {resume} is finished: there is nothing to do.")
             return
@@ -81,7 +81,6 @@ def train(
             resume or output or workflow.default_run(recipe),
             progress=progress,
             device=device,
-            precision=precision,
             cache=options.cache_use(cache, cache_gb),
             overwrite=overwrite,
             freeze_layers=freeze_layers,

@@ -106,11 +106,11 @@ METRIC_LABELS = {
     "krocc": "KROCC",
     "pairwise": "pairs in order",
     "rmse": "RMSE (MOS)",
-    "best_of_n": "best of a prompt",
+    "best_of_n": "best of prompt",
     "best_of_n_chance": "  by chance",
     "regret": "  regret (MOS)",
-    "within_srocc": "SROCC in a prompt",
-    "within_pairwise": "pairs in a prompt",
+    "within_srocc": "SROCC in prompt",
+    "within_pairwise": "pairs in prompt",
 }
 SPLIT_TITLES = {
     "unseen": "Unseen prompts",
@@ -139,7 +139,7 @@ def _print_whole(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for metric, label in METRIC_LABELS.items()
         if any((metric, target) in of for target in targets)
     ]
-    for metric, label in (("srocc", "images"), ("best_of_n", "prompts to choose in")):
+    for metric, label in (("srocc", "images"), ("best_of_n", "prompts")):
         if any((metric, target) in of for target in targets):
             cells.append([label, *(str(of[metric, t]["n"]) if (metric, t) in of else "" for t in targets)])
     print_table(title, ("", *targets), cells)

@@ -1,13 +1,30 @@
-"""The command `eval`."""
+"""The command `eval`: a model on rated images, or a recipe by cross-validation."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import print_json, print_metrics, terminal
+from aigc_cli.cli.console import number, print_json, print_metrics, terminal
 from aigc_cli.errors import AigcError
+
+OF_PROTOCOL = "With --protocol"
+
+
+def _of_protocol(text: str) -> Any:
+    return typer.Option(help=text, rich_help_panel=OF_PROTOCOL, show_default=False)
+
+
+Protocol = Annotated[
+    Optional[str], typer.Option(help="Cross-validate a recipe instead: prompt, image or group:COLUMN.")
+]
+Settings = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", help="SETTING=VALUE of the recipe; may be repeated.", rich_help_panel=OF_PROTOCOL),
+]
+Repeats = Annotated[Optional[int], _of_protocol("Times that folds are drawn anew, with the next seed (default 1).")]
 
 
 def evaluate(
@@ -19,6 +36,15 @@ def evaluate(
     by: Annotated[Optional[str], typer.Option(help="Also report each value of this column.")] = None,
     mos_min: Annotated[Optional[float], typer.Option(help="Lowest human score; default: the model's.")] = None,
     mos_max: Annotated[Optional[float], typer.Option(help="Highest human score; default: the model's.")] = None,
+    protocol: Protocol = None,
+    recipe: Annotated[Optional[str], _of_protocol("The recipe (default medium).")] = None,
+    epochs: Annotated[Optional[int], _of_protocol("Epochs; default: the recipe's.")] = None,
+    settings: Settings = None,
+    folds: Annotated[Optional[int], _of_protocol("Parts, each held out once (default 5).")] = None,
+    repeats: Repeats = None,
+    seed: Annotated[Optional[int], _of_protocol("Of folds and training (default 0).")] = None,
+    splits: Annotated[Optional[Path], _of_protocol("Use the folds of this table.")] = None,
+    splits_out: Annotated[Optional[Path], _of_protocol("Save the folds (.parquet .csv .jsonl).")] = None,
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
     ] = None,
@@ -29,28 +55,63 @@ def evaluate(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """How far a model's scores agree with people's.
+    """How far scores agree with people's.
 
-    Prompts that the model was trained on are reported apart from unseen ones; only those say how it does on new work.
+    A model: prompts that it was trained on are reported apart from unseen ones; those say how it does on new work.
+
+    A recipe, with --protocol: it is trained for each fold, and every image is scored by the model that never saw it.
     """
-    from aigc_cli.workflows.evaluate import evaluate as run_evaluation
     from aigc_cli.workflows.ratings import Source
 
+    source = Source(data, images, options.renames(columns), sep)
+    of_protocol = {
+        "recipe": recipe,
+        "epochs": epochs,
+        "set": settings,
+        "folds": folds,
+        "repeats": repeats,
+        "seed": seed,
+        "splits": splits,
+        "splits_out": splits_out,
+    }
+    shared = {
+        "by": by,
+        "output": output,
+        "device": device,
+        "cache": options.cache_use(cache, cache_gb),
+        "overwrite": overwrite,
+    }
+    _check(model, protocol, of_protocol, mos_min, mos_max)
+    if protocol is None:
+        mos = None if mos_min is None or mos_max is None else (mos_min, mos_max)
+        _of_model(model, source, {**shared, "mos": mos}, quiet, as_json)
+    else:
+        _of_recipe(protocol, source, {**of_protocol, "mos_min": mos_min, "mos_max": mos_max}, shared, quiet, as_json)
+
+
+def _check(
+    model: Path | None, protocol: str | None, given: Mapping[str, Any], mos_min: float | None, mos_max: float | None
+) -> None:
+    """Options that don't go together."""
     if (mos_min is None) != (mos_max is None):
         raise AigcError("Expected --mos-min and --mos-max together, found one of them.", "Give both.")
-    mos = None if mos_min is None or mos_max is None else (mos_min, mos_max)
-    with terminal(quiet) as progress:
-        result = run_evaluation(
-            model,
-            Source(data, images, options.renames(columns), sep),
-            progress=progress,
-            by=by,
-            output=output,
-            device=device,
-            cache=options.cache_use(cache, cache_gb),
-            overwrite=overwrite,
-            mos=mos,
+    if protocol is not None and model is not None:
+        raise AigcError(
+            f"Expected either a model or --protocol, found {model} and --protocol {protocol}.",
+            "A protocol trains models of its own: name a --recipe instead.",
         )
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if protocol is None and named:
+        raise AigcError(f"Expected --protocol beside {named[0]}, found none.", "Example: --protocol prompt")
+    if given["splits"] and (given["folds"], given["repeats"]) != (None, None):
+        raise AigcError("Expected either --splits or --folds and --repeats, found both.", "The file says how many.")
+
+
+def _of_model(model: Path | None, source: Any, given: Mapping[str, Any], quiet: bool, as_json: bool) -> None:
+    from aigc_cli.workflows.evaluate import evaluate as run_evaluation
+
+    with terminal(quiet) as progress:
+        result = run_evaluation(model, source, progress=progress, **given)
         splits = {row["split"] for row in result.metrics}
         if "train" in splits:
             progress.say(
@@ -62,3 +123,33 @@ def evaluate(
         print_json({"model": result.model, "metrics": result.metrics})
     else:
         print_metrics(f"Agreement of {result.model} with the scores given", result.metrics)
+
+
+def _of_recipe(
+    protocol: str, source: Any, given: Mapping[str, Any], shared: Mapping[str, Any], quiet: bool, as_json: bool
+) -> None:
+    from aigc_cli.recipe import resolve
+    from aigc_cli.workflows.protocol import Plan, cross_validate
+
+    recipe = given["recipe"] or "medium"
+    settings = options.settings_of(given["set"]) | {
+        name: given[name] for name in ("epochs", "seed", "mos_min", "mos_max") if given[name] is not None
+    }
+    chosen = {name: given[name] for name in ("folds", "repeats") if given[name] is not None}
+    plan = Plan(protocol, **chosen, saved=given["splits"], save=given["splits_out"])
+    with terminal(quiet) as progress:
+        result = cross_validate(
+            resolve(settings, recipe), source, plan, progress=progress, run=Path(recipe).stem, **shared
+        )
+    if as_json:
+        shown = ("metrics", "folds", "spread", "warnings")
+        print_json({"protocol": protocol, "recipe": recipe, **{name: getattr(result, name) for name in shown}})
+        return
+    print_metrics(f"Recipe {recipe}: means over folds, 95% intervals over prompts", result.metrics)
+    for row in result.spread:
+        noise = f"over folds {number(row['over_folds'])}"
+        if row["over_repeats"] is not None:
+            noise += f", of the mean over repeats {number(row['over_repeats'])}"
+        print(f"SD of SROCC, {row['split']}, {row['target'].replace('_', ' ')}: {noise}")
+    for text in result.warnings:
+        print(f"Warning: {text}")

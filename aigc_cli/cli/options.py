@@ -45,6 +45,15 @@ def renames(columns: list[str] | None) -> dict[str, str] | None:
     return {theirs: ours for theirs, _, ours in pairs}
 
 
+def settings_of(given: list[str] | None) -> dict[str, str]:
+    """{setting: value} from `SETTING=VALUE` arguments; the recipe checks both."""
+    pairs = [text.partition("=") for text in given or ()]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise AigcError(f"Expected --set SETTING=VALUE, found '{name}{equals}{value}'.", "Example: --set lr=1e-4")
+    return {name.replace("-", "_"): value for name, _, value in pairs}
+
+
 def with_recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds one option for each recipe field to a command that takes `settings`, a dict of those that were given."""
 

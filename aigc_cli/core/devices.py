@@ -8,7 +8,6 @@ import torch
 from aigc_cli.errors import AigcError, EnvironmentProblem
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -32,12 +31,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     """The type that a backbone's trained part computes in, None for float32; `auto` is bfloat16 where CUDA has it.
 
     On a CPU `auto` is float32: depthwise convolutions go backward slower in bfloat16.
-
-    Raises:
-        AigcError: not one of `PRECISIONS`.
     """
-    if name not in PRECISIONS:
-        raise AigcError(f"Expected a precision out of {', '.join(PRECISIONS)}, found '{name}'.", "Use auto.")
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else None
 

@@ -65,7 +65,7 @@ class Loop:
         return self.epoch > self.recipe.epochs or self.result.stopped_early or bool(self.result.diverged)
 
     def snapshot(self) -> Snapshot:
-        """The state as copies."""
+        """The state; its tensors are those of the optimiser itself, so they are good until the next step."""
         tensors = {f"weights.{name}": tensor for name, tensor in self.judge.state().items()}
         tensors |= {f"kept.{name}": tensor for name, tensor in self.result.kept_state.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
@@ -83,8 +83,8 @@ class Loop:
             "stale": self.stale,
             "seconds": self.seconds,
             "order": self._order,
-            "losses": self.tally.losses,
-            "epochs": self.result.epochs,
+            "losses": list(self.tally.losses),
+            "epochs": list(self.result.epochs),
             "kept_epoch": self.result.kept_epoch,
             "stopped_early": self.result.stopped_early,
         }
@@ -105,7 +105,10 @@ class Loop:
             ) from error
 
     def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        self.judge.load(_below("weights.", tensors))
+        weights = _below("weights.", tensors)
+        if weights.keys() != self.judge.state().keys():
+            raise ValueError("other tensors are trained")
+        self.judge.load(weights)
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below("optimiser.", tensors).items():
             index, _, part = name.partition(".")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.devices import pick_precision
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
 from aigc_cli.core.hints import learning_rates
 from aigc_cli.core.judge import Judge
@@ -61,7 +62,9 @@ def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
     )
     freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth)  # type: ignore[arg-type]
     backbone.freeze(freezing)
-    heads.to(next(backbone.image.module.parameters()).device)
+    device = next(backbone.image.module.parameters()).device
+    backbone.autocast = pick_precision(recipe.precision, device)
+    heads.to(device)
     return Judge(backbone, heads, freezing)
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import whole_file, write_json
+from aigc_cli.io.tables import read_table
 
 SCHEMA_VERSION = 1
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -166,7 +167,7 @@ def write_table(path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[s
         table.write(rows)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[Any, Any]]:
     """The rows of a Parquet table that this project wrote."""
     with _readable(path):
         return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
@@ -236,3 +237,54 @@ def _readable(path: Path) -> Iterator[None]:
     except (OSError, pa.ArrowInvalid, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         kind = {".csv": "CSV", ".jsonl": "JSON lines"}.get(path.suffix, "Parquet")
         raise AigcError(f"Expected a {kind} table at {path}: {error}.", "Is the run complete?") from error
+
+
+def read_splits(path: Path) -> list[dict[str, Any]]:
+    """The rows of a splits table in any format, this project's or a person's; `prompt` is not needed.
+
+    Returns:
+        name, split (None: blank), fold and repeat (None: blank) of each row.
+
+    Raises:
+        AigcError: no such table, no column `name`, or a fold or repeat that is no whole number.
+    """
+    if path.suffix == ".csv":
+        rows: list[dict[Any, Any]] = read_table(path).to_dict("records")
+    elif path.suffix == ".jsonl":
+        rows = _json_lines(path)
+    else:
+        rows = read_rows(path)
+    if any(row.get("name") is None for row in rows):
+        raise AigcError(f"Expected a column name in {path}, found rows without.", "Columns: name, split, fold, repeat.")
+    return [
+        {
+            "name": _plain(str(row["name"])) if path.suffix == ".csv" else str(row["name"]),
+            "split": str(row["split"]) if row.get("split") else None,
+            "fold": _number(row.get("fold"), "fold", path),
+            "repeat": _number(row.get("repeat"), "repeat", path),
+        }
+        for row in rows
+    ]
+
+
+def _json_lines(path: Path) -> list[dict[Any, Any]]:
+    try:
+        return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise AigcError(f"Expected a table of JSON lines at {path}: {error}.", "Check the path.") from error
+
+
+def _plain(text: str) -> str:
+    """The text of a CSV cell without what `_cell` puts before a formula."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+
+
+def _number(value: Any, column: str, path: Path) -> int | None:
+    if value in (None, ""):
+        return None
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise AigcError(
+            f"Expected whole numbers in the column {column} of {path}, found '{value}'.", "Number them from 0."
+        ) from error

@@ -19,18 +19,9 @@ from aigc_cli.io.plots import ablation_plot
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.crossval import Cell, Failure, cell_file, load_cell, save_cell, train_cell
-from aigc_cli.workflows.ratings import (
-    TARGETS,
-    Rated,
-    Source,
-    data_digest,
-    image_features,
-    prepare_views,
-    read_rated,
-    tell_skipped,
-    training_data,
-)
+from aigc_cli.workflows.cells import Failure, cell_file, load_cell, save_cell
+from aigc_cli.workflows.crossval import Cell, prepare, train_cell
+from aigc_cli.workflows.ratings import TARGETS, Rated, Source, data_digest, read_rated
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, markdown, points, summarise, zero_shot
 from aigc_cli.workflows.variants import Variants, recipes_of
 
@@ -71,7 +62,7 @@ def ablate(
     recipes = recipes_of(base, variants)
     with owned(output):
         check_output(output, overwrite=overwrite or resume, suffixes=())
-        place = pick_device(device)
+        pick_device(device)  # one that is not there is an error before anything is read
         rated = read_rated(source, base, progress)
         for group_by in dict.fromkeys(recipe.group_by for recipe in recipes.values()):
             grouped_folds(rated.groups(group_by), folds, 0)  # too few prompts are an error before anything is computed
@@ -81,7 +72,7 @@ def ablate(
             for name, recipe in recipes.items():
                 for seed in seeds:
                     seeded = dataclasses.replace(recipe, seed=seed)
-                    results[name] += _cells(name, seeded, rated, folds, output / CELLS, place, cache, progress)
+                    results[name] += _cells(name, seeded, rated, folds, output / CELLS, device, cache, progress)
         except (KeyboardInterrupt, SystemExit) as ending:
             done, whole = len(list((output / CELLS).glob("*.parquet"))), len(recipes) * len(seeds) * folds
             raise Interrupted(
@@ -139,7 +130,7 @@ def _cells(
     rated: Rated,
     folds: int,
     folder: Path,
-    place: Any,
+    device: str,
     cache: bool | float,
     progress: Progress,
 ) -> Iterator[Cell | Failure]:
@@ -152,21 +143,16 @@ def _cells(
         yield from (load_cell(files[fold]) for fold in range(folds) if fold not in missing)
         if not missing:
             return
-        backbone.modules().to(place)
-        freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth)  # type: ignore[arg-type]
-        images, readable = image_features(backbone, freezing, rated, recipe, cache, progress)
-        tell_skipped(readable.skipped, progress)
-        prepare_views(images, range(len(readable.samples)), recipe.views, progress)
-        ready = training_data(images, freezing, readable, recipe)
-        parts = grouped_folds(readable.groups(recipe.group_by), folds, 0)
-        untouched = {key: tensor.clone() for key, tensor in backbone.modules().state_dict().items()}
+        ready = prepare(backbone, rated, recipe, device, cache, progress)
+        groups = ready.rated.groups(recipe.group_by)
+        parts = grouped_folds(groups, folds, 0)
     except (AigcError, RuntimeError, MemoryError) as error:
         yield from (_failure(name, fold, recipe.seed, error, progress) for fold in range(folds))
         return
     for fold in missing:
         progress.say(f"{name}: fold {fold + 1} of {folds}, seed {recipe.seed}")
         try:
-            cell = train_cell(backbone, untouched, ready, readable, parts[fold], fold, recipe, progress)
+            cell = train_cell(ready, groups, parts[fold], fold, recipe, progress)
         except (AigcError, RuntimeError, MemoryError) as error:
             yield _failure(name, fold, recipe.seed, error, progress)
             continue

@@ -28,8 +28,8 @@ def advise(run: Path) -> Recommendation:
     recipe = Recipe(**read_recipe(run / "recipe.yaml"))
     try:
         status, images, source = said["status"], said["images"], said["source"]
-        data, folder = (Path(source[key]) if source[key] else None for key in ("data", "images"))
-        options = source_options(data, folder, source["columns"], source["sep"])
+        data, folder, splits = (Path(source[key]) if source[key] else None for key in ("data", "images", "splits"))
+        options = source_options(data, folder, source["columns"], source["sep"], splits)
         ending = status.removeprefix(DIVERGED) if status.startswith(DIVERGED) else ""
         curves = Curves.of(read_rows(run / "epochs.parquet"), ending)
         faults = diagnose(curves, recipe.residual)

@@ -1,23 +1,20 @@
-"""Cross-validation: one recipe trained on all folds but one, with one seed, is a cell; a finished cell is a file."""
+"""Cross-validation: one recipe trained on all folds but one, with one seed, is a cell."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.devices import pick_device
 from aigc_cli.core.splits import grouped_holdout
 from aigc_cli.core.training import Data, fit, new_judge, predict
 from aigc_cli.errors import Diverged
-from aigc_cli.io.results import read_metadata, read_rows, write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.ratings import TARGETS, Rated
+from aigc_cli.workflows.ratings import TARGETS, Rated, image_features, prepare_views, tell_skipped, training_data
 from aigc_cli.workflows.train import to_mos
 
 Column = NDArray[np.float64]
@@ -54,39 +51,53 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A cell that could not be trained, and why."""
+class Prepared:
+    """What the folds of a recipe share: a backbone with all images at its freeze boundary, every view at hand.
 
-    fold: int
-    seed: int
-    reason: str
+    Attributes:
+        untouched: the backbone's state before any training, from which every fold starts.
+        rated: the images that could be decoded, row by row as in `data`.
+    """
+
+    backbone: Backbone
+    untouched: Mapping[str, torch.Tensor]
+    data: Data
+    rated: Rated
+
+
+def prepare(
+    backbone: Backbone, rated: Rated, recipe: Recipe, device: str, cache: bool | float, progress: Progress
+) -> Prepared:
+    """Puts all images at the freeze boundary of `backbone`; those that can't be decoded leave `rated`."""
+    backbone.modules().to(pick_device(device))
+    freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth)  # type: ignore[arg-type]
+    images, rated = image_features(backbone, freezing, rated, recipe, cache, progress)
+    tell_skipped(rated.skipped, progress)
+    prepare_views(images, range(len(rated.samples)), recipe.views, progress)
+    untouched = {key: tensor.clone() for key, tensor in backbone.modules().state_dict().items()}
+    return Prepared(backbone, untouched, training_data(images, freezing, rated, recipe), rated)
 
 
 def train_cell(
-    backbone: Backbone,
-    untouched: Mapping[str, torch.Tensor],
-    data: Data,
-    rated: Rated,
-    held_out: Sequence[int],
-    fold: int,
-    recipe: Recipe,
-    progress: Progress,
+    ready: Prepared, groups: Sequence[str], held_out: Sequence[int], fold: int, recipe: Recipe, progress: Progress
 ) -> Cell:
     """Trains on every row but `held_out`, which is only predicted: never trained on, nor used to choose a checkpoint.
 
     A recipe that chooses a checkpoint does so on a validation part of the remaining groups (a nested split).
 
     Args:
-        untouched: the backbone's state before any training; it is put back first.
+        groups: what kept the folds apart, one for each row.
+        fold: the number of the fold that is held out.
 
     Raises:
         Diverged: the loss was not finite.
     """
+    backbone, data, rated = ready.backbone, ready.data, ready.rated
     with torch.no_grad():
         for name, tensor in backbone.modules().state_dict().items():
-            tensor.copy_(untouched[name])
+            tensor.copy_(ready.untouched[name])
     judge = new_judge(backbone, recipe)
-    groups, apart = rated.groups(recipe.group_by), set(held_out)
+    apart = set(held_out)
     rest = [row for row in range(len(rated.samples)) if row not in apart]
     fraction = recipe.val_fraction if recipe.chooses else 0.0
     kept, chosen = grouped_holdout([groups[row] for row in rest], fraction, recipe.seed)
@@ -106,48 +117,4 @@ def train_cell(
         cosine,
         sum(row["seconds"] for row in result.epochs if row["split"] == "train"),
         judge.trainable(),
-    )
-
-
-def cell_file(folder: Path, data: str, weights: str, recipe: Recipe, folds: int, fold: int) -> Path:
-    """Where a cell lies; its name is a digest of everything that its predictions depend on."""
-    key = {"data": data, "weights": weights, "recipe": asdict(recipe), "folds": folds, "fold": fold}
-    return folder / f"{sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.parquet"
-
-
-def save_cell(path: Path, cell: Cell, about: Mapping[str, str]) -> None:
-    """Writes one finished cell; `about` says for a person which variant it belongs to."""
-    rows = [
-        {
-            "name": name,
-            "group": group,
-            "quality": cell.predicted["quality"][i],
-            "consistency": cell.predicted["consistency"][i],
-            "human_quality": cell.human["quality"][i],
-            "human_consistency": cell.human["consistency"][i],
-            "clip_cosine": cell.cosine[i],
-        }
-        for i, (name, group) in enumerate(zip(cell.names, cell.groups, strict=True))
-    ]
-    facts = {"fold": cell.fold, "seed": cell.seed, "seconds": cell.seconds, "trainable": cell.trainable}
-    write_table(path, "predictions", rows, {**about, "cell": json.dumps(facts)})
-
-
-def load_cell(path: Path) -> Cell:
-    """Reads what `save_cell` wrote; AigcError when the file is damaged."""
-    rows, facts = read_rows(path), json.loads(read_metadata(path)["cell"])
-
-    def column(name: str) -> Column:
-        return np.array([row[name] for row in rows], dtype=np.float64)
-
-    return Cell(
-        facts["fold"],
-        facts["seed"],
-        [row["name"] for row in rows],
-        [row["group"] for row in rows],
-        {target: column(target) for target in TARGETS},
-        {target: column(f"human_{target}") for target in TARGETS},
-        column("clip_cosine"),
-        facts["seconds"],
-        facts["trainable"],
     )

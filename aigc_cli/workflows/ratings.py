@@ -38,12 +38,14 @@ class Source:
         images: the folder that its names are in; None for the table's own folder.
         columns: {their column: ours}.
         sep: the table's delimiter.
+        splits: a splits table whose parts are used; None draws them.
     """
 
     data: Path | None = None
     images: Path | None = None
     columns: Mapping[str, str] | None = None
     sep: str = ","
+    splits: Path | None = None
 
     def describe(self) -> str:
         """For a person and for a run's description."""
@@ -51,7 +53,8 @@ class Source:
 
     def to_json(self) -> dict[str, Any]:
         """What was asked for, as a run remembers it; paths as they were given."""
-        paths = {name: str(path) if path else None for name, path in (("data", self.data), ("images", self.images))}
+        named = (("data", self.data), ("images", self.images), ("splits", self.splits))
+        paths = {name: str(path) if path else None for name, path in named}
         return {**paths, "columns": dict(self.columns or {}), "sep": self.sep}
 
 

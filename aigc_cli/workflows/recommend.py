@@ -148,9 +148,11 @@ def train_command(recipe: str, flags: Mapping[str, Any], source: Sequence[str]) 
     return shlex.join(["aigc", "train", "--recipe", recipe, *options, *source])
 
 
-def source_options(data: Path | None, images: Path | None, columns: Mapping[str, str], sep: str) -> list[str]:
-    """The options of `aigc train` that name rated images."""
-    paths = (("--data", data), ("--images", images))
+def source_options(
+    data: Path | None, images: Path | None, columns: Mapping[str, str], sep: str, splits: Path | None = None
+) -> list[str]:
+    """The options of `aigc train` that name rated images and their parts."""
+    paths = (("--data", data), ("--images", images), ("--splits", splits))
     words = [word for flag, path in paths if path is not None for word in (flag, str(path))]
     words += [word for theirs, ours in columns.items() for word in ("--columns", f"{theirs}={ours}")]
     return words if sep == "," else [*words, "--sep", sep]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from aigc_cli.core.metrics import Estimate, fold_mean, interval
-from aigc_cli.workflows.crossval import Cell, Failure
+from aigc_cli.workflows.cells import Failure
+from aigc_cli.workflows.crossval import Cell
 from aigc_cli.workflows.ratings import TARGETS
 
 ZERO_SHOT = "zero-shot cosine"

@@ -14,7 +14,7 @@ from torch import Tensor
 from aigc_cli import __version__
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.devices import pick_device, pick_precision
+from aigc_cli.core.devices import pick_device
 from aigc_cli.core.diagnosis import Curves, paragraph
 from aigc_cli.core.hints import factor_notes, learning_rates
 from aigc_cli.core.judge import Judge
@@ -30,6 +30,7 @@ from aigc_cli.io.results import write_table
 from aigc_cli.io.signals import graceful
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
+from aigc_cli.workflows.partitions import saved_holdout, straddling
 from aigc_cli.workflows.ratings import (
     Rated,
     Source,
@@ -89,7 +90,6 @@ def train(
     *,
     progress: Progress,
     device: str = "auto",
-    precision: str = "auto",
     cache: bool | float = True,
     overwrite: bool = False,
     freeze_layers: int | None = None,
@@ -117,15 +117,14 @@ def train(
         check_output(run, overwrite=overwrite or resume, suffixes=())
         sweep(run)
         place = pick_device(device)
-        autocast = pick_precision(precision, place)
         rated = read_rated(source, resolved.recipe, progress)
         rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
+        parts = _parts(rated, resolved.recipe, source.splits) if source.splits else ()
         if freeze_layers is not None:
             resolved = with_frozen_layers(resolved, freeze_layers)
-        _announce(resolved, progress)
+        _announce(resolved, straddling(rated.groups("prompt"), parts), progress)
         backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
         backbone.modules().to(place)
-        backbone.autocast = autocast
         plan, start = plan_of(resolved, source, rated, backbone.weights_hash), None
         if resume:
             start = plan.go_on(run, progress)
@@ -149,8 +148,7 @@ def _train(
     judge = new_judge(backbone, recipe)
     images, rated = image_features(backbone, judge.freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
-    groups = rated.groups(recipe.group_by)
-    rows_train, rows_val = grouped_holdout(groups, recipe.val_fraction, recipe.seed)
+    rows_train, rows_val = _parts(rated, recipe, source.splits)
     prepare_views(images, rows_train, recipe.views, progress)
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
@@ -159,6 +157,7 @@ def _train(
     with graceful() as ending:
         keeper = Keeper(run, splits, ending)
         keeper.check(start)
+        begun, read = time.perf_counter(), images.seconds
         result = fit(judge, data, rows_train, rows_val, recipe, progress, start=start, after=keeper)
     waited = (images.seconds - read) / (time.perf_counter() - begun)
     progress.say(f"Training waited for data for {waited:.0%} of its time.")
@@ -186,8 +185,23 @@ def _train(
     )
 
 
-def _announce(resolved: Resolved, progress: Progress) -> None:
-    """What is worth knowing of the settings before anything is computed."""
+def _parts(rated: Rated, recipe: Recipe, splits: Path | None) -> tuple[list[int], list[int]]:
+    """(rows to train on, rows to validate on), drawn as the recipe says or as they were saved."""
+    if splits is None:
+        return grouped_holdout(rated.groups(recipe.group_by), recipe.val_fraction, recipe.seed)
+    train, val = saved_holdout(splits, rated)
+    if recipe.chooses and not val:
+        raise AigcError(
+            f"Expected rows marked val in {splits} to choose a checkpoint on, found none.",
+            "Set checkpoint to last and patience to 0.",
+        )
+    return train, val
+
+
+def _announce(resolved: Resolved, shared: int, progress: Progress) -> None:
+    """What is worth knowing before anything is computed; `shared` prompts are in both saved parts."""
+    if shared:
+        progress.say(f"{shared} prompts are in both parts of the saved split: the validation figures are optimistic.")
     for warning in resolved.warnings:
         progress.say(warning)
     for key, note in factor_notes(resolved.recipe).items():
@@ -311,7 +325,7 @@ def write_run(
             "kept_epoch": result.kept_epoch,
             "stopped_early": result.stopped_early,
             "images": {split: len(chosen) for split, chosen in splits.items()},
-            "group_by": resolved.recipe.group_by,
+            "group_by": None if source.splits else resolved.recipe.group_by,
             "skipped": [{"name": name, "reason": reason} for name, reason in rated.skipped],
             "diagnosis": paragraph(Curves.of(result.epochs, result.diverged), resolved.recipe),
             "trained_on": source.describe(),

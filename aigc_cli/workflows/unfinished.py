@@ -92,8 +92,9 @@ def read_plan(run: Path) -> Plan:
         resolved = Resolved(Recipe(**settings), said["resolved"]["sources"], tuple(said["resolved"]["warnings"]))
         table, folder = said["source"], Path(said["folder"])
         folder = Path() if folder == Path.cwd() else folder  # so that paths stay as they were given
-        data, images = (None if table[key] is None else folder / table[key] for key in ("data", "images"))
-        return Plan(resolved, Source(data, images, table["columns"], table["sep"]), said["data"], said["weights"])
+        data, images, splits = (table[key] and folder / table[key] for key in ("data", "images", "splits"))
+        source = Source(data, images, table["columns"] or None, table["sep"], splits)
+        return Plan(resolved, source, said["data"], said["weights"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AigcError(
             f"Expected an unfinished training in {run}, found none.", "Leave out --resume, or name another folder."
@@ -152,7 +153,7 @@ def is_finished(run: Path) -> bool:
     with owned(run):
         sweep(run)
     if status != "done":
-        raise Diverged(f"The training in {run} ended: {status}.", "Train anew with a lower lr and another -o.")
+        raise Diverged(f"The training in {run} ended: {status}.", f"What to try next: aigc recommend --run {run}")
     return True
 
 

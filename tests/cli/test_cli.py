@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from harness import Work, aigc, process
 
+from aigc_cli.cli.console import print_metrics
+from aigc_cli.core.metrics import METRICS
 from aigc_cli.io.samples import Sample
 from aigc_cli.recipe import FIELDS
 from aigc_cli.workflows import evaluate, ratings, recommend
@@ -78,6 +80,23 @@ def test_commands_share_their_options(command: str) -> None:
         ("train --lr 2", "Expected lr of 0 to 1 in --lr, found 2.", "The default is 3e-05."),
         ("train --columns a", "Expected --columns THEIRS=OURS, found 'a'.", "Example: score=mos_quality"),
         ("eval --mos-min 1", "Expected --mos-min and --mos-max together, found one of them.", "Give both."),
+        (
+            "eval some/run --protocol prompt",
+            "Expected either a model or --protocol, found some/run and --protocol prompt.",
+            "A protocol trains models of its own: name a --recipe instead.",
+        ),
+        (
+            "eval --splits-out s.csv",
+            "Expected --protocol beside --splits-out, found none.",
+            "Example: --protocol prompt",
+        ),
+        (
+            "eval --protocol prompt --splits s.csv --folds 3",
+            "Expected either --splits or --folds and --repeats, found both.",
+            "The file says how many.",
+        ),
+        ("eval --protocol prompt --set lr", "Expected --set SETTING=VALUE, found 'lr'.", "Example: --set lr=1e-4"),
+        ("eval --protocol prompt --set lrr=1", "Expected a known setting in --lrr, found 'lrr'.", "Did you mean 'lr'?"),
     ],
 )
 def test_bad_usage(line: str, message: str, hint: str) -> None:
@@ -100,6 +119,8 @@ def test_a_command_that_is_nearly_right() -> None:
         ("train --data no.csv", "no.csv: expected a CSV file, found nothing there"),
         ("train --recipe smal", "found 'smal'"),
         ("eval no/run", "found none at no/run"),
+        ("eval --protocol prompt --folds 0 --data no.csv", "no.csv: expected a CSV file, found nothing there"),
+        ("eval --protocol prompt --recipe smal", "found 'smal'"),
         ("score no", "no: expected a folder of images, found nothing there"),
         ("recommend --n 0", "found 0."),
         ("recommend --n 10000000000", "found 10,000,000,000."),
@@ -258,6 +279,35 @@ def test_eval_prints_its_result(flag: tuple[str, ...], work: Work) -> None:
         assert "\x1b" not in ending.out
 
 
+@pytest.mark.parametrize("flag", [("--json",), ()])
+def test_eval_with_a_protocol_prints_its_result(
+    flag: tuple[str, ...], work: Work, tiny_folder: Path, tmp_path: Path
+) -> None:
+    given = ("--data", work.table, "--images", work.images, "--columns", "image=name", "--device", "cpu", "-q")
+    tiny = ("--set", f"backbone=local-dir:{tiny_folder}", "--set", "views=1", "--set", "batch-size=16", "--epochs", "1")
+    plan = ("--protocol", "image", "--recipe", "quick", "--folds", "2", "--seed", "1")
+    ending = aigc("eval", *given, *tiny, *plan, "--splits-out", "s.csv", "-o", "m.csv", *flag)
+    assert (ending.code, ending.err) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".csv") == ["m.csv", "s.csv"]
+    if flag:
+        found = json.loads(ending.out)
+        assert (found["protocol"], found["recipe"], len(found["warnings"])) == ("image", "quick", 1)
+        assert {row["run"] for row in found["metrics"]} == {"quick"}
+        assert len({row["group"] for row in found["folds"]}) == 2
+        return
+    assert [line for line in ending.out.splitlines() if len(line) > 80 and not line.startswith("Warning: ")] == []
+    for part in (
+        "Recipe quick: means over folds",
+        "image-level 2-fold",
+        "prompt-disjoint 2-fold",
+        "SROCC in prompt",
+        "by chance",
+        "SD of SROCC, image-level 2-fold, quality: over folds",
+        "Warning: image-level 2-fold: ",
+    ):
+        assert part in ending.out
+
+
 def test_score_prints_its_result(work: Work, tmp_path: Path) -> None:
     given = ("score", work.images, "--model", work.run, "--device", "cpu", "--prompt", "[/] [red]x")
     ending = aigc(*given, "-o", "s.csv")
@@ -309,6 +359,16 @@ def test_a_device_that_is_not_there(work: Work) -> None:
     ending = aigc("score", work.images, "--model", work.run, "--device", "mps")
     assert (ending.code, ending.out) == (4, "")
     assert ending.err.splitlines()[0] == "aigc: Expected the device mps, found none on this machine."
+
+
+def test_a_metric_with_its_interval_is_one_line_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    common = {"split": "prompt-disjoint 5-fold", "group": "all", "value": 0.757, "ci_low": 0.731, "ci_high": 0.784}
+    targets = ("quality", "consistency", "zero_shot_cosine")
+    rows = [common | {"target": t, "metric": m, "n": 2383, "reason": ""} for t in targets for m in METRICS]
+    print_metrics("Recipe small", rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.count("0.757 [0.73, 0.78]") == 3 for line in lines) == len(METRICS)
 
 
 def test_null_where_nothing_is_defined(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

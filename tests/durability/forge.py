@@ -7,6 +7,8 @@ folder being opened, synced, renamed or removed, tensors being saved, and steps 
 Reads one JSON order a line from stdin and answers each with one line on stdout.
 """
 
+import contextlib
+import io
 import json
 import mmap
 import os
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aigc_cli.cli import commands
 from aigc_cli.cli import main as cli
 from aigc_cli.core import metrics
 from aigc_cli.core.backbones import load_backbone
@@ -142,7 +145,10 @@ def child(order: dict[str, Any]) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     metrics.metric_rows.__defaults__ = (20,)  # the intervals have tests of their own
-    load_backbone(sys.argv[1])  # so that whatever it imports is there
+    load_backbone(sys.argv[1])  # so that whatever it imports is there, and what a command line takes
+    commands.register(cli.app)
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli._run(["train", "--print-config"])
     for line in sys.stdin:
         order = json.loads(line)
         count[:8] = struct.pack("q", 0)

@@ -229,7 +229,7 @@ def test_a_finished_training_is_left_alone(forge: Forge, line: str, whole: Whole
     ("more", "found"),
     [
         ("--lr 1e-4", "lr (0.001 then, 0.0001 now)"),
-        ("--recipe small", "scale_q (0.2 then, 0.1 now)"),
+        ("--recipe small", "freeze (partial then, all now)"),
         ("--data scores.csv", "the images, prompts or scores"),
         ("-o other", "Expected --resume without -o"),
     ],

@@ -26,7 +26,7 @@ DANGEROUS = (
     r"np\.(load|save)\((?!.*allow_pickle=False)",
     r"weights_only ?= ?False",
     r"\byaml\.(unsafe_load|full_load|Loader|UnsafeLoader|FullLoader)\b",
-    r"(?<![\w.])(eval|exec|compile)\(",
+    r"(?<![\w.])(?<!def )(eval|exec|compile)\(",
     r"\bos\.(system|popen)\(",
     r"shell ?= ?True",
     r"trust_remote_code",

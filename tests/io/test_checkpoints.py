@@ -2,20 +2,31 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.training import new_judge
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.io import checkpoints
-from aigc_cli.io.checkpoints import DESCRIPTION, WEIGHTS, find_checkpoint, load_checkpoint, save_checkpoint
+from aigc_cli.io import checkpoints, weights
+from aigc_cli.io.checkpoints import (
+    DESCRIPTION,
+    FACTS,
+    WEIGHTS,
+    find_checkpoint,
+    load_checkpoint,
+    load_state,
+    save_checkpoint,
+    save_state,
+)
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows import models
 from aigc_cli.workflows.models import load_model
@@ -295,3 +306,43 @@ def test_a_description_with_any_field_missing_or_damaged(
             except Exception as error:
                 stray.setdefault(".".join(path), f"{value!r}: {type(error).__name__}: {error}")
     assert stray == {}
+
+
+# --- states of a training
+
+
+def state(folder: Path, epoch: int, step: int) -> None:
+    save_state(folder, epoch, step, {"w": torch.full((3,), float(step))}, {"epoch": epoch, "step": step, "x": 0.1})
+
+
+def test_the_latest_state_is_by_epoch_and_step(tmp_path: Path) -> None:
+    assert load_state(tmp_path) is None
+    state(tmp_path, 10, 2)
+    for name in ("epoch-9-step-300", "epoch-10-step-1"):  # the older, as if a kill had kept them
+        shutil.copytree(tmp_path / "epoch-10-step-2", tmp_path / name)
+    tensors, facts = load_state(tmp_path) or ({}, {})
+    assert (tensors["w"].tolist(), facts) == ([2, 2, 2], {"epoch": 10, "step": 2, "x": 0.1})
+    state(tmp_path, 11, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-11-step-0"]
+
+
+def test_a_failed_save_keeps_the_earlier_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state(tmp_path, 1, 0)
+    monkeypatch.setattr(weights, "save_file", fails)
+    with pytest.raises(EnvironmentProblem, match="No space left on device"):
+        state(tmp_path, 2, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-1-step-0"]
+    assert load_state(tmp_path) is not None
+
+
+def fails(*_: object) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 9}'])
+def test_a_damaged_state(text: str, tmp_path: Path) -> None:
+    state(tmp_path, 1, 0)
+    (tmp_path / "epoch-1-step-0" / FACTS).write_text(text)
+    with pytest.raises(AigcError) as caught:
+        load_state(tmp_path)
+    assert (caught.value.exit_code, caught.value.hint) == (2, RETRAIN)

@@ -174,7 +174,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     plain = ablation.train_cell
 
     def train_cell(*given: Any) -> Any:
-        calls.append((given[5], given[6].seed))
+        calls.append((given[3], given[4].seed))
         return plain(*given)
 
     monkeypatch.setattr(ablation, "train_cell", train_cell)

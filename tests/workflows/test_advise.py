@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("few_resamples")
 
 GOOD = {"loss": 0.02, "srocc_q": 0.8, "srocc_c": 0.7, "saturated_q": 0.0, "saturated_c": 0.0}
 GOOD |= {"unused_q": 0.2, "unused_c": 0.2}
-DEMO = {"data": None, "images": None, "columns": {}, "sep": ","}
+DEMO = {"data": None, "images": None, "columns": {}, "sep": ",", "splits": None}
 MakeRun = Callable[..., Path]
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from aigc_cli.core.metrics import Estimate
-from aigc_cli.workflows.crossval import Cell, Failure
+from aigc_cli.workflows.cells import Failure
+from aigc_cli.workflows.crossval import Cell
 from aigc_cli.workflows.ratings import TARGETS
 from aigc_cli.workflows.summary import UNTOLD, Summary, markdown, points, shown, summarise, zero_shot
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def train(settings: dict[str, str], source: Source, tmp_path: Path, monkeypatch:
 
     def run(name: str = "run", source: Source = source, recipe: str | None = None, **more: Any) -> TrainResult:
         options = {key: more.pop(key) for key in ("overwrite", "freeze_layers", "cache", "progress") if key in more}
+        source = replace(source, splits=more.pop("splits", None))
         resolved = resolve(settings | {key: str(value) for key, value in more.items()}, recipe)
         return train_model(resolved, source, tmp_path / name, **{"progress": Silent(), "device": "cpu"} | options)
 
@@ -137,6 +139,59 @@ def test_without_a_validation_part(train: Train, tmp_path: Path, demo: list[Samp
     result = train(val_fraction=0, checkpoint="last")
     assert (result.n_train, result.n_val, result.metrics, result.chosen_on_val) == (len(demo), 0, [], False)
     assert {row["split"] for row in read_rows(tmp_path / "run" / "splits.parquet")} == {"train"}
+
+
+# --- a split that was saved
+
+
+def test_the_parts_of_an_earlier_run(train: Train, tmp_path: Path) -> None:
+    """Another seed would draw other parts; with the first run's table they are its parts."""
+    train("first", seed=3)
+    used = tmp_path / "first" / "splits.parquet"
+    other = train("other", seed=0, epochs=1)
+    again = train("again", seed=0, epochs=1, splits=used)
+    sides = [
+        {row["name"]: row["split"] for row in read_rows(tmp_path / name / "splits.parquet")}
+        for name in ("first", "other", "again")
+    ]
+    assert sides[0] == sides[2] != sides[1]
+    assert (again.n_train + again.n_val) == (other.n_train + other.n_val)
+    said = json.loads((tmp_path / "again" / "run.json").read_text())
+    assert (said["group_by"], said["source"]["splits"]) == (None, str(used))
+
+
+def test_a_persons_split_by_image_is_told(train: Train, demo: list[Sample], tmp_path: Path) -> None:
+    lines = [f"{sample.name},{'val' if row % 3 == 0 else 'train'}" for row, sample in enumerate(demo)]
+    (tmp_path / "s.csv").write_text("\n".join(["name,split", *lines]))
+    said: list[str] = []
+
+    class Listening(Silent):
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    result = train(epochs=1, splits=tmp_path / "s.csv", progress=Listening())
+    assert (result.n_train, result.n_val) == (32, 16)
+    assert any("prompts are in both parts of the saved split" in message for message in said)
+
+
+@pytest.mark.parametrize(
+    ("parts", "more", "message"),
+    [
+        (["train", "fold"], {}, "expected train or val in the column split, found 'fold'."),
+        (["train", ""], {}, "expected train or val in the column split, found None."),
+        (["val"], {}, "expected images to train on, found none."),
+        (["train"], {"checkpoint": "best"}, "to choose a checkpoint on, found none."),
+    ],
+)
+def test_a_split_that_cannot_be_trained_on(
+    parts: list[str], more: dict[str, str], message: str, train: Train, demo: list[Sample], tmp_path: Path
+) -> None:
+    lines = [f"{sample.name},{parts[row % len(parts)]}" for row, sample in enumerate(demo)]
+    (tmp_path / "s.csv").write_text("\n".join(["name,split", *lines]))
+    with pytest.raises(AigcError) as caught:
+        train(splits=tmp_path / "s.csv", **more)
+    assert message in caught.value.message
+    assert not (tmp_path / "run").exists()
 
 
 # --- the same again

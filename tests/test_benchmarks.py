@@ -1,0 +1,37 @@
+"""The benchmarks' own arithmetic: turns, medians, and what counts as far off."""
+
+import pytest
+
+from benchmarks.__main__ import report
+from benchmarks.measure import Row, ratios, turns
+
+
+def test_the_sides_take_turns() -> None:
+    order: list[str] = []
+    seconds = turns(2, {"a": lambda: order.append("a"), "b": lambda: order.append("b")})
+    assert order == ["a", "b", "a", "b"]
+    assert [len(found) for found in seconds.values()] == [2, 2]
+    assert ratios([4.0, 9.0], [2.0, 3.0]) == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("row", "met", "far"),
+    [
+        (Row("p", "w", [3.0, 5.0, 9.0], 4.0), "yes", False),
+        (Row("p", "w", [3.0], 4.0), "no", False),
+        (Row("p", "w", [1.9], 4.0), "no", True),
+        (Row("p", "w", [1.0], 4.0, unit="s"), "no", False),
+        (Row("p", "w", [1.3], 1.1, at_least=False), "no", False),
+        (Row("p", "w", [2.3], 1.1, at_least=False), "no", True),
+        (Row("p", "w", [0.1]), "-", False),
+    ],
+)
+def test_only_a_ratio_of_less_than_half_its_target_is_far_off(row: Row, met: str, far: bool) -> None:
+    assert row.cells()[5] == met
+    assert row.far_off == far
+
+
+def test_the_report_has_a_line_for_each_row() -> None:
+    text = report([Row("score", "plain over ours", [3.0, 5.0, 9.0], 4.0, note="few images")], cores=2)
+    assert "| score | plain over ours | 5 x | 3 - 9 | >= 4 x | yes | few images |" in text
+    assert "torch " in text
