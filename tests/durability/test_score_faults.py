@@ -154,13 +154,17 @@ def test_a_full_disk_keeps_the_old_table_and_the_rows(
 
 
 POWERLESS = """
-import os
-import aigc_cli.workflows.score  # while it may be read
-from aigc_cli.cli.main import main
-if os.geteuid() == 0:
+import os, sys
+from pathlib import Path
+from aigc_cli.errors import AigcError
+from aigc_cli.workflows.score import score_folder
+if os.geteuid() == 0:  # imports come before: an ordinary user may not see this Python's own files
     os.setgroups([])
     os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
-main()
+try:
+    score_folder(Path(sys.argv[1]), Path(sys.argv[2]), model=Path("/no such model"))
+except AigcError as error:
+    print(error.exit_code, error.message)
 """
 
 
@@ -168,17 +172,14 @@ def test_an_unwritable_place_is_found_before_the_model_is_loaded(environment: di
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
-        folder = Path(name, "images")
+        folder, closed = Path(name, "images"), Path(name, "closed")
         folder.mkdir()
         (folder / "a.jpg").write_bytes(b"")
-        Path(name, "closed").mkdir(mode=0o555)
+        closed.mkdir(mode=0o555)
         Path(name).chmod(0o755)
-        line = ["score", str(folder), "--model", "/nowhere", "-o", f"{name}/closed/t.csv"]  # no such model: 2
-        done = subprocess.run(
-            [sys.executable, "-c", POWERLESS, *line], env=environment, capture_output=True, text=True, timeout=400
-        )
-    assert (done.returncode, done.stdout) == (4, ""), done.stderr
-    assert f"aigc: The folder {name}/closed can't be written." in done.stderr
+        line = [sys.executable, "-c", POWERLESS, str(folder), f"{closed}/t.csv"]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400)
+    assert (done.stdout, done.stderr) == (f"4 The folder {closed} can't be written.\n", "")
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "dead link", "pipe", "device"])
