@@ -27,27 +27,22 @@ NONE = replace(RECIPE, freeze="none", epochs=2, loss="l1+rank", max_grad_norm=0.
 Make = Callable[..., tuple[Judge, Data]]
 
 
-class Stop(Exception):
-    """The process would end here."""
-
-
-def trained(
-    ready: Make, recipe: Recipe, start: Snapshot | None = None, stop: int = -1, val: range = VAL
-) -> tuple[Fit | None, list[Snapshot]]:
-    """A training up to call number `stop` of `after`, and what could be written down at each call."""
+def trained(ready: Make, recipe: Recipe, start: Snapshot | None = None) -> tuple[Fit, list[Snapshot]]:
+    """A training, and what could be written down at each moment of it."""
     judge, data = ready(recipe)
     seen: list[Snapshot] = []
 
     def after(loop: Loop) -> None:
         now = loop.snapshot()
         seen.append(Snapshot({name: tensor.clone() for name, tensor in now.tensors.items()}, now.facts))
-        if len(seen) - 1 == stop:
-            raise Stop
 
-    try:
-        return fit(judge, data, TRAIN, val, recipe, Silent(), start=start, after=after), seen
-    except Stop:
-        return None, seen
+    return fit(judge, data, TRAIN, VAL, recipe, Silent(), start=start, after=after), seen
+
+
+def written(state: Snapshot, folder: Path) -> Snapshot:
+    """The state as another process reads it."""
+    save_state(folder, state.facts["epoch"], state.facts["step"], state.tensors, state.facts)
+    return Snapshot(*(load_state(folder) or pytest.fail("nothing was saved")))
 
 
 def timeless(facts: dict[str, Any]) -> dict[str, Any]:
@@ -57,34 +52,25 @@ def timeless(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, PARTIAL, PATIENT, NONE], ids=["all", "partial", "patient", "none"])
-@pytest.mark.parametrize("stop", [0, STEPS - 1, STEPS, STEPS + 3])
-def test_weights_optimiser_and_curves_are_equal_bit_for_bit(
-    recipe: Recipe, stop: int, ready: Make, tmp_path: Path
-) -> None:
-    """Ended after the first step, the last of an epoch, an epoch's end, and within the second epoch."""
+def test_weights_optimiser_and_curves_are_equal_bit_for_bit(recipe: Recipe, ready: Make, tmp_path: Path) -> None:
+    """Resumed after the first step, the last of an epoch, an epoch's end, and within the second epoch."""
     whole, expected = trained(ready, recipe)
-    assert whole is not None
-    _, before = trained(ready, recipe, stop=stop)
-    last = before[-1]
-    save_state(tmp_path, last.facts["epoch"], last.facts["step"], last.tensors, last.facts)
-    torch.manual_seed(99)  # a new process
-    result, rest = trained(ready, recipe, Snapshot(*(load_state(tmp_path) or pytest.fail("nothing was saved"))))
-    assert result is not None
-    assert len(before) + len(rest) == len(expected)
-    for found, wanted in zip([*before, *rest], expected, strict=True):
-        assert timeless(found.facts) == timeless(wanted.facts)
-        assert found.tensors.keys() == wanted.tensors.keys()
-        assert all(torch.equal(found.tensors[name], tensor) for name, tensor in wanted.tensors.items())
     assert any(name.startswith("optimiser.") and name.endswith(".exp_avg_sq") for name in expected[-1].tensors)
-    assert (result.kept_epoch, result.stopped_early) == (whole.kept_epoch, whole.stopped_early)
-    assert all(torch.equal(result.kept_state[name], tensor) for name, tensor in whole.kept_state.items())
+    for stop in (0, STEPS - 1, STEPS, STEPS + 3):
+        torch.manual_seed(99)  # a new process
+        result, rest = trained(ready, recipe, written(expected[stop], tmp_path / str(stop)))
+        assert len(rest) == len(expected) - stop - 1 > 0
+        for found, wanted in zip(rest, expected[stop + 1 :], strict=True):
+            assert timeless(found.facts) == timeless(wanted.facts)
+            assert found.tensors.keys() == wanted.tensors.keys()
+            assert all(torch.equal(found.tensors[name], tensor) for name, tensor in wanted.tensors.items())
+        assert (result.kept_epoch, result.stopped_early) == (whole.kept_epoch, whole.stopped_early)
+        assert all(torch.equal(result.kept_state[name], tensor) for name, tensor in whole.kept_state.items())
 
 
 def test_a_finished_training_takes_no_step(ready: Make) -> None:
     whole, seen = trained(ready, PATIENT)
     again, more = trained(ready, PATIENT, seen[-1])
-    assert whole is not None
-    assert again is not None
     assert (len(whole.epochs), whole.stopped_early, more) == (4, True, [])
     assert again.epochs == whole.epochs
 
@@ -98,17 +84,13 @@ def test_rows_that_were_not_rated_are_no_trouble(ready: Make, tmp_path: Path) ->
         targets[::2, 0] = torch.nan
         return judge, replace(data, targets=targets)
 
-    whole, _ = trained(half_rated, RECIPE)
-    _, before = trained(half_rated, RECIPE, stop=2)
-    save_state(tmp_path, 1, 3, before[-1].tensors, before[-1].facts)
-    result, _ = trained(half_rated, RECIPE, Snapshot(*(load_state(tmp_path) or pytest.fail("nothing was saved"))))
-    assert whole is not None
-    assert result is not None
+    whole, seen = trained(half_rated, RECIPE)
+    result, _ = trained(half_rated, RECIPE, written(seen[2], tmp_path))
     assert timeless({"epochs": result.epochs, "losses": []}) == timeless({"epochs": whole.epochs, "losses": []})
 
 
 @pytest.mark.parametrize("recipe", [PARTIAL, replace(RECIPE, hidden_q=8)], ids=["freezing", "width"])
 def test_the_state_of_another_model_is_refused(recipe: Recipe, ready: Make) -> None:
-    _, seen = trained(ready, RECIPE, stop=0)
+    _, seen = trained(ready, RECIPE)
     with pytest.raises(AigcError, match="Expected the state of this training"):
         trained(ready, recipe, seen[0])
