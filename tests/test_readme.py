@@ -49,3 +49,9 @@ def test_every_recipe_is_named() -> None:
     from aigc_cli.recipe import recipe_names
 
     assert all(f"`{name}`" in README for name in recipe_names())
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(links) >= 7
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -66,10 +66,9 @@ def verify(
     if as_json:
         print_json(asdict(found))
     elif not found.problems:
-        moved = (
-            "" if found.largest is None else f"; none moved by more than {TOLERANCE} MOS, the most {found.largest:.1e}"
-        )
-        print(f"Verified: {found.checked} of {found.scored} rows scored again{moved}.")
+        most = found.largest
+        largest = "" if most is None else f"; the largest change is {most:.1e} MOS of {TOLERANCE} allowed"
+        print(f"Verified: {found.checked} of {found.scored} rows scored again{largest}.")
     else:
         print(f"Not as the table says ({found.checked} of {found.scored} rows scored again):")
         print("\n".join(f"  {printable(problem)}" for problem in found.problems))

@@ -185,6 +185,7 @@ def serve() -> None:
         os.dup2(2, 1)  # nothing that a library prints may come between the answers
         _reply(out, {})
         for line in sys.stdin.buffer:
+            _alarm(2 * PATIENCE)  # whoever started this may have gone while it hangs
             try:
                 decoded = decode(read_bytes(Path(os.fsdecode(bytes.fromhex(line.decode())))))
                 size = {"width": decoded.width, "height": decoded.height, "note": decoded.note}
@@ -193,6 +194,13 @@ def serve() -> None:
                 _reply(out, {"reason": fault.reason})
             except MemoryError:
                 _reply(out, {"reason": "decoder_crash"})
+            _alarm(0)
+
+
+def _alarm(seconds: float) -> None:
+    """Ends this process after so many seconds, 0 for not any more."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(int(seconds))
 
 
 def _reply(out: Any, answer: dict[str, Any], pixels: bytes = b"") -> None:

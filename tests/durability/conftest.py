@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from killing import Forge
@@ -39,17 +38,6 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (site / "sitecustomize.py").write_text(MISBEHAVE)
     path = os.pathsep.join([str(site), str(Path(__file__).parents[2])])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture
-def aigc(environment: dict[str, str]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Runs `aigc` in a process of its own."""
-
-    def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
-        line = [sys.executable, "-m", "aigc_cli", *map(str, arguments)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=180, env=environment, **options)
-
-    return run
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_every_fault_at_once(
             csv.writer(stream).writerows([("name", "prompt"), *rows])
         options = ["--prompts", tmp_path / "p.csv", "--model", tiny_model, "-o", tmp_path / output, "--device", "cpu"]
         line = [sys.executable, "-c", MEASURE, "score", folder, *options]
-        done = subprocess.run([*map(str, line)], env=environment, capture_output=True, text=True, timeout=180)
+        done = subprocess.run([*map(str, line)], env=environment, capture_output=True, text=True, timeout=400)
         code, size = map(int, done.stderr.splitlines()[-1].split())
         assert code == 0, done.stderr
         with (tmp_path / output).open(newline="", encoding="utf-8") as stream:

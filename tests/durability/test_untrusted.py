@@ -120,7 +120,7 @@ def test_modules_in_the_working_folder_are_not_run(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 images, 0 failed" in done.stdout

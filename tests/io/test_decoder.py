@@ -140,6 +140,20 @@ def test_ctrl_c_and_sigterm_leave_a_decoder_at_work(picture: Callable[[str], Pat
     assert decoder._idle._waiting[0]._child is child
 
 
+def test_a_decoder_that_hangs_ends_by_itself_when_its_run_is_gone(
+    picture: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = tmp_path / "impatient"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(f"{MISBEHAVE}\nfrom aigc_cli.io import decoder\ndecoder.PATIENCE = 0.5\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+    process = decoder._Process()
+    assert process._child.stdin is not None
+    process._child.stdin.write(os.fsencode(picture("hang.png")).hex().encode() + b"\n")
+    process.close()  # waits
+    assert process._child.returncode == -signal.SIGALRM
+
+
 def test_threads_have_a_decoder_each(picture: Callable[[str], Path]) -> None:
     path, together = picture("a.png"), threading.Barrier(3)
 

@@ -6,10 +6,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from aigc_cli.core.backbone import Backbone
 from aigc_cli.errors import AigcError, EnvironmentProblem, Interrupted, RunHeld
 from aigc_cli.io.locks import owned
 from aigc_cli.io.results import read_rows
@@ -107,6 +110,28 @@ def test_a_resumed_table_is_byte_for_byte_that_of_one_go(
     if suffix != "parquet":
         beside |= {f"{name}.meta.json", f"whole.{suffix}.meta.json"}
     assert {path.name for path in tmp_path.iterdir()} == beside
+
+
+@pytest.mark.parametrize("caught_up", [True, False])
+def test_prompts_are_embedded_to_the_bit_as_in_one_go(
+    caught_up: bool, mini: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bits of an embedding depend on the prompts beside it: without catching up, some differ."""
+    monkeypatch.setattr(scoring, "BATCH", 32)
+    judge: Any = SimpleNamespace(backbone=mini)
+    texts = [f"{'a very ' * (i % 7)}red fox number {i}" for i in range(37)]
+    batches = [[texts[(i + k) % 37] for i in range(32)] for k in range(5)]  # one more new prompt in each
+    one_go = scoring.Texts(judge)
+    expected = [one_go(batch)[0] for batch in batches]
+    same = []
+    for done in range(1, 5):
+        resumed = scoring.Texts(judge)
+        if caught_up:
+            resumed.catch_up([prompt for batch in batches[:done] for prompt in batch])
+        same += [
+            torch.equal(resumed(batch)[0], whole) for batch, whole in zip(batches[done:], expected[done:], strict=True)
+        ]
+    assert all(same) == caught_up
 
 
 def test_finished_rows_are_not_computed_again_and_failed_ones_are(
