@@ -93,9 +93,6 @@ class Bank:
         for row, key in enumerate(keys):
             self._place.setdefault(key, (len(self._shards) - 1, row))
 
-    def __contains__(self, entry: str) -> bool:
-        return entry in self._place
-
     def missing(self, entries: Iterable[str]) -> list[str]:
         """Those of `entries` that are not stored, each once, in order."""
         return [entry for entry in dict.fromkeys(entries) if entry not in self._place]
