@@ -59,13 +59,24 @@ class Recipe:
     dropout: float = _setting(0.1, "Model", "before each head's last layer", sensible=(0, 0.3), low=0, high=0.95)
     freeze: str = _setting("partial", "Freezing", "how much stays frozen", choices=("all", "partial", "none"))
     freeze_depth: float = _setting(
-        0.75, "Freezing", "frozen share of each tower's blocks", sensible=(0.66, 0.92), low=0, high=1
+        0.75, "Freezing", "frozen share of each tower's blocks", sensible=(0.33, 0.92), low=0, high=1
+    )
+    freeze_text: str | None = _setting(
+        None, "Freezing", "the same for the text tower; default: as freeze", choices=("all", "partial", "none")
     )
     lr: float = _setting(
         3e-5, "Optimisation", "learning rate; a backbone may multiply it", sensible=(1e-6, 1e-3), low=0, high=1
     )
     lr_backbone: float | None = _setting(
         None, "Optimisation", "learning rate of the backbone; default: lr", sensible=(1e-6, 1e-3), low=0, high=1
+    )
+    lr_layer_decay: float = _setting(
+        1.0,
+        "Optimisation",
+        "factor on lr_backbone for each block down the tower",
+        sensible=(0.7, 1),
+        low=0.1,
+        high=1,
     )
     epochs: int = _setting(20, "Optimisation", "passes over the images", sensible=(10, 50), low=1)
     batch_size: int = _setting(32, "Optimisation", "images per step", sensible=(8, 128), low=2)
@@ -91,6 +102,12 @@ class Recipe:
     loss: str = _setting("mse", "Loss", "mse, l1, plcc, rank, or a sum such as l1+plcc")
     w_q: float = _setting(0.5, "Loss", "weight of quality", sensible=(0.3, 0.7), low=0)
     w_c: float = _setting(0.5, "Loss", "weight of consistency", sensible=(0.3, 0.7), low=0)
+    w_contrast: float = _setting(
+        0.0, "Loss", "weight of telling prompts apart by the cosine (InfoNCE)", sensible=(0, 0.2), low=0
+    )
+    w_mismatch: float = _setting(
+        0.0, "Loss", "weight of scoring an image lower with another's prompt", sensible=(0, 1), low=0
+    )
     views: int = _setting(4, "Views", "augmented views of each image", sensible=(1, 16), low=1, high=1000)
     crop_scale_min: float = _setting(
         0.8, "Views", "smallest share of the area that a view keeps", sensible=(0.6, 1), low=0.05, high=1

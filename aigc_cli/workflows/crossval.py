@@ -70,7 +70,7 @@ def prepare(
 ) -> Prepared:
     """Puts all images at the freeze boundary of `backbone`; those that can't be decoded leave `rated`."""
     backbone.modules().to(pick_device(device))
-    freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth)  # type: ignore[arg-type]
+    freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth, recipe.freeze_text)  # type: ignore[arg-type]
     images, rated = image_features(backbone, freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
     prepare_views(images, range(len(rated.samples)), recipe.views, progress)
