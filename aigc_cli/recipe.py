@@ -78,7 +78,7 @@ class Recipe:
         low=0.1,
         high=1,
     )
-    epochs: int = _setting(20, "Optimisation", "passes over the images", sensible=(10, 50), low=1)
+    epochs: int = _setting(20, "Optimisation", "passes over the images", sensible=(4, 50), low=1)
     batch_size: int = _setting(32, "Optimisation", "images per step", sensible=(8, 128), low=2)
     weight_decay: float = _setting(1e-4, "Optimisation", "AdamW's decay", sensible=(1e-5, 1e-3), low=0)
     scheduler: str = _setting(
