@@ -16,9 +16,18 @@ from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.workflows.models import load_model
-from aigc_cli.workflows.ratings import TARGETS, Source, image_features, read_rated, tell_skipped, training_data
+from aigc_cli.workflows.ratings import (
+    TARGETS,
+    Source,
+    image_features,
+    prompt_digest,
+    read_rated,
+    tell_skipped,
+    to_mos,
+    training_data,
+)
 from aigc_cli.workflows.reports import evaluation_gallery
-from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows, prompt_digest, to_mos
+from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows
 
 UNSEEN = "unseen"
 

@@ -69,7 +69,10 @@ def verify(
     scored, rows = _sample((row for row in iter_rows(table) if row["status"] == "ok"), n, seed)
     scorer = Scorer(load_model(model, device), progress=progress)
     now = scorer.model.metadata()
-    problems = [f"{key}: {said.get(key)} in the table, {now[key]} now" for key in COMPARED if said.get(key) != now[key]]
+    compared = [
+        key for key in (*COMPARED, "calibration") if key in said or key in COMPARED
+    ]  # earlier versions had none
+    problems = [f"{key}: {said.get(key)} in the table, {now[key]} now" for key in compared if said.get(key) != now[key]]
     if problems:
         return Verification(scored, 0, None, problems)
     entries = _entries(rows, images)
