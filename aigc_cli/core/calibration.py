@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aigc_cli.core.backbone import ImageFeatures
-from aigc_cli.core.domain import Domain
+from aigc_cli.core.domain import Domain, joined
 from aigc_cli.core.splits import grouped_folds
 
 LEVEL = 0.9
@@ -62,7 +62,8 @@ class Spread:
 
     def __call__(self, inputs: Column) -> Column:
         """The residuals (n,) to be expected for inputs (n, 3)."""
-        return np.clip(self.weights[0] + inputs @ self.weights[1:], LEAST * self.mean, MOST * self.mean)
+        expected: Column = self.weights[0] + inputs @ self.weights[1:]
+        return expected.clip(LEAST * self.mean, MOST * self.mean)
 
 
 def spread_inputs(scores: Column, out_of_domain: Column) -> Column:
@@ -184,7 +185,11 @@ class Calibration:
             image: their features.
             scores: {target: (B,)} on [0, 1], clipped or not.
         """
-        found = {"out_of_domain": self.domain.out_of_domain(image)}
+        return self.columns_of(joined(image), scores)
+
+    def columns_of(self, features: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Column]:
+        """`columns` of features (B, F) as `joined` makes them."""
+        found = {"out_of_domain": self.domain.share(self.domain.distance(features))}
         for target, bars in self.bars.items():
             column = scores[target].cpu().double().numpy()
             found[f"{target}_low"], found[f"{target}_high"] = bars.interval(column, found["out_of_domain"])

@@ -95,12 +95,8 @@ class Domain:
             found: Column = ((along / self.deviations).square().mean(1) + across).numpy()
         return found
 
-    def out_of_domain(self, image: ImageFeatures) -> Column:
-        """The share (B,) of the known images that lie nearer than these: 0.5 on average at home, 1 beyond all."""
-        return self.share(self.distance(joined(image)))
-
     def share(self, distances: Column) -> Column:
-        """The share (B,) of the known images that lie nearer than these distances (B,)."""
+        """The share (B,) of the known images that lie nearer than these distances (B,): 0.5 on average, at most 1."""
         return np.searchsorted(self.known.numpy(), distances) / len(self.known)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -23,8 +23,10 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not the white 
 
 _text, _real, _whole, _flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
-ERROR_BARS = ("quality_low", "quality_high", "consistency_low", "consistency_high", "out_of_domain")
-ERROR_BARS += ("quality_percentile", "consistency_percentile")
+ERROR_BARS = (
+    *("quality_low", "quality_high", "consistency_low", "consistency_high"),  # the 90% interval
+    *("out_of_domain", "quality_percentile", "consistency_percentile"),
+)
 LATER = frozenset(ERROR_BARS)  # columns that tables of earlier versions lack
 
 SCHEMAS: dict[str, pa.Schema] = {
