@@ -75,8 +75,7 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    begun = output or overwrite or freeze_layers is not None or print_config or calibrate_folds or calibrate_from
-    if resume and begun:
+    if resume and any((output, overwrite, freeze_layers is not None, print_config, calibrate_folds, calibrate_from)):
         others = "-o, --overwrite, --freeze-layers, --print-config and --calibrate-..."
         raise AigcError(f"Expected --resume without {others}.", "Leave them out: a training goes on as it was begun.")
     resolved = resolve({}) if resume else resolve(settings, recipe)

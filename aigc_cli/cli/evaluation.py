@@ -31,6 +31,9 @@ Settings = Annotated[
     Optional[list[str]],
     typer.Option("--set", help="SETTING=VALUE of the recipe; may be repeated.", rich_help_panel=OF_PROTOCOL),
 ]
+Predictions = Annotated[
+    Optional[Path], _of_protocol("Save each image's held-out scores, for `train --calibrate-from`.")
+]
 Repeats = Annotated[Optional[int], _of_protocol("Times that folds are drawn anew, with the next seed (default 1).")]
 
 
@@ -52,9 +55,7 @@ def evaluate(
     seed: Annotated[Optional[int], _of_protocol("Of folds and training (default 0).")] = None,
     splits: Annotated[Optional[Path], _of_protocol("Use the folds of this table.")] = None,
     splits_out: Annotated[Optional[Path], _of_protocol("Save the folds (.parquet .csv .jsonl).")] = None,
-    predictions_out: Annotated[
-        Optional[Path], _of_protocol("Save each image's held-out scores, for `train --calibrate-from`.")
-    ] = None,
+    predictions_out: Predictions = None,
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
     ] = None,
