@@ -18,7 +18,7 @@ from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.models import load_model
+from aigc_cli.workflows.models import Model, load_model
 from aigc_cli.workflows.ratings import (
     TARGETS,
     Source,
@@ -92,9 +92,8 @@ def evaluate(
     groups = rated.groups(by) if by else []
     data = training_data(images, judge.freezing, rated, recipe)
     everyone = range(len(rated.samples))
-    plain = predict(judge, data, everyone)._asdict()
-    bars = model.calibration.columns_of(features_of(judge, data, everyone), plain) if model.calibration else {}
-    scores = plain | {ZERO_SHOT: _zero_shot(judge, data, everyone)}
+    scores = predict(judge, data, everyone)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, everyone)}
+    bars = _error_bars(model, data, scores, recipe)
     memory = model.checkpoint.description.get("prompts", {})
     part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
     splits = [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in data.prompts]
@@ -110,29 +109,32 @@ def evaluate(
             metrics += evaluation_rows(
                 {target: scores[target][members] for target in (*TARGETS, ZERO_SHOT)}, data, members, recipe, labels
             )
-            metrics += bars_rows(bars, data, members, recipe, labels)
+            metrics += _bars_rows(bars, data, members, recipe, labels)
     if output:
         write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
-    shown = evaluation_gallery(rated.samples, {target: to_mos(scores[target], recipe) for target in TARGETS}, splits)
+    predicted = {target: to_mos(scores[target], recipe) for target in TARGETS} | bars
+    shown = evaluation_gallery(rated.samples, predicted, splits)
     metadata = model.metadata() | {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
     return EvalResult(metrics, rated.skipped, name, shown, {"aigc_version": __version__, **metadata})
 
 
-def bars_rows(
+def _error_bars(model: Model, data: Data, scores: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Any]:
+    """{column: (N,)} of the error bars of all images of `data`, intervals in MOS units; nothing without a calibration."""
+    if model.calibration is None:
+        return {}
+    low, span = recipe.mos_min, recipe.mos_max - recipe.mos_min
+    found = model.calibration.columns_of(features_of(model.judge, data, range(len(data.prompts))), scores)
+    return {name: low + span * v if name.endswith(("_low", "_high")) else v for name, v in found.items()}
+
+
+def _bars_rows(
     bars: Mapping[str, Any], data: Data, rows: Sequence[int], recipe: Recipe, labels: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """How often the intervals of images `rows` hold what people said, and how wide they are, in MOS units.
-
-    Args:
-        bars: columns of a calibration on [0, 1], one value for each image of `data`.
-    """
-    chosen, low, span = list(rows), recipe.mos_min, recipe.mos_max - recipe.mos_min
-    human = (low + span * data.targets[chosen].cpu().double()).numpy()
+    """How often the intervals of images `rows` hold what people said, and how wide they are."""
+    chosen = list(rows)
+    human = (recipe.mos_min + (recipe.mos_max - recipe.mos_min) * data.targets[chosen].cpu().double()).numpy()
     there = [target for target in TARGETS if f"{target}_low" in bars]
-    intervals = {
-        target: (low + span * bars[f"{target}_low"][chosen], low + span * bars[f"{target}_high"][chosen])
-        for target in there
-    }
+    intervals = {target: (bars[f"{target}_low"][chosen], bars[f"{target}_high"][chosen]) for target in there}
     prompts = [data.prompts[row] for row in chosen]
     return interval_rows(intervals, dict(zip(TARGETS, human.T, strict=True)), prompts, labels)
 

@@ -122,32 +122,25 @@ def cross_validate(
     dealt = _dealt(plan, rated, recipe.seed)
     warnings = _warnings(dealt, rated)
     metrics, folds, spread = [], [], []
-    kept: Sequence[_Repeat] = ()
     for protocol, repeats in dealt.items():
         labels, groups = {"run": run, "split": _label(protocol, repeats, rated)}, rated.groups(_grouping(protocol))
         found = []
         for number, parts in enumerate(repeats):
             seeded = replace(recipe, seed=recipe.seed + number)
             found.append(_repeat(ready, groups, parts, seeded, labels["split"], progress))
-        kept = found
+        if plan.predictions and protocol != "image":
+            rows = [row for cell in found[0].cells for row in prediction_rows(cell)]
+            save_predictions(plan.predictions, rows, recipe, {"aigc_version": __version__, "protocol": protocol})
         metrics += _means(found, rated.groups(by) if by else [], by, labels)
         single = _single(found, labels)
         spread += _spread(single, labels["split"], len(repeats))
         folds += single
-    meta = {
-        "aigc_version": __version__,
-        "protocol": plan.protocol,
-        "data": source.describe(),
-        "recipe": to_yaml(resolved),
-        "warnings": " ".join(warnings),
-    }
+    meta = {"aigc_version": __version__, "protocol": plan.protocol, "data": source.describe()}
+    meta |= {"recipe": to_yaml(resolved), "warnings": " ".join(warnings)}
     if output:
         write_table(output, "metrics", [*metrics, *folds], meta)
     if plan.save:
         write_table(plan.save, "splits", _saved(dealt, rated), meta)
-    if plan.predictions:
-        rows = [row for cell in kept[0].cells for row in prediction_rows(cell)]
-        save_predictions(plan.predictions, rows, recipe, {"aigc_version": __version__, "protocol": plan.protocol})
     return ProtocolResult(metrics, folds, spread, warnings, rated.skipped)
 
 
