@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aigc_cli.core.backbone import ImageFeatures
-from aigc_cli.core.domain import Domain, joined
+from aigc_cli.core.domain import Domain
 from aigc_cli.core.splits import grouped_folds
 
 LEVEL = 0.9
@@ -176,23 +175,22 @@ class Calibration:
     domain: Domain
     bars: Mapping[str, Bars]
 
-    def columns(self, image: ImageFeatures, scores: Mapping[str, Tensor]) -> dict[str, Column]:
-        """What the scores table says of B images beside their scores, each column (B,).
-
-        Intervals are on [0, 1], percentiles from 0 to 100; a target without bars has no columns.
+    def columns(
+        self, features: Tensor, scores: Mapping[str, Tensor], scale: tuple[float, float] = (0.0, 1.0)
+    ) -> dict[str, Column]:
+        """What the scores table says of B images beside their scores, each column (B,); see `io.results.ERROR_BARS`.
 
         Args:
-            image: their features.
+            features: (B, F) as `domain.joined` makes them.
             scores: {target: (B,)} on [0, 1], clipped or not.
+            scale: what 0 and 1 are in the units of the intervals; percentiles go from 0 to 100. A target without bars
+                has no columns.
         """
-        return self.columns_of(joined(image), scores)
-
-    def columns_of(self, features: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Column]:
-        """`columns` of features (B, F) as `joined` makes them."""
-        found = {"out_of_domain": self.domain.share(self.domain.distance(features))}
+        (low, high), found = scale, {"out_of_domain": self.domain.share(self.domain.distance(features))}
         for target, bars in self.bars.items():
             column = scores[target].cpu().double().numpy()
-            found[f"{target}_low"], found[f"{target}_high"] = bars.interval(column, found["out_of_domain"])
+            ends = bars.interval(column, found["out_of_domain"])
+            found[f"{target}_low"], found[f"{target}_high"] = (low + (high - low) * end for end in ends)
             found[f"{target}_percentile"] = bars.percentile(column)
         return found
 

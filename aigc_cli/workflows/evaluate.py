@@ -97,8 +97,7 @@ def evaluate(
     memory = model.checkpoint.description.get("prompts", {})
     part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
     splits = [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in data.prompts]
-    metrics: list[dict[str, Any]] = []
-    name = model.metadata()["model"]
+    metrics, name = list[dict[str, Any]](), model.metadata()["model"]
     for split in (UNSEEN, "val", "train"):
         rows = [row for row, found in enumerate(splits) if found == split]
         chosen: dict[str, list[int]] = {"all": rows}
@@ -119,12 +118,11 @@ def evaluate(
 
 
 def _error_bars(model: Model, data: Data, scores: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Any]:
-    """{column: (N,)} of the error bars of all images of `data`, intervals in MOS units; nothing without a calibration."""
+    """{column: (N,)} of the error bars of all images of `data`; nothing without a calibration."""
     if model.calibration is None:
         return {}
-    low, span = recipe.mos_min, recipe.mos_max - recipe.mos_min
-    found = model.calibration.columns_of(features_of(model.judge, data, range(len(data.prompts))), scores)
-    return {name: low + span * v if name.endswith(("_low", "_high")) else v for name, v in found.items()}
+    features = features_of(model.judge, data, range(len(data.prompts)))
+    return model.calibration.columns(features, scores, (recipe.mos_min, recipe.mos_max))
 
 
 def _bars_rows(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from aigc_cli.core.backbone import Freezing, ImageFeatures
+from aigc_cli.core.backbone import Freezing
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.calibration import TARGETS, Calibration
 from aigc_cli.core.devices import pick_device
@@ -106,10 +106,7 @@ def _calibration(checkpoint: Checkpoint, judge: Judge) -> Calibration | None:
         found = Calibration.of(checkpoint.calibration)
         if (shape := (*found.domain.mean.shape, *found.domain.scale.shape)) != (width, width):
             raise ValueError(f"features of {shape}, not of {width}")
-        found.columns(
-            ImageFeatures(torch.zeros(1, config.embed_dim), torch.zeros(1, config.level_dim)),
-            {target: torch.zeros(1) for target in TARGETS},
-        )
+        found.columns(torch.zeros(1, width).double(), {target: torch.zeros(1) for target in TARGETS})
     except (KeyError, ValueError, RuntimeError) as error:
         raise AigcError(
             f"Expected a calibration that fits the model in {checkpoint.folder}, found {error}.",

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import ImageFeatures
+from aigc_cli.core.domain import joined
 from aigc_cli.core.engines import Engines
 from aigc_cli.core.features import prefetch
 from aigc_cli.core.judge import Judge
@@ -234,9 +235,8 @@ class Scorer:
         """Error bars in MOS units, how unusual the images are, and percentiles; nothing without a calibration."""
         if self.model.calibration is None:
             return {}
-        low, span = self.model.recipe.mos_min, self.model.recipe.mos_max - self.model.recipe.mos_min
-        found = self.model.calibration.columns(features, scores._asdict())
-        return {name: low + span * v if name.endswith(("_low", "_high")) else v for name, v in found.items()}
+        scale = (self.model.recipe.mos_min, self.model.recipe.mos_max)
+        return self.model.calibration.columns(joined(features), scores._asdict(), scale)
 
     def _good_row(self, entry: Entry, found: Loaded, values: dict[str, float], cut: bool) -> dict[str, Any]:
         values = {name: value for name, value in values.items() if name.split("_")[0] not in self._untrained}

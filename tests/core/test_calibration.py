@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_cli.core.backbone import ImageFeatures
 from aigc_cli.core.calibration import (
     FEWEST_IMAGES,
     FEWEST_PROMPTS,
@@ -176,7 +175,7 @@ def test_what_is_kept_is_what_was_computed() -> None:
     assert made is not None
     again = Calibration.of({name: tensor.clone() for name, tensor in made.tensors().items()})
     scores = {"quality": torch.linspace(-0.2, 1.2, 120)}
-    one, other = made.columns_of(features, scores), again.columns_of(features, scores)
+    one, other = made.columns(features, scores), again.columns(features, scores)
     assert one.keys() == {"out_of_domain", "quality_low", "quality_high", "quality_percentile"}
     for name, column in one.items():
         np.testing.assert_array_equal(column, other[name])
@@ -193,16 +192,17 @@ def test_a_model_of_few_images_has_no_calibration() -> None:
     assert calibration_of(54)[0] is None  # nine prompts
 
 
-def test_a_batch_of_features_is_judged_row_by_row() -> None:
+def test_a_batch_of_features_is_judged_row_by_row_on_any_scale() -> None:
     made, features = calibration_of()
     assert made is not None
-    image = ImageFeatures(features[:8, :5].float(), features[:8, 5:].float())
     scores = {"quality": torch.linspace(0, 1, 8)}
-    whole = made.columns(image, scores)
+    whole = made.columns(features[:8], scores)
     for row in range(8):
-        alone = ImageFeatures(image.embedding[row : row + 1], image.levels[row : row + 1])
-        for name, column in made.columns(alone, {"quality": scores["quality"][row : row + 1]}).items():
-            assert column[0] == pytest.approx(whole[name][row], abs=1e-9)
+        alone = made.columns(features[row : row + 1], {"quality": scores["quality"][row : row + 1]}, (1, 5))
+        for name, column in alone.items():
+            wanted = whole[name][row]
+            on_scale = 1 + 4 * wanted if name in ("quality_low", "quality_high") else wanted
+            assert column[0] == pytest.approx(on_scale, abs=1e-9)
 
 
 def test_the_distances_of_held_out_models_are_used_where_they_are_known() -> None:
