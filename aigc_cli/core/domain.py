@@ -51,7 +51,7 @@ class Domain:
     its mean (the two parts of probabilistic PCA, Tipping & Bishop 1999).
 
     Attributes:
-        mean, scale: (F,) of each feature.
+        mean, std: (F,) of each feature.
         axes: (F, k) main axes of the standardised features, orthonormal.
         deviations: (k,) standard deviations along them.
         across: () mean squared length across them.
@@ -59,7 +59,7 @@ class Domain:
     """
 
     mean: Tensor
-    scale: Tensor
+    std: Tensor  # `.scale` behind a name is taken, see io.weights
     axes: Tensor
     deviations: Tensor
     across: Tensor
@@ -89,7 +89,7 @@ class Domain:
     def distance(self, features: Tensor) -> Column:
         """The distance (B,) of features (B, F)."""
         with one_thread():
-            standard = (features - self.mean) / self.scale
+            standard = (features - self.mean) / self.std
             along = standard @ self.axes
             across = (standard.square().sum(1) - along.square().sum(1)).clamp(min=0) / self.across
             found: Column = ((along / self.deviations).square().mean(1) + across).numpy()
@@ -116,8 +116,8 @@ def _kept(name: str) -> torch.dtype:
 def _gaussian(features: Tensor, known: Column | None = None) -> Domain:
     """The Gaussian of features (N, F), rounded to what is kept of it, so that it is the same once it was read again."""
     x = features.double()
-    mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=FLAT)
-    x = (x - mean) / scale
+    mean, std = x.mean(0), x.std(0, correction=0).clamp(min=FLAT)
+    x = (x - mean) / std
     width = x.shape[1]
     count = min(AXES, max(1, len(x) // IMAGES_PER_AXIS), width)
     _, main = eigh((x.T @ x).numpy(), subset_by_index=(width - count, width - 1))
@@ -126,7 +126,7 @@ def _gaussian(features: Tensor, known: Column | None = None) -> Domain:
     across = (x.square().sum() - along.square().sum()) / len(x)
     made = Domain(
         mean,
-        scale,
+        std,
         axes,
         along.square().mean(0).sqrt().clamp(min=FLAT),
         across.clamp(min=FLAT),

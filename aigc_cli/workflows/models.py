@@ -104,7 +104,7 @@ def _calibration(checkpoint: Checkpoint, judge: Judge) -> Calibration | None:
     width = config.embed_dim + config.level_dim
     try:
         found = Calibration.of(checkpoint.calibration)
-        if (shape := (*found.domain.mean.shape, *found.domain.scale.shape)) != (width, width):
+        if (shape := (*found.domain.mean.shape, *found.domain.std.shape)) != (width, width):
             raise ValueError(f"features of {shape}, not of {width}")
         found.columns(torch.zeros(1, width).double(), {target: torch.zeros(1) for target in TARGETS})
     except (KeyError, ValueError, RuntimeError) as error:

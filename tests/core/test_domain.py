@@ -46,10 +46,10 @@ def test_the_share_rises_with_the_distance_until_it_is_one() -> None:
 def test_an_image_is_unusual_across_the_main_axes_too() -> None:
     features = cloud(400)
     domain, _ = Domain.fit(features, prompts_of(400))
-    standard = (features - domain.mean) / domain.scale
+    standard = (features - domain.mean) / domain.std
     least = torch.linalg.eigh(standard.T @ standard).eigenvectors[:, 0]
     assert float((least @ domain.axes).square().sum()) < 1e-3
-    odd = (domain.mean + 20 * least * domain.scale)[None]
+    odd = (domain.mean + 20 * least * domain.std)[None]
     assert domain.share(domain.distance(odd))[0] == 1
 
 
