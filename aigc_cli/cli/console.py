@@ -111,6 +111,8 @@ METRIC_LABELS = {
     "regret": "  regret (MOS)",
     "within_srocc": "SROCC in prompt",
     "within_pairwise": "pairs in prompt",
+    "coverage90": "in 90% interval",
+    "width90": "  its width (MOS)",
 }
 SPLIT_TITLES = {
     "unseen": "Unseen prompts",

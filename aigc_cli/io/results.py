@@ -23,6 +23,12 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not the white 
 
 _text, _real, _whole, _flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
+ERROR_BARS = (
+    *("quality_low", "quality_high", "consistency_low", "consistency_high"),  # the 90% interval
+    *("out_of_domain", "quality_percentile", "consistency_percentile"),
+)
+LATER = frozenset(ERROR_BARS)  # columns that tables of earlier versions lack
+
 SCHEMAS: dict[str, pa.Schema] = {
     "scores": pa.schema(
         [
@@ -43,6 +49,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("status", _text),
             ("reason", _text),
         ]
+        + [(name, _real) for name in ERROR_BARS]
     ),
     "metrics": pa.schema(
         [
@@ -91,6 +98,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "predictions": pa.schema(
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
+        + [("out_of_domain", _real)]
     ),
     "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
@@ -221,7 +229,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _check_columns(found: Iterable[str], schema: pa.Schema) -> None:
-    missing = [name for name in schema.names if name not in found]
+    missing = [name for name in schema.names if name not in found and name not in LATER]
     if missing:
         raise ValueError(f"no column {', '.join(missing)}")
 

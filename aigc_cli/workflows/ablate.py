@@ -19,14 +19,13 @@ from aigc_cli.io.plots import ablation_plot
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.cells import Failure, cell_file, load_cell, save_cell
+from aigc_cli.workflows.cells import CELLS, PLAN, Failure, cell_file, load_cell, save_cell
 from aigc_cli.workflows.crossval import Cell, prepare, train_cell
 from aigc_cli.workflows.ratings import TARGETS, Rated, Source, data_digest, read_rated
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, markdown, points, summarise, zero_shot
 from aigc_cli.workflows.variants import Variants, recipes_of
 
 METRIC_NAMES = ("srocc", "plcc")
-PLAN, CELLS = "ablation.json", "cells"
 
 
 def ablate(

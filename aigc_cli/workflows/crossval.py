@@ -8,14 +8,24 @@ import torch
 from numpy.typing import NDArray
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.calibration import enough
 from aigc_cli.core.devices import pick_device
+from aigc_cli.core.domain import Domain, features_of
+from aigc_cli.core.judge import Judge
 from aigc_cli.core.splits import grouped_holdout
 from aigc_cli.core.training import Data, fit, new_judge, predict
 from aigc_cli.errors import Diverged
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.ratings import TARGETS, Rated, image_features, prepare_views, tell_skipped, training_data
-from aigc_cli.workflows.train import to_mos
+from aigc_cli.workflows.ratings import (
+    TARGETS,
+    Rated,
+    image_features,
+    prepare_views,
+    tell_skipped,
+    to_mos,
+    training_data,
+)
 
 Column = NDArray[np.float64]
 
@@ -32,6 +42,7 @@ class Cell:
         cosine: (n,) of the backbone before training.
         seconds: training time.
         trainable: parameters that were trained.
+        out_of_domain: (n,) share of the images trained on that lie nearer; None where it was not asked for.
     """
 
     fold: int
@@ -43,6 +54,7 @@ class Cell:
     cosine: Column
     seconds: float
     trainable: int
+    out_of_domain: Column | None = None
 
     def rated(self, target: str) -> tuple[Column, Column, list[str]]:
         """(predicted, human, groups) of the images that were rated for `target`."""
@@ -78,8 +90,23 @@ def prepare(
     return Prepared(backbone, untouched, training_data(images, freezing, rated, recipe), rated)
 
 
+def distance_shares(judge: Judge, data: Data, trained: Sequence[int], rows: Sequence[int]) -> Column:
+    """The share (len(rows),) of the images `trained` that lie nearer than each of `rows`; NaN where those are few."""
+    prompts = [data.prompts[row] for row in trained]
+    if not enough(len(trained), prompts):
+        return np.full(len(rows), np.nan)
+    domain, _ = Domain.fit(features_of(judge, data, trained), prompts)
+    return domain.share(domain.distance(features_of(judge, data, rows)))
+
+
 def train_cell(
-    ready: Prepared, groups: Sequence[str], held_out: Sequence[int], fold: int, recipe: Recipe, progress: Progress
+    ready: Prepared,
+    groups: Sequence[str],
+    held_out: Sequence[int],
+    fold: int,
+    recipe: Recipe,
+    progress: Progress,
+    unusual: bool = False,
 ) -> Cell:
     """Trains on every row but `held_out`, which is only predicted: never trained on, nor used to choose a checkpoint.
 
@@ -88,6 +115,7 @@ def train_cell(
     Args:
         groups: what kept the folds apart, one for each row.
         fold: the number of the fold that is held out.
+        unusual: whether to say how far the images of the fold lie from those trained on.
 
     Raises:
         Diverged: the loss was not finite.
@@ -102,7 +130,8 @@ def train_cell(
     fraction = recipe.val_fraction if recipe.chooses else 0.0
     kept, chosen = grouped_holdout([groups[row] for row in rest], fraction, recipe.seed)
     cosine = predict(judge, data, held_out).cosine.double().numpy()
-    result = fit(judge, data, [rest[i] for i in kept], [rest[i] for i in chosen], recipe, progress)
+    trained = [rest[i] for i in kept]
+    result = fit(judge, data, trained, [rest[i] for i in chosen], recipe, progress)
     if result.diverged:
         raise Diverged(f"Training diverged: {result.diverged}.", f"Try a third of lr ({recipe.lr:g}).")
     scores = predict(judge, data, held_out)
@@ -117,4 +146,5 @@ def train_cell(
         cosine,
         sum(row["seconds"] for row in result.epochs if row["split"] == "train"),
         judge.trainable(),
+        distance_shares(judge, data, trained, held_out) if unusual else None,
     )

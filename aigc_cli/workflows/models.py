@@ -4,13 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aigc_cli.core.backbone import Freezing
 from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.calibration import TARGETS, Calibration
 from aigc_cli.core.devices import pick_device
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.model import HeadConfig, ResidualHeads
 from aigc_cli.errors import AigcError
-from aigc_cli.io.checkpoints import Checkpoint, load_checkpoint
+from aigc_cli.io.checkpoints import CALIBRATION, Checkpoint, load_checkpoint
+from aigc_cli.io.weights import tensors_digest
 from aigc_cli.recipe import Recipe, checked
 
 
@@ -22,11 +26,13 @@ class Model:
         judge: in eval mode on its device.
         recipe: the recipe it was trained with; its MOS range is the scale of the scores.
         checkpoint: what was on disk.
+        calibration: what its error bars are computed from; None where it has none.
     """
 
     judge: Judge
     recipe: Recipe
     checkpoint: Checkpoint
+    calibration: Calibration | None = None
 
     def metadata(self) -> dict[str, str]:
         """What a result table says about the model that made it."""
@@ -41,6 +47,7 @@ class Model:
             "preprocessing": str(backbone["preprocessing"]),
             "mos_min": str(self.recipe.mos_min),
             "mos_max": str(self.recipe.mos_max),
+            "calibration": tensors_digest(self.checkpoint.calibration) if self.calibration else "none",
         }
 
 
@@ -87,4 +94,22 @@ def load_model(place: Path | None, device: str = "auto") -> Model:
     backbone.modules().to(pick_device(device))
     heads.to(pick_device(device))
     judge.eval()
-    return Model(judge, recipe, checkpoint)
+    return Model(judge, recipe, checkpoint, _calibration(checkpoint, judge))
+
+
+def _calibration(checkpoint: Checkpoint, judge: Judge) -> Calibration | None:
+    if not checkpoint.calibration:
+        return None
+    config = judge.heads.config
+    width = config.embed_dim + config.level_dim
+    try:
+        found = Calibration.of(checkpoint.calibration)
+        if (shape := (*found.domain.mean.shape, *found.domain.std.shape)) != (width, width):
+            raise ValueError(f"features of {shape}, not of {width}")
+        found.columns(torch.zeros(1, width).double(), {target: torch.zeros(1) for target in TARGETS})
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise AigcError(
+            f"Expected a calibration that fits the model in {checkpoint.folder}, found {error}.",
+            f"Remove {CALIBRATION} to score without error bars, or train again.",
+        ) from error
+    return found

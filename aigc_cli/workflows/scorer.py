@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import ImageFeatures
+from aigc_cli.core.domain import joined
 from aigc_cli.core.engines import Engines
 from aigc_cli.core.features import prefetch
 from aigc_cli.core.judge import Judge
@@ -184,7 +185,8 @@ class Scorer:
         if good:
             text, cut = texts([entry.prompt for entry, _ in good])
             features = self._features([found.begun for _, found in good])
-            columns = self._mos(score_batch(self.model.judge, features, text))
+            scores = score_batch(self.model.judge, features, text)
+            columns = self._mos(scores) | self._bars(features, scores)
             scored = (
                 self._good_row(entry, found, {name: float(column[i]) for name, column in columns.items()}, cut[i])
                 for i, (entry, found) in enumerate(good)
@@ -229,12 +231,20 @@ class Scorer:
             "clip_cosine": scores.cosine,
         }
 
+    def _bars(self, features: ImageFeatures, scores: Any) -> dict[str, Any]:
+        """Error bars in MOS units, how unusual the images are, and percentiles; nothing without a calibration."""
+        if self.model.calibration is None:
+            return {}
+        scale = (self.model.recipe.mos_min, self.model.recipe.mos_max)
+        return self.model.calibration.columns(joined(features), scores._asdict(), scale)
+
     def _good_row(self, entry: Entry, found: Loaded, values: dict[str, float], cut: bool) -> dict[str, Any]:
         values = {name: value for name, value in values.items() if name.split("_")[0] not in self._untrained}
         row = _blank(entry) | {"width": found.width, "height": found.height, "status": "ok", "reason": found.note}
         if entry.prompt is None:
             notes = [note for note in (found.note, "no_prompt") if note]
-            return row | {k: v for k, v in values.items() if k.startswith("quality")} | {"reason": ",".join(notes)}
+            kept = {k: v for k, v in values.items() if k.startswith("quality") or k == "out_of_domain"}
+            return row | kept | {"reason": ",".join(notes)}
         return row | values | {"prompt_truncated": cut}
 
 

@@ -23,8 +23,7 @@ from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.models import Model, load_model
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, tell_skipped
-from aigc_cli.workflows.train import to_mos
+from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, tell_skipped, to_mos
 
 SHUFFLED, EMPTIED = "shuffled prompt", "emptied prompt"
 MAX_IMAGES = 200

@@ -10,7 +10,7 @@ from typing import Any
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.images import list_images
-from aigc_cli.io.results import iter_rows, read_metadata
+from aigc_cli.io.results import ERROR_BARS, iter_rows, read_metadata
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import load_model
@@ -18,7 +18,9 @@ from aigc_cli.workflows.scorer import Entry, Scorer
 
 TOLERANCE = 1e-3  # MOS; batches and engines move scores by a tenth of it at most
 COMPARED = ("model_hash", "backbone", "backbone_hash", "preprocessing", "mos_min", "mos_max")
+LATER = ("calibration",)  # what tables of earlier versions don't say
 SCORES = ("quality", "consistency")
+BARS_TOLERANCE = 0.02  # MOS of an interval, a share of a distance or a percentile
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def verify(
     scored, rows = _sample((row for row in iter_rows(table) if row["status"] == "ok"), n, seed)
     scorer = Scorer(load_model(model, device), progress=progress)
     now = scorer.model.metadata()
-    problems = [f"{key}: {said.get(key)} in the table, {now[key]} now" for key in COMPARED if said.get(key) != now[key]]
+    compared = [*COMPARED, *(key for key in LATER if key in said)]
+    problems = [f"{key}: {said.get(key)} in the table, {now[key]} now" for key in compared if said.get(key) != now[key]]
     if problems:
         return Verification(scored, 0, None, problems)
     entries = _entries(rows, images)
@@ -119,4 +122,9 @@ def _change(row: Mapping[str, Any], again: Mapping[str, Any]) -> float | str:
     if any((one is None) != (other is None) for one, other in pairs):
         return "has a score now where it had none, or none where it had one"
     largest = max((abs(one - other) for one, other in pairs if one is not None), default=0.0)
+    for name in ERROR_BARS:
+        one, other = row.get(name), again[name]
+        percent = 100 if name.endswith("percentile") else 1
+        if one is not None and (other is None or not abs(one - other) <= BARS_TOLERANCE * percent):
+            return f"its {name} is {one:.3f} in the table, {'none' if other is None else f'{other:.3f}'} now"
     return largest if math.isfinite(largest) else "has a score that is no number"

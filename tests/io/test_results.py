@@ -15,7 +15,9 @@ from aigc_cli.io.results import SCHEMA_VERSION, SCHEMAS, Kind, TableWriter, clea
 
 EXPECTED = {
     "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
-    "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason",
+    "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason "
+    "quality_low:f quality_high:f consistency_low:f consistency_high:f out_of_domain:f quality_percentile:f "
+    "consistency_percentile:f",
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
     "saturated_q:f saturated_c:f unused_q:f unused_c:f",
@@ -23,7 +25,8 @@ EXPECTED = {
     "stress": "model perturbation target n:i change:f ci_low:f ci_high:f lower:f srocc:f",
     "comparison": "table baseline target group pairs:i prompts:i mean:f baseline_mean:f difference:f ci_low:f "
     "ci_high:f win_rate:f win_low:f win_high:f verdict reason",
-    "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f",
+    "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f "
+    "out_of_domain:f",
     "splits": "name prompt split fold:i repeat:i",
 }
 TYPES = {"": pa.string(), "f": pa.float64(), "i": pa.int64(), "b": pa.bool_()}

@@ -212,4 +212,4 @@ def test_a_plan_that_is_none(text: str, tmp_path: Path) -> None:
 
 def test_the_plan_holds_no_more_than_is_needed(begun: Path) -> None:
     said = json.loads((states_folder(begun) / "plan.json").read_text())
-    assert set(said) == {"resolved", "source", "folder", "data", "weights"}
+    assert set(said) == {"resolved", "source", "folder", "data", "weights", "calibrating"}
