@@ -98,7 +98,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "predictions": pa.schema(
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
-        + [("out_of_domain", _real)]
+        + [("out_of_domain", _real), ("mismatched", _real)]
     ),
     "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }

@@ -51,6 +51,7 @@ def prediction_rows(cell: Cell) -> list[dict[str, Any]]:
             "human_consistency": cell.human["consistency"][i],
             "clip_cosine": cell.cosine[i],
             "out_of_domain": None if cell.out_of_domain is None else cell.out_of_domain[i],
+            "mismatched": None if cell.mismatched is None else cell.mismatched[i],
         }
         for i, (name, group) in enumerate(zip(cell.names, cell.groups, strict=True))
     ]
@@ -131,5 +132,5 @@ def load_cell(path: Path) -> Cell:
         column("clip_cosine"),
         facts["seconds"],
         facts["trainable"],
-        column("out_of_domain") if rows and rows[0].get("out_of_domain") is not None else None,
+        *(column(name) if rows and rows[0].get(name) is not None else None for name in ("out_of_domain", "mismatched")),
     )

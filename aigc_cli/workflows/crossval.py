@@ -1,7 +1,7 @@
 """Cross-validation: one recipe trained on all folds but one, with one seed, is a cell."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from aigc_cli.core.calibration import enough
 from aigc_cli.core.devices import pick_device
 from aigc_cli.core.domain import Domain, features_of
 from aigc_cli.core.judge import Judge
+from aigc_cli.core.model import Scores
 from aigc_cli.core.splits import grouped_holdout
 from aigc_cli.core.training import Data, fit, new_judge, predict
 from aigc_cli.errors import Diverged
@@ -43,6 +44,8 @@ class Cell:
         seconds: training time.
         trainable: parameters that were trained.
         out_of_domain: (n,) share of the images trained on that lie nearer; None where it was not asked for.
+        mismatched: (n,) consistency in MOS units with the prompt of an image of about the same human quality (see
+            `other_prompts`); None where there was no other prompt.
     """
 
     fold: int
@@ -55,6 +58,7 @@ class Cell:
     seconds: float
     trainable: int
     out_of_domain: Column | None = None
+    mismatched: Column | None = None
 
     def rated(self, target: str) -> tuple[Column, Column, list[str]]:
         """(predicted, human, groups) of the images that were rated for `target`."""
@@ -99,6 +103,29 @@ def distance_shares(judge: Judge, data: Data, trained: Sequence[int], rows: Sequ
     return domain.share(domain.distance(features_of(judge, data, rows)))
 
 
+def other_prompts(prompts: Sequence[str], quality: Sequence[float]) -> list[str] | None:
+    """For each image the prompt of the next better one that had another prompt; None where there is one prompt only.
+
+    So prompts change hands between images of about equal quality, and what a score then loses it owed to the prompt.
+    """
+    if len(set(prompts)) < 2:
+        return None
+    order = np.argsort(quality, kind="stable").tolist()
+    found = [""] * len(prompts)
+    for place, row in enumerate(order):
+        following = (order[(place + step) % len(order)] for step in range(1, len(order)))
+        found[row] = next(prompts[other] for other in following if prompts[other] != prompts[row])
+    return found
+
+
+def _with_prompts(judge: Judge, data: Data, rows: Sequence[int], prompts: Sequence[str]) -> Scores:
+    """Scores of images `rows` as if each had the prompt beside it."""
+    changed = list(data.prompts)
+    for row, prompt in zip(rows, prompts, strict=True):
+        changed[row] = prompt
+    return predict(judge, replace(data, prompts=changed), rows)
+
+
 def train_cell(
     ready: Prepared,
     groups: Sequence[str],
@@ -135,6 +162,7 @@ def train_cell(
     if result.diverged:
         raise Diverged(f"Training diverged: {result.diverged}.", f"Try a third of lr ({recipe.lr:g}).")
     scores = predict(judge, data, held_out)
+    others = other_prompts([data.prompts[row] for row in held_out], data.targets[list(held_out), 0].tolist())
     human = data.targets[list(held_out)].cpu().double().numpy() * (recipe.mos_max - recipe.mos_min) + recipe.mos_min
     return Cell(
         fold,
@@ -147,4 +175,5 @@ def train_cell(
         sum(row["seconds"] for row in result.epochs if row["split"] == "train"),
         judge.trainable(),
         distance_shares(judge, data, trained, held_out) if unusual else None,
+        None if others is None else to_mos(_with_prompts(judge, data, held_out, others).consistency, recipe),
     )

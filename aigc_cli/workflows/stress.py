@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 
 from aigc_cli import __version__
+from aigc_cli.core.agreement import auc
 from aigc_cli.core.features import prefetch
 from aigc_cli.core.metrics import mean_estimate, value
 from aigc_cli.core.model import Scores
@@ -185,13 +185,13 @@ def _judge(model: str, scores: Mapping[str, Mapping[str, Column]], groups: Seque
         if name and (name not in (SHUFFLED, EMPTIED) or target == "consistency")  # quality never sees the prompt
     ]
     matched, shuffled = scores[""]["consistency"], scores[SHUFFLED]["consistency"]
-    auc = float(stats.mannwhitneyu(matched, shuffled).statistic / (len(matched) * len(shuffled)))
+    above = auc(matched, shuffled)
     shift = next(shift for shift in shifts if shift.perturbation == SHUFFLED)
     verdict = (
         f"With prompts shuffled across images consistency moves by {shift.change:+.2f}, and a matched prompt scores "
-        f"above a shuffled one in {auc:.0%} of pairs (chance 50%): {_reading(shift, auc)}."
+        f"above a shuffled one in {above:.0%} of pairs (chance 50%): {_reading(shift, above)}."
     )
-    return Stress(model, shifts, auc, verdict)
+    return Stress(model, shifts, above, verdict)
 
 
 def _reading(shift: Shift, auc: float) -> str:
