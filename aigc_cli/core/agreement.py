@@ -168,11 +168,12 @@ def within_pairwise(predicted: Values, target: Values, codes: Codes) -> tuple[Va
 def partial_srocc(predicted: Values, target: Values, control: Values) -> float:
     """SROCC of two sides after what both share with `control` is taken out: the partial correlation of their ranks.
 
-    In [-1, 1]; NaN where one of the three is constant. Formula: Kendall and Stuart, The Advanced Theory of Statistics,
-    vol. 2, ch. 27.
+    In [-1, 1]; NaN where `control` already orders one of them fully. None of the three may be constant. Formula:
+    Kendall and Stuart, The Advanced Theory of Statistics, vol. 2, ch. 27.
     """
     xy, xz, yz = (srocc(*pair) for pair in ((predicted, target), (predicted, control), (target, control)))
-    return float((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
+    left = (1 - xz**2) * (1 - yz**2)
+    return float((xy - xz * yz) / np.sqrt(left)) if left > 1e-12 else float("nan")
 
 
 def auc(matched: Values, shuffled: Values) -> float:

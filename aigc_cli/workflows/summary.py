@@ -111,7 +111,8 @@ def _reading(cells: Sequence[Cell]) -> Reading | None:
         if any(is_constant(side[rows]) for side in (predicted, human_q, human_c)):
             return None
         found.append((auc(predicted, cell.mismatched), partial_srocc(predicted[rows], human_c[rows], human_q[rows])))
-    return Reading(*(float(np.mean(column)) for column in zip(*found, strict=True))) if found else None
+    means = np.mean(found, axis=0) if found else np.array([np.nan])
+    return Reading(*means.tolist()) if np.isfinite(means).all() else None
 
 
 def _seed_spread(cells: Sequence[Cell]) -> dict[str, float]:
