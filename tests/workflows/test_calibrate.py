@@ -12,7 +12,7 @@ import pytest
 from rated import write_table
 
 from aigc_cli import Scorer
-from aigc_cli.errors import AigcError
+from aigc_cli.errors import AigcError, Interrupted
 from aigc_cli.io.checkpoints import CALIBRATION, DESCRIPTION, WEIGHTS, load_checkpoint, save_checkpoint
 from aigc_cli.io.demo import demo_samples
 from aigc_cli.io.results import ERROR_BARS, iter_rows, read_rows
@@ -218,7 +218,7 @@ def test_folds_that_were_interrupted_are_not_trained_again(
         return plain(*given, **more)
 
     monkeypatch.setattr(module, "train_cell", stops)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="the training so far is kept"):
         go(resolved, source, tmp_path / "run", calibrating=Calibrating(folds=3))
     assert read_plan(tmp_path / "run").calibrating == Calibrating(folds=3)
     trained.clear()
