@@ -94,7 +94,7 @@ def _from_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         text_cfg = config["model_cfg"]["text_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AigcError(
             f"Expected open_clip's configuration in {config_path}, found {error!r}.", "Save the model again."
         ) from error
@@ -104,13 +104,17 @@ def _from_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
             f"Expected weights as safetensors in {folder}, found no *.safetensors file.",
             "Convert the checkpoint to safetensors (pickled files are never opened), or use --backbone mini.",
         )
-    if "sentence_encoder" in text_cfg:
-        return _two_towers(name, folder, config, weights[0], image_size)
     load_tensors(weights[0])  # whole, finite and no pickle, or an error that says so
     try:
+        if "sentence_encoder" in text_cfg:
+            return _two_towers(name, folder, config, weights[0], image_size)
         return _from_open_clip(name, f"local-dir:{folder}", None, config.get("aigc_cfg"), image_size, weights[0])
-    except RuntimeError as error:
-        problem = str(error).strip().splitlines()[-1].strip()
+    except (AigcError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # a configuration may hold anything, and open_clip and timm take it as it comes
+        if "transformers" in str(error):
+            raise
+        problem = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise AigcError(
             f"Expected weights that fit {config_path}, found others in {weights[0]}: {problem}", "Save the model again."
         ) from error

@@ -1,5 +1,6 @@
 """Damage: bytes changed at random, and, where the format is known, in ways that pass its outer checks."""
 
+import contextlib
 import csv
 import io
 import json
@@ -98,10 +99,8 @@ def _chunk(data: bytes, draw: random.Random) -> bytes:
     name, body = chunks[which]
     if what < 0.7:
         if name == b"IDAT" and draw.random() < 0.5:
-            try:
+            with contextlib.suppress(zlib.error):
                 body = zlib.compress(draw.choice((_bits, _cut, _repeat))(zlib.decompress(body), draw))
-            except zlib.error:
-                pass
         else:
             body = draw.choice((_bits, _bytes, _cut, _number))(body, draw)
         chunks[which] = (name, body)
@@ -125,7 +124,7 @@ def _tag(data: bytes, draw: random.Random) -> bytes:
     (count,) = struct.unpack(f"{order}H", data[start : start + 2])
     at = start + 2 + 12 * draw.randrange(count or 1) + draw.choice((0, 2, 4, 8))
     form = draw.choice(("H", "I"))
-    value = draw.choice(NUMBERS + (3, 4, 5, 8, 16, 32, 64, 32773, 34712, 259, 273, 330)) % 256 ** struct.calcsize(form)
+    value = draw.choice((*NUMBERS, 3, 4, 5, 8, 16, 32, 64, 32773, 34712, 259, 273, 330)) % 256 ** struct.calcsize(form)
     return data[:at] + struct.pack(order + form, value) + data[at + struct.calcsize(form) :]
 
 

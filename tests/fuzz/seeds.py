@@ -24,7 +24,7 @@ def _images() -> Iterator[bytes]:
     yield _encoded(grey, "JPEG", progressive=True)
     yield _encoded(rgba, "PNG")
     yield _encoded(rgb.quantize(16), "PNG", transparency=0)
-    yield _encoded(Image.fromarray((values[..., 0].astype(np.uint16) * 257)), "PNG")
+    yield _encoded(Image.fromarray(values[..., 0].astype(np.uint16) * 257), "PNG")
     yield _encoded(rgba, "WEBP", lossless=True)
     moving = {"save_all": True, "append_images": [rgb.rotate(90)]}
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):
