@@ -10,7 +10,7 @@ import typer
 
 from aigc_cli.cli import options
 from aigc_cli.cli.completion import runs
-from aigc_cli.cli.console import number, print_json, print_table
+from aigc_cli.cli.console import number, print_json, print_table, terminal
 from aigc_cli.errors import AigcError
 
 WIDTH = 80
@@ -62,7 +62,8 @@ def recommend(
 
         recipe = resolve({"mos_min": mos_min, "mos_max": mos_max}).recipe
         renames, scale = options.renames(columns), (recipe.mos_min, recipe.mos_max)
-        found = recommend_for(data, images, scale=scale, columns=renames, sep=sep, raters=raters)
+        with terminal(quiet=False) as progress:
+            found = recommend_for(data, images, scale=scale, columns=renames, sep=sep, raters=raters, progress=progress)
         basis = shlex.join(["--data", str(data)])
     else:
         from aigc_cli.workflows.advise import advise

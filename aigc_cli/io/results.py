@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.files import whole_file, write_json
+from aigc_cli.io.files import read_json, whole_file, write_json
 from aigc_cli.io.tables import MAX_FIELD, read_table
 from aigc_cli.io.text import printable
 
@@ -103,7 +103,9 @@ Row = Mapping[str, Any]
 
 
 def clean(value: Any) -> Any:
-    """A value as a table holds it: NaN and infinity become None."""
+    """A value as a table holds it: NaN and infinity become None, and what is not UTF-8 in a text becomes escapes."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -122,7 +124,8 @@ class TableWriter:
 
     def __init__(self, path: Path, kind: Kind, metadata: Mapping[str, str], extra: Sequence[str] = ()) -> None:
         self.path, self.kind = path, kind
-        self.metadata = {"schema": kind, "schema_version": str(SCHEMA_VERSION), **metadata}
+        said = {key: clean(text) for key, text in metadata.items()}
+        self.metadata = {"schema": kind, "schema_version": str(SCHEMA_VERSION), **said}
         self.schema = pa.schema([*SCHEMAS[kind], *[(name, _text) for name in extra]])
         self._stack = contextlib.ExitStack()
 
@@ -243,9 +246,16 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     with _readable(path):
         if path.suffix == ".parquet":
-            return {key.decode(): text.decode() for key, text in (pq.read_schema(path).metadata or {}).items()}
-        beside = path.with_name(f"{path.name}.meta.json")
-        return {str(key): str(text) for key, text in json.loads(beside.read_text(encoding="utf-8")).items()}
+            found = {key.decode(): text.decode() for key, text in (pq.read_schema(path).metadata or {}).items()}
+        else:
+            beside = path.with_name(f"{path.name}.meta.json")
+            said = read_json(beside)
+            found = {str(key): str(text) for key, text in said.items()}
+        if {"mos_min", "mos_max"} <= found.keys():
+            low, high = float(found["mos_min"]), float(found["mos_max"])
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(f"a scale from {low} to {high}")
+        return found
 
 
 def _check_columns(found: Iterable[str], schema: pa.Schema) -> None:

@@ -12,6 +12,7 @@ from aigc_cli.io.report import Figure, Report, Table, write_report
 from aigc_cli.io.results import iter_rows, read_metadata
 from aigc_cli.progress import Progress
 from aigc_cli.workflows.compare import Comparison
+from aigc_cli.workflows.picking import metadata_of
 from aigc_cli.workflows.ratings import TARGETS
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, shown
 
@@ -113,7 +114,7 @@ def report_comparison(
     rows = [
         row | {"table": label} for table, label in zip(tables, found.labels, strict=True) for row in iter_rows(table)
     ]
-    metadata = read_metadata(tables[0])
+    metadata = metadata_of(tables[0])
     facts = {"Tables": ", ".join(found.labels), "Version": __version__}
     page = Report("Comparison", facts, found.notes, [Table("Differences", columns, cells, note)], [figure], rows)
     write_report(report, replace(page, scale=_scale(metadata)), progress, thumbs)
@@ -133,7 +134,7 @@ def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
         "Weights": metadata.get("model_hash", "")[:HASH_SHOWN],
         "Backbone": metadata.get("backbone"),
         "Backbone weights": metadata.get("backbone_hash", "")[:HASH_SHOWN],
-        "Scale": f"{float(metadata['mos_min']):g} to {float(metadata['mos_max']):g}" if "mos_min" in metadata else "",
+        "Scale": "{:g} to {:g}".format(*_scale(metadata)) if "mos_min" in metadata else "",
         "Preprocessing": metadata.get("preprocessing", "").strip("{}").replace("'", ""),
         "Version": metadata.get("aigc_version"),
     }

@@ -16,7 +16,7 @@ from typing import Any
 from aigc_cli.core.loop_state import Loop, Snapshot
 from aigc_cli.errors import AigcError, Diverged, EnvironmentProblem, Interrupted
 from aigc_cli.io.checkpoints import load_state, save_state
-from aigc_cli.io.files import discard_folder, sweep, whole_folder
+from aigc_cli.io.files import discard_folder, read_json, sweep, whole_folder
 from aigc_cli.io.locks import owned
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, checked, find_recipe, read_recipe
@@ -87,7 +87,7 @@ def read_plan(run: Path) -> Plan:
     """
     place = states_folder(run) / PLAN
     try:
-        said = json.loads(place.read_text(encoding="utf-8"))
+        said = read_json(place)
         settings = {key: checked(key, value, str(place)) for key, value in said["resolved"]["recipe"].items()}
         resolved = Resolved(Recipe(**settings), said["resolved"]["sources"], tuple(said["resolved"]["warnings"]))
         table, folder = said["source"], Path(said["folder"])
@@ -95,7 +95,7 @@ def read_plan(run: Path) -> Plan:
         data, images, splits = (table[key] and folder / table[key] for key in ("data", "images", "splits"))
         source = Source(data, images, table["columns"] or None, table["sep"], splits)
         return Plan(resolved, source, said["data"], said["weights"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AigcError(
             f"Expected an unfinished training in {run}, found none.", "Leave out --resume, or name another folder."
         ) from error
@@ -145,8 +145,8 @@ def is_finished(run: Path) -> bool:
         RunHeld: another process works in `run`.
     """
     try:
-        status = str(json.loads((run / "run.json").read_text(encoding="utf-8"))["status"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        status = str(read_json(run / "run.json")["status"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     if is_unfinished(run):
         return False

@@ -104,6 +104,12 @@ def attacks(cell: str) -> dict[str, Attack]:
         Attack("ablation", "out/ablation/ablation.json", (ABLATED,), given=("ablation",)),
         Attack("cell", f"out/ablation/cells/{cell}", (ABLATED,), given=("ablation",)),
     ]
+    noted = (
+        "verify any.csv --model model -q",
+        "compare any.csv scores.csv",
+        "compare any.csv scores.csv --report out/c.html",
+    )
+    found.append(Attack("note", "any.csv.meta.json", noted, "scores.csv.meta.json"))
     for suffix in ("parquet", "csv", "jsonl"):
         lines = tuple(line.format(suffix) for line in ON_SCORES)
         found.append(Attack(f"scores.{suffix}", f"any.{suffix}", lines, f"scores.{suffix}"))

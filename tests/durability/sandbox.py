@@ -107,6 +107,7 @@ class Sandbox:
         self.must(f"train {rated} {backbone} {TRAINING} -o run")
         for suffix in ("parquet", "csv", "jsonl"):
             self.must(f"score images --prompts prompts.csv --model model {QUICK} -o scores.{suffix}")
+            _copy(self.root / f"scores.{suffix}", self.root / f"any.{suffix}")
             if suffix != "parquet":
                 _copy(self.root / f"scores.{suffix}.meta.json", self.root / f"any.{suffix}.meta.json")
         self.must(f"eval --protocol prompt {rated} --recipe short.yaml --folds 2 {QUICK} --splits-out folds.parquet")

@@ -12,7 +12,6 @@ from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
-HERE = Path(__file__).parent
 import torch
 from attacks import Attack, image_attack
 from mutate import mutate
@@ -21,6 +20,7 @@ from seeds import images
 
 from aigc_cli.core import metrics
 
+HERE = Path(__file__).parent
 MEMORY = 12 << 30  # address space: what asks for more gets MemoryError, and that is a find
 Find = tuple[str, str]
 
