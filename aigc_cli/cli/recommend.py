@@ -52,6 +52,10 @@ def recommend(
         "--raters": raters,
     }
     _check_usage({"--n": n, "--data": data, "--run": run}, looks)
+    if output:
+        from aigc_cli.io.files import check_output
+
+        check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
     if n is not None:
         from aigc_cli.workflows.recommend import recommend as by_size
 
@@ -71,7 +75,7 @@ def recommend(
         assert run is not None
         found, basis = advise(run), shlex.join(["--run", str(run)])
     if output:
-        _write_recipe(output, found, basis, overwrite)
+        _write_recipe(output, found, basis)
     if as_json:
         print_json(found.to_json())
     else:
@@ -180,11 +184,10 @@ def _folded(command: str) -> str:
     return " \\\n          ".join(lines)
 
 
-def _write_recipe(output: Path, found: Any, basis: str, overwrite: bool) -> None:
+def _write_recipe(output: Path, found: Any, basis: str) -> None:
     import yaml
 
-    from aigc_cli.io.files import check_output, write_text
+    from aigc_cli.io.files import write_text
 
-    check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
     head = f"# For {found.n:,} rated images, by `aigc recommend {basis}`.\n"
     write_text(output, head + yaml.safe_dump(found.to_json()["recipe"], sort_keys=False))

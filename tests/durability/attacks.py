@@ -73,11 +73,11 @@ ABLATED = f"ablate {RATED} --recipe short.yaml --variants variants.yaml --folds 
 STATE = "out/begun/training/epoch-1-step-1"
 
 
-def attacks(cell: str) -> dict[str, Attack]:
+def attacks(cell: str | None) -> dict[str, Attack]:
     """Every attack by name; one for each kind of file that is read, except for images: see `image_attack`.
 
     Args:
-        cell: the file of one finished training in the sandbox's ablation.
+        cell: the file of one finished training in the sandbox's ablation, where there is one.
     """
     parts, looks = "out/half/t.csv.parts", ("recommend --run out/run", "recommend --run out/run --json")
     found = [
@@ -101,8 +101,6 @@ def attacks(cell: str) -> dict[str, Attack]:
         Attack("scoring", f"{parts}/plan.json", (RESUMED,), given=("half",)),
         Attack("scoring's inputs", f"{parts}/inputs.parquet", (RESUMED,), given=("half",)),
         Attack("scoring's rows", f"{parts}/shard-000000.parquet", (RESUMED,), given=("half",)),
-        Attack("ablation", "out/ablation/ablation.json", (ABLATED,), given=("ablation",)),
-        Attack("cell", f"out/ablation/cells/{cell}", (ABLATED,), given=("ablation",)),
     ]
     noted = (
         "verify any.csv --model model -q",
@@ -113,6 +111,10 @@ def attacks(cell: str) -> dict[str, Attack]:
     for suffix in ("parquet", "csv", "jsonl"):
         lines = tuple(line.format(suffix) for line in ON_SCORES)
         found.append(Attack(f"scores.{suffix}", f"any.{suffix}", lines, f"scores.{suffix}"))
+    if cell is not None:
+        place = f"out/ablation/cells/{cell}"
+        found.append(Attack("ablation", "out/ablation/ablation.json", (ABLATED,), given=("ablation",)))
+        found.append(Attack("cell", place, (ABLATED,), given=("ablation",)))
     return {attack.name: attack for attack in found}
 
 

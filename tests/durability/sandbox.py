@@ -74,9 +74,9 @@ WATCH = Watch()
 
 
 class Sandbox:
-    """The folder: `images/`, tables, a trained `run`, and things that were left unfinished."""
+    """The folder: `images/`, tables, a trained `run`, what was left unfinished, and an `ablation` if asked for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, ablation: bool = False) -> None:
         self.root = root
         self.cache = Path(os.environ["AIGC_CACHE"]).absolute()
         if not cli.app.registered_commands:
@@ -94,9 +94,9 @@ class Sandbox:
             csv.writer(stream).writerows([("name", "prompt", "mos_quality", "mos_align", "kind"), *rows])
         with (root / "prompts.csv").open("w", newline="") as stream:
             csv.writer(stream).writerows([("name", "prompt"), *[row[:2] for row in rows]])
-        self._fill()
+        self._fill(ablation)
 
-    def _fill(self) -> None:
+    def _fill(self, ablation: bool) -> None:
         """What commands leave, finished and not."""
         backbone = f"--backbone local-dir:{self.root / 'clip'}"
         rated = "--data ratings.csv --images images"
@@ -111,13 +111,14 @@ class Sandbox:
             if suffix != "parquet":
                 _copy(self.root / f"scores.{suffix}.meta.json", self.root / f"any.{suffix}.meta.json")
         self.must(f"eval --protocol prompt {rated} --recipe short.yaml --folds 2 {QUICK} --splits-out folds.parquet")
-        self.must(f"ablate {rated} --recipe short.yaml --variants variants.yaml --folds 2 {QUICK} -o ablation")
+        if ablation:
+            self.must(f"ablate {rated} --recipe short.yaml --variants variants.yaml --folds 2 {QUICK} -o ablation")
         self.must("pick scores.parquet --copy out/picks -q")
         record = next((self.root / OUT / "picks").glob("undo-*"))
         record.rename(record.with_name("undo-1.json"))
         (self.root / OUT / "picks").rename(self.root / "picks")
-        cell = min((self.root / "ablation" / "cells").iterdir())
-        self.attacks = attacks(cell.name)
+        cells = sorted((self.root / "ablation" / "cells").glob("*"))
+        self.attacks = attacks(cells[0].name if cells else None)
         dealt = [f"demo_{i:04}.jpg,{'train' if i % 4 else 'val'},{i % 2}\n" for i in range(IMAGES)]
         (self.root / "parts.csv").write_text("name,split,fold\n" + "".join(dealt))
         with self._stopped(score._Job, "_join"):

@@ -27,7 +27,7 @@ KEPT = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 QUICK = settings(
     derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
-FEW = settings(QUICK, max_examples=6)
+FEW = settings(QUICK, max_examples=5)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def knowing(data: bytes) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("number", range(len(images())))
-@settings(FEW, max_examples=4)
+@settings(FEW, max_examples=3)
 @given(choice=st.data())
 def test_images(number: int, box: Sandbox, choice: st.DataObject) -> None:
     attack, data = image_attack("demo_0000.jpg"), images()[number]
@@ -102,7 +102,7 @@ CONTENT = st.one_of(
 )
 
 
-@settings(QUICK, max_examples=40)
+@settings(QUICK, max_examples=30)
 @given(choice=st.data())
 def test_tables(box: Sandbox, choice: st.DataObject) -> None:
     attack = box.attacks["ratings"]
@@ -182,7 +182,7 @@ WORDS = st.text(string.printable.replace(" ", ""), max_size=6) | st.sampled_from
 GIVEN = st.dictionaries(st.sampled_from(sorted(FIELDS)), WORDS | st.integers() | st.floats(), min_size=1, max_size=3)
 
 
-@settings(QUICK, max_examples=60)
+@settings(QUICK, max_examples=30)
 @given(values=GIVEN)
 @example(values={"mos_min": "5"})
 @example(values={"w_q": 0, "w_c": 0})
@@ -212,7 +212,7 @@ BESIDE = {"backbone", "image_size", "group_by", "loss", "mos_min", "mos_max", "s
 TRAINED = {name: allowed(name) for name in FIELDS if name not in BESIDE}
 
 
-@settings(QUICK, max_examples=12)
+@settings(QUICK, max_examples=6)
 @given(choice=st.data())
 def test_values_that_are_allowed_train(box: Sandbox, choice: st.DataObject) -> None:
     """A training may diverge (6), as it says; it never ends in another way than it should."""

@@ -39,7 +39,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         os.environ["AIGC_CACHE"] = str(Path(folder, "cache"))
-        box = Sandbox(Path(folder, "box"))
+        box = Sandbox(Path(folder, "box"), ablation=True)
         found = attack_for(60 * given.minutes, box, random.Random(seed), given.only)
     return int(bool(found))
 
