@@ -241,7 +241,9 @@ def test_columns_that_are_not_there_or_twice(tmp_path: Path) -> None:
     path.write_text(text.replace(",reason", ",reason,reason", 1))
     assert refusal(path).endswith("found the column reason twice.")
     path.write_text(text.replace(",", ";"))
-    assert "its one column is 'name;path;prompt;prompt_source;quality;consisten...'" in refusal(path)
+    assert "its one column is 'name;path;prompt;prompt_source;quality;c...': is it separated by commas?" in refusal(
+        path
+    )
     path.write_text("")
     assert "found no column name, path" in refusal(path)
 
