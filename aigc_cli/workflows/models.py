@@ -121,14 +121,14 @@ def _heads(config: HeadConfig, checkpoint: Checkpoint) -> ResidualHeads:
     """Heads of that shape, made only when the tensors at hand fill them: a description may ask for any size."""
     with torch.device("meta"):
         empty = ResidualHeads(config).state_dict(prefix="heads.")
-    _check_tensors(empty, checkpoint, "heads.")
+    _check_tensors(empty, checkpoint, but="backbone.")
     return ResidualHeads(config)
 
 
-def _check_tensors(expected: Mapping[str, Tensor], checkpoint: Checkpoint, prefix: str = "") -> None:
-    """Refuses tensors of other names or shapes and names them."""
+def _check_tensors(expected: Mapping[str, Tensor], checkpoint: Checkpoint, but: str = "-") -> None:
+    """Refuses tensors of other names or shapes and names them; those whose names begin with `but` are not looked at."""
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    found = {name: tuple(t.shape) for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
+    found = {name: tuple(t.shape) for name, t in checkpoint.tensors.items() if not name.startswith(but)}
     if wrong := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         raise AigcError(
             f"Expected tensors that fit the model in {checkpoint.folder}; these don't: "
