@@ -246,16 +246,26 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     with _readable(path):
         if path.suffix == ".parquet":
-            found = {key.decode(): text.decode() for key, text in (pq.read_schema(path).metadata or {}).items()}
-        else:
-            beside = path.with_name(f"{path.name}.meta.json")
-            said = read_json(beside)
-            found = {str(key): str(text) for key, text in said.items()}
-        if {"mos_min", "mos_max"} <= found.keys():
-            low, high = float(found["mos_min"]), float(found["mos_max"])
-            if not -math.inf < low < high < math.inf:
-                raise ValueError(f"a scale from {low} to {high}")
-        return found
+            return {key.decode(): text.decode() for key, text in (pq.read_schema(path).metadata or {}).items()}
+        said = read_json(path.with_name(f"{path.name}.meta.json"))
+        return {str(key): str(text) for key, text in said.items()}
+
+
+def scale_of(metadata: Mapping[str, str]) -> tuple[float, float]:
+    """The range of a table's scores, MOS; 0 to 5 where the table does not say.
+
+    Raises:
+        AigcError: what it says is no range.
+    """
+    said = metadata.get("mos_min", "0"), metadata.get("mos_max", "5")
+    try:
+        low, high = map(float, said)
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        shown = printable(" to ".join(said), 80)
+        raise AigcError(f"Expected a table of scores with the range of its scale, found {shown}.", "Score it again.")
+    return low, high
 
 
 def _check_columns(found: Iterable[str], schema: pa.Schema) -> None:

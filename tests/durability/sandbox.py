@@ -148,17 +148,17 @@ class Sandbox:
         """Runs a command that prepares the sandbox."""
         if made:
             (self.root / made).mkdir()
-        ending = self.run(line)
+        ending = self.run(line, patience=0)
         assert ending.code in (0, 130), ending
 
-    def run(self, line: str) -> Ending:
-        """Runs `aigc` in this process, in the sandbox."""
+    def run(self, line: str, patience: int = PATIENCE) -> Ending:
+        """Runs `aigc` in this process, in the sandbox; 0: however long it takes."""
         out, err = io.StringIO(), io.StringIO()
         before = Path.cwd()
         os.chdir(self.root)
         models.load_backbone = self._backbone
         usual = signal.signal(signal.SIGALRM, _too_slow)
-        signal.alarm(PATIENCE)
+        signal.alarm(patience)
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code: int | None = cli._run(line.split())

@@ -22,6 +22,7 @@ from aigc_cli.io.results import (
     read_metadata,
     read_rows,
     read_splits,
+    scale_of,
     write_table,
 )
 
@@ -314,8 +315,10 @@ def test_a_scale_that_is_none(scale: tuple[str, str], tmp_path: Path) -> None:
     for suffix in FORMATS:
         path = tmp_path / f"t{suffix}"
         write_table(path, "scores", [], {"mos_min": scale[0], "mos_max": scale[1]})
-        with pytest.raises(AigcError):
-            read_metadata(path)
+        with pytest.raises(AigcError, match="found .* to .*"):
+            scale_of(read_metadata(path))
+    assert scale_of({"mos_min": "1", "mos_max": "7.5"}) == (1.0, 7.5)
+    assert scale_of({}) == (0.0, 5.0)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
