@@ -5,6 +5,7 @@ A field added here is at once a key of the recipe files, an option of `aigc trai
 
 import dataclasses
 import difflib
+import errno
 import math
 import os
 import re
@@ -219,11 +220,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
             mapping of words to values; the message names file and line.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AigcError(f"Expected a recipe file at {path}: {error.strerror}.", "Check the path.") from error
+        if not (path.is_file() or path.is_dir() or not path.exists()):  # a pipe would wait for ever
+            raise OSError(errno.EINVAL, "it is a pipe, socket or device")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        problem = getattr(error, "strerror", None) or error
+        raise AigcError(f"Expected a recipe file at {path}: {problem}.", "Check the path.") from error
     if len(data) > MAX_BYTES:
-        raise AigcError(f"Expected at most 1 MiB in {path}, found {len(data):,} bytes.", "Is it a recipe at all?")
+        size = path.stat().st_size
+        raise AigcError(f"Expected at most 1 MiB in {path}, found {size:,} bytes.", "Is it a recipe at all?")
     try:
         value = yaml.load(data.decode("utf-8-sig"), _StrictLoader)  # noqa: S506  (derives from SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -211,4 +211,4 @@ def score(
 def _explained(reason: str) -> str:
     from aigc_cli.io.images import REASONS
 
-    return "; ".join(REASONS[part] for part in reason.split(","))
+    return "; ".join(REASONS.get(part, part) for part in reason.split(","))

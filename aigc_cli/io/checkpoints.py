@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.files import discard_folder, whole_folder
+from aigc_cli.io.files import discard_folder, read_json, whole_folder
 from aigc_cli.io.weights import load_tensors, save_tensors, tensors_digest
 
 FORMAT_VERSION = 1
@@ -104,10 +104,10 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
     """
     folder = find_checkpoint(place)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(folder / DESCRIPTION)
         version = description["format_version"]
         description["backbone"]["name"], description["recipe"], description["heads"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AigcError(
             f"Expected a model description in {folder / DESCRIPTION}, found {error!r}.", "Train again."
         ) from error
@@ -144,9 +144,9 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     place = states[-1]
     try:
-        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+        facts = read_json(place / FACTS)
         version = facts.pop("format_version")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise AigcError(f"Expected a training's state in {place / FACTS}, found {error!r}.", "Train again.") from error
     if version != FORMAT_VERSION:
         raise AigcError(f"Expected a state of format {FORMAT_VERSION} in {place}, found {version!r}.", "Train again.")

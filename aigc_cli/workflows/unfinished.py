@@ -16,7 +16,7 @@ from typing import Any
 from aigc_cli.core.loop_state import Loop, Snapshot
 from aigc_cli.errors import AigcError, Diverged, EnvironmentProblem, Interrupted
 from aigc_cli.io.checkpoints import load_state, save_state
-from aigc_cli.io.files import discard_folder, sweep, whole_folder
+from aigc_cli.io.files import discard_folder, read_json, sweep, whole_folder
 from aigc_cli.io.locks import owned
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, checked, find_recipe, read_recipe
@@ -93,7 +93,7 @@ def read_plan(run: Path) -> Plan:
     """
     place = states_folder(run) / PLAN
     try:
-        said = json.loads(place.read_text(encoding="utf-8"))
+        said = read_json(place)
         settings = {key: checked(key, value, str(place)) for key, value in said["resolved"]["recipe"].items()}
         resolved = Resolved(Recipe(**settings), said["resolved"]["sources"], tuple(said["resolved"]["warnings"]))
         table, folder = said["source"], Path(said["folder"])
@@ -153,8 +153,8 @@ def is_finished(run: Path) -> bool:
         RunHeld: another process works in `run`.
     """
     try:
-        status = str(json.loads((run / "run.json").read_text(encoding="utf-8"))["status"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        status = str(read_json(run / "run.json")["status"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     if is_unfinished(run):
         return False

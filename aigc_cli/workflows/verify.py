@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from aigc_cli.errors import AigcError
 from aigc_cli.io.images import list_images
 from aigc_cli.io.results import ERROR_BARS, iter_rows, read_metadata
 from aigc_cli.io.text import printable
+from aigc_cli.io.thumbnails import Finder
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.scorer import Entry, Scorer
@@ -21,6 +23,7 @@ COMPARED = ("model_hash", "backbone", "backbone_hash", "preprocessing", "mos_min
 LATER = ("calibration",)  # what tables of earlier versions don't say
 SCORES = ("quality", "consistency")
 BARS_TOLERANCE = 0.02  # MOS of an interval, a share of a distance or a percentile
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def verify(
     if table.suffix not in (".parquet", ".csv", ".jsonl"):
         raise AigcError(f"Expected a table .parquet, .csv or .jsonl, found {printable(str(table))}.", "Name a table.")
     said = read_metadata(table)
-    scored, rows = _sample((row for row in iter_rows(table) if row["status"] == "ok"), n, seed)
+    known = (row for row in iter_rows(table) if row["status"] == "ok" and not _rewritten(row, table))
+    scored, rows = _sample(known, n, seed)
     scorer = Scorer(load_model(model, device), progress=progress)
     now = scorer.model.metadata()
     compared = [*COMPARED, *(key for key in LATER if key in said)]
@@ -87,6 +91,11 @@ def verify(
     return Verification(scored, len(rows), max(numbers, default=None), problems)
 
 
+def _rewritten(row: Mapping[str, Any], table: Path) -> bool:
+    """Whether a CSV table may hold an escape where the prompt had a control character: another prompt, so no check."""
+    return table.suffix == ".csv" and _ESCAPE.search(row["prompt"] or "") is not None
+
+
 def _sample(rows: Iterable[dict[str, Any]], n: int, seed: int) -> tuple[int, list[dict[str, Any]]]:
     """(how many rows there are, n of them at random in their order), with n rows in memory."""
     draw, kept, count = random.Random(seed), list[tuple[int, dict[str, Any]]](), 0
@@ -100,11 +109,11 @@ def _sample(rows: Iterable[dict[str, Any]], n: int, seed: int) -> tuple[int, lis
 
 def _entries(rows: Sequence[Mapping[str, Any]], images: Path | None) -> list[Entry]:
     shown = {} if images is None else {printable(name): name for name in list_images(images)}
-    entries = []
+    find, entries = Finder(), []
     for row in rows:
         name = str(row["name"])
         if images is None:
-            place = Path(row["path"] or "")
+            place = find(row["path"]) or Path(row["path"] or "")
         else:
             parts = PurePosixPath(shown.get(name, name))
             if parts.is_absolute() or ".." in parts.parts:
