@@ -16,12 +16,16 @@ from aigc_cli.errors import AigcError
 from aigc_cli.recipe import resolve
 
 FAILED_ROWS = 3
+SHOWN_AS_JSON = ("rows", "failed", "means", "reasons", "sources")
 RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")]
 Unfinished = Annotated[
     Optional[Path],
     typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.", autocompletion=runs),
 ]
 SavedSplits = Annotated[Optional[Path], typer.Option(help="Train and validate on the parts of this splits file.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
+Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
+Exclude = Annotated[Optional[list[str]], typer.Option(help="No names or folders that fit; may be repeated.")]
 FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
@@ -131,7 +135,10 @@ def _print_training(result: Any, as_json: bool) -> None:
 def score(
     folder: Annotated[Path, typer.Argument(help="Folder of images.")],
     prompts: Annotated[Optional[Path], typer.Option(help="CSV with name, prompt.")] = None,
-    prompt: Annotated[Optional[str], typer.Option(help="One prompt for every image that has none.")] = None,
+    prompt: Annotated[Optional[str], typer.Option(help="One prompt for every image that has none there.")] = None,
+    recursive: Recursive = False,
+    include: Include = None,
+    exclude: Exclude = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
     model: options.Model = None,
@@ -148,7 +155,12 @@ def score(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Rate a folder of images: quality, and consistency with the prompt where there is one."""
+    """Rate a folder of images: quality, and consistency with the prompt where there is one.
+
+    An image's prompt is that of --prompts, else --prompt, else of a text file beside it (a.txt for a.png), else the
+    one that its generator wrote into it.
+    """
+    from aigc_cli.workflows.plan import Selection
     from aigc_cli.workflows.reports import report_scores
     from aigc_cli.workflows.score import score_folder
 
@@ -169,14 +181,17 @@ def score(
             engine=engine,
             overwrite=overwrite,
             resume=resume,
+            selection=Selection(recursive, include or (), exclude or ()),
             progress=progress,
         )
         if report is not None:
             report_scores(place, report, progress, thumbs)
+        counts = [f"{count} {source}" for source, count in sorted(summary.sources.items())]
+        progress.say(f"Where prompts come from: {', '.join(counts)}.")
         for reason, count in sorted(summary.reasons.items()):
             progress.say(f"{count} x {reason}: {_explained(reason)}")
     if as_json:
-        print_json({"output": str(output), **{k: getattr(summary, k) for k in ("rows", "failed", "means", "reasons")}})
+        print_json({"output": str(output), **{k: getattr(summary, k) for k in SHOWN_AS_JSON}})
     elif output != STREAM:
         show_scores(summary)
     if fail_on_bad and summary.failed:

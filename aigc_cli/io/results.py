@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import whole_file, write_json
+from aigc_cli.io.generators import SETTINGS
 from aigc_cli.io.tables import read_table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not the white space that a quoted cell may hold
 
@@ -42,6 +43,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("height", _whole),
             ("status", _text),
             ("reason", _text),
+            *[(name, _text) for name in ("prompt_raw", "model", "sampler")],
+            ("steps", _whole),
+            ("cfg", _real),
+            ("seed", _text),
         ]
     ),
     "metrics": pa.schema(
@@ -94,6 +99,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
+
+# Columns that tables of earlier versions lack; there they are null.
+ADDED: dict[str, tuple[str, ...]] = {"scores": ("prompt_raw", *SETTINGS)}
 
 Kind = Literal["scores", "metrics", "epochs", "ablation", "comparison", "predictions", "splits", "stress"]
 Row = Mapping[str, Any]
@@ -187,24 +195,30 @@ def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
         AigcError: it is missing, damaged, or has other columns.
     """
     schema = SCHEMAS[kind]
+    added = dict.fromkeys(ADDED.get(kind, ()))
+    needed = [name for name in schema.names if name not in added]
     with _readable(path):
         if path.suffix == ".parquet":
             with pq.ParquetFile(path) as table:
-                _check_columns(table.schema_arrow.names, schema)
+                _check_columns(table.schema_arrow.names, needed)
                 for batch in table.iter_batches():
-                    yield from batch.to_pylist()
+                    yield from (_completed(row, added) for row in batch.to_pylist())
         elif path.suffix == ".csv":
             with path.open(encoding="utf-8", newline="") as stream:
                 rows = csv.DictReader(stream, strict=True)
                 names = rows.fieldnames or ()
-                _check_columns(names, schema)
+                _check_columns(names, needed)
                 kinds = {name: schema.field(name).type if name in schema.names else _text for name in names}
                 for row in rows:
-                    yield {name: _from_cell(row[name], kind) for name, kind in kinds.items()}
+                    yield _completed({name: _from_cell(row[name], kind) for name, kind in kinds.items()}, added)
         else:
             for found in _json_lines(path):
-                _check_columns(found, schema)
-                yield found
+                _check_columns(found, needed)
+                yield _completed(found, added)
+
+
+def _completed(row: dict[str, Any], added: Mapping[str, None]) -> dict[str, Any]:
+    return row if added.keys() <= row.keys() else {**row, **{name: None for name in added if name not in row}}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -220,8 +234,8 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {str(key): str(text) for key, text in json.loads(beside.read_text(encoding="utf-8")).items()}
 
 
-def _check_columns(found: Iterable[str], schema: pa.Schema) -> None:
-    missing = [name for name in schema.names if name not in found]
+def _check_columns(found: Iterable[str], needed: Iterable[str]) -> None:
+    missing = [name for name in needed if name not in found]
     if missing:
         raise ValueError(f"no column {', '.join(missing)}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aigc_cli.errors import AigcError, Interrupted
 from aigc_cli.io.files import TABLE_SUFFIXES
-from aigc_cli.io.images import list_images
+from aigc_cli.io.folders import list_images
 from aigc_cli.io.placing import Action, Placing, place, plan_placing
 from aigc_cli.io.results import SCHEMAS, TableWriter, iter_rows, read_metadata
 from aigc_cli.io.signals import graceful

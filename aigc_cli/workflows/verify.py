@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.images import list_images
+from aigc_cli.io.folders import list_images
 from aigc_cli.io.results import iter_rows, read_metadata
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
