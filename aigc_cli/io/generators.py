@@ -152,7 +152,7 @@ def _settings_line(lines: list[str]) -> int | None:
     """Where the settings stand: the last line that begins with the steps, else the last that looks like settings."""
     likely = None
     for index in range(len(lines) - 1, max(-1, len(lines) - 1 - _LINES), -1):
-        said = _pairs(lines[index])
+        said = {} if lines[index].startswith("Negative prompt:") else _pairs(lines[index])
         if len(said) >= 3 and len(said.keys() & _SAID) >= 2:
             if lines[index].lstrip().startswith("Steps:"):
                 return index
@@ -224,14 +224,15 @@ def read_invokeai(texts: Mapping[str, str]) -> Recorded | None:
 
 def _dream(text: str) -> Recorded:
     """The command line of InvokeAI 1: `"prompt [not wanted]" -s 50 -S 42 -C 7.5 -A k_lms`."""
-    first, last = text.find('"'), text.rfind('"')
-    if not 0 <= first < last:
+    text = text.strip()
+    last = text.rfind('"')
+    if not text.startswith('"') or last == 0:
         return Recorded("invokeai", fault="bad_metadata")
     words = text[last + 1 :].split()
     flags = {flag: value for flag, value in itertools.pairwise(words) if flag.startswith("-")}
     names = {"sampler": "-A", "steps": "-s", "cfg": "-C", "seed": "-S"}
     settings = {name: flags.get(flag) for name, flag in names.items()}
-    return recorded("invokeai", _without_unwanted(text[first + 1 : last]), settings)
+    return recorded("invokeai", _without_unwanted(text[1:last]), settings)
 
 
 def _without_unwanted(prompt: str) -> str:

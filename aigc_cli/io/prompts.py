@@ -30,10 +30,13 @@ def as_text(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """Runs of white space as one space, and of commas as one comma; none at either end."""
-    words = " ".join(text.split())
-    parts = [part.strip() for part in words.split(",")] if "," in words else [words]
-    return words if all(parts) else ", ".join(part for part in parts if part)
+    """Runs of white space as one space; none at either end."""
+    return " ".join(text.split())
+
+
+def _tidy(text: str) -> str:
+    """On one line, without the commas and spaces that something left between them."""
+    return re.sub(r" ?,(?: ?,)*", ",", one_line(text)).strip(" ,")
 
 
 def cleaned(raw: str, source: str) -> str:
@@ -55,7 +58,7 @@ def cleaned(raw: str, source: str) -> str:
     else:
         text = _EMBEDDING.sub(" ", text) if source == "comfyui" else _without_negated(text)
         text = re.sub(r"\bBREAK\b", ", ", text)
-    return one_line(_unbracketed(text, _BRACKETS.get(source, "([")))
+    return _tidy(_unbracketed(text, _BRACKETS.get(source, "([")))
 
 
 def _without_negated(text: str) -> str:

@@ -11,11 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import SCHEMA_VERSION, SCHEMAS, Kind, TableWriter, clean, iter_rows, read_rows, write_table
+from aigc_cli.io.results import (
+    ADDED,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    Kind,
+    TableWriter,
+    clean,
+    iter_rows,
+    read_rows,
+    write_table,
+)
 
 EXPECTED = {
     "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
-    "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason",
+    "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason "
+    "prompt_raw model sampler steps:i cfg:f seed",
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
     "saturated_q:f saturated_c:f unused_q:f unused_c:f",
@@ -55,7 +66,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_the_schemas_are_fixed(kind: Kind, tmp_path: Path) -> None:
     """A change here breaks files that users keep: raise SCHEMA_VERSION with it, but for columns at the end."""
-    assert SCHEMA_VERSION == 1
+    assert SCHEMA_VERSION == 2
     write_table(tmp_path / "t.parquet", kind, [], {})
     found = pq.read_schema(tmp_path / "t.parquet")
     assert [(field.name, field.type) for field in found] == schema_of(EXPECTED[kind])
@@ -105,7 +116,7 @@ def test_the_table_says_what_made_it(suffix: str, tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [path]
     else:
         found = json.loads((tmp_path / f"t{suffix}.meta.json").read_text())
-    assert found == {"schema": "metrics", "schema_version": "1", "model": "m", "model_hash": "abc"}
+    assert found == {"schema": "metrics", "schema_version": "2", "model": "m", "model_hash": "abc"}
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
@@ -194,3 +205,20 @@ def test_rows_come_back_with_their_further_columns(suffix: str, tmp_path: Path) 
         table.write([{"name": "=1+1", "quality": 2.5, "prompt_truncated": False, "width": 7, "note": "-x"}])
     row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "=1+1", "quality": 2.5, "prompt_truncated": False}
     assert list(iter_rows(path)) == [row | {"width": 7, "note": "-x"}]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_table_of_the_first_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables were written before images' own prompts and settings were columns; those are null."""
+    path, names = tmp_path / f"t{suffix}", SCHEMAS["scores"].names
+    old = pa.schema([field for field in SCHEMAS["scores"] if field.name not in ADDED["scores"]])
+    assert [name for name in names if name in ADDED["scores"]] == names[-len(ADDED["scores"]) :]
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "scores", old)
+        write_table(path, "scores", [{"name": "a", "quality": 2.5}], {})
+    assert list(iter_rows(path)) == [dict.fromkeys(names) | {"name": "a", "quality": 2.5}]
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "scores", old.remove(0))
+        write_table(tmp_path / f"bad{suffix}", "scores", [{"quality": 2.5}], {})
+    with pytest.raises(AigcError, match="no column name"):
+        list(iter_rows(tmp_path / f"bad{suffix}"))

@@ -74,7 +74,7 @@ def test_a_run_folder_is_complete(train: Train, demo: list[Sample], tmp_path: Pa
     for name in tables:
         found = pq.read_schema(run / name)
         assert found.remove_metadata() == SCHEMAS[name.removesuffix(".parquet")]  # type: ignore[index]
-        assert found.metadata[b"schema_version"] == b"1"
+        assert found.metadata[b"schema_version"] == b"2"
         assert found.metadata[b"run"] == b"run"
     assert Recipe(**read_recipe(run / "recipe.yaml")) == resolve(settings).recipe
     said = json.loads((run / "run.json").read_text())
