@@ -186,16 +186,21 @@ def score(
         )
         if report is not None:
             report_scores(place, report, progress, thumbs)
-        counts = [f"{count} {source}" for source, count in sorted(summary.sources.items())]
-        progress.say(f"Where prompts come from: {', '.join(counts)}.")
-        for reason, count in sorted(summary.reasons.items()):
-            progress.say(f"{count} x {reason}: {_explained(reason)}")
+        _tell(summary, progress)
     if as_json:
         print_json({"output": str(output), **{k: getattr(summary, k) for k in SHOWN_AS_JSON}})
     elif output != STREAM:
         show_scores(summary)
     if fail_on_bad and summary.failed:
         raise typer.Exit(FAILED_ROWS)
+
+
+def _tell(summary: Any, progress: Any) -> None:
+    """Where prompts come from, and what happened to some images."""
+    counts = [f"{count} {source}" for source, count in sorted(summary.sources.items())]
+    progress.say(f"Prompts: {', '.join(counts)}.")
+    for reason, count in sorted(summary.reasons.items()):
+        progress.say(f"{count} x {reason}: {_explained(reason)}")
 
 
 def _explained(reason: str) -> str:

@@ -18,7 +18,7 @@ from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
 from aigc_cli.workflows.crossval import Column, Prepared, prepare, train_cell
 from aigc_cli.workflows.partitions import Folds, saved_folds, straddling
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated
+from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, with_recorded
 from aigc_cli.workflows.train import ZERO_SHOT, without_units
 
 
@@ -95,7 +95,8 @@ def cross_validate(
 
     Args:
         run: what the column `run` says, for example the recipe's name.
-        by: a column of the table (or prompt, name) whose values get rows of their own.
+        by: a column of the table (or prompt, name), or a setting that images record (model, sampler, steps, cfg,
+            seed), whose values get rows of their own.
         output: where the metrics table goes, if anywhere.
 
     Raises:
@@ -106,7 +107,7 @@ def cross_validate(
         if path:
             check_output(path, overwrite=overwrite)
     recipe = resolved.recipe
-    rated = read_rated(source, recipe, progress)
+    rated = with_recorded(read_rated(source, recipe, progress), by, progress)
     if by:
         rated.groups(by)
     _dealt(plan, rated, recipe.seed)  # whatever is wrong with folds or columns is an error before anything is computed

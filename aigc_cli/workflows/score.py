@@ -101,8 +101,7 @@ def score_folder(
     parts = Parts(output)
     check_output(output, overwrite=overwrite or resume)
     parts.check()
-    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
-        raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
+    _check_text(prompt)
     table = read_prompts(prompts, columns=columns, sep=sep) if prompts else None
     entries = entries_of(folder, table, prompt, selection)
     with owned(parts.folder):
@@ -125,6 +124,11 @@ def score_folder(
         finally:
             if not parts.planned:
                 parts.remove()
+
+
+def _check_text(prompt: str | None) -> None:
+    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
+        raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
 
 
 def _complete(output: Path, settings: Mapping[str, str], entries: Sequence[Entry]) -> ScoreSummary:
