@@ -157,8 +157,7 @@ def score(
 ) -> None:
     """Rate a folder of images: quality, and consistency with the prompt where there is one.
 
-    An image's prompt is that of --prompts, else --prompt, else of a text file beside it (a.txt for a.png), else the
-    one that its generator wrote into it.
+    The prompt is that of --prompts, else --prompt, else a text file beside the image, else the image's own metadata.
     """
     from aigc_cli.workflows.plan import Selection
     from aigc_cli.workflows.reports import report_scores

@@ -67,8 +67,7 @@ def evaluate(
 
     Args:
         place: a run or model folder; None for the shipped scorer.
-        by: a column of the table (or prompt, name), or a setting that images record (model, sampler, steps, cfg,
-            seed), whose values get rows of their own.
+        by: a column of the table (or prompt, name, or a setting that images record) whose values get own rows.
         output: where the metrics table goes, if anywhere.
         mos: the range of the human scores when it is not the model's own; predictions are moved onto it.
 

@@ -95,8 +95,7 @@ def cross_validate(
 
     Args:
         run: what the column `run` says, for example the recipe's name.
-        by: a column of the table (or prompt, name), or a setting that images record (model, sampler, steps, cfg,
-            seed), whose values get rows of their own.
+        by: a column of the table (or prompt, name, or a setting that images record) whose values get own rows.
         output: where the metrics table goes, if anywhere.
 
     Raises:
