@@ -59,7 +59,7 @@ def read_graph(graph: Mapping[str, Any]) -> Recorded:
     except _Unclear:
         return Recorded("comfyui", fault="ambiguous_prompt")
     samplers = dict.fromkeys(sampler for chain in chains for sampler in chain)
-    if not samplers and not any(_is_sampler(node) for node in nodes.values()):
+    if not samplers and not any(name in node["inputs"] for node in nodes.values() for name in _TEXTS):
         return Recorded("comfyui")  # such as an image that was only made larger
     settings = _agreed([reader.settings(chain[-1]) for chain in chains if chain])
     try:

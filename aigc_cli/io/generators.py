@@ -162,7 +162,7 @@ def _settings_line(lines: list[str]) -> int | None:
 
 def _pairs(line: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    position = 0
+    line, position = line[:MAX_PROMPT], 0
     while position < len(line):
         pair = _PAIR.match(line, position)
         if pair is None:

@@ -244,6 +244,7 @@ UNCLEAR: dict[str, Graph] = {
         _10=node("ConditioningSetArea", conditioning=["6", 0]),
     ),
     "a circle of texts": plain_graph(_6=text(["10", 0]), _10=node("CR Text", text=["10", 0])),
+    "an unknown sampler": plain_graph(_3=node("WanVideoSampler", text_embeds=["6", 0], steps=4)),
     "a text that is a number": plain_graph(_6=text(5)),
 }  # fmt: skip
 
