@@ -26,7 +26,7 @@ _NAMED = re.compile(r"conditioning_?(?:to|from|[0-9]{1,3}|[a-z])")
 _PART = re.compile(r"(?:text|string|prompt|input|str)(?:_?[0-9]{1,3}|_[a-z])?")
 # Nodes of text with more inputs than the text that they give.
 _KNOWN = frozenset(
-    ["ShowText|pysssss", "ImpactWildcardProcessor", "Power Prompt (rgthree)", "easy positive", "Textbox"]
+    ["StringTrim", "ShowText|pysssss", "ImpactWildcardProcessor", "Power Prompt (rgthree)", "easy positive"]
 )
 # What leads away from an image: everything else that is linked may be an image or a latent one.
 _CONDITIONS = ("positive", "negative", "conditioning", "control_net", "style_model", "clip_vision_output")
@@ -161,9 +161,9 @@ class _Reader:
         if guider is not None:
             inputs = self._through(guider)[1]["inputs"]
         names = [name for name in ("positive", "conditioning", "cond1", "cond2") if _link(inputs.get(name))]
-        if not names:
+        texts = [joined(self._conditioning(_link(inputs[name]), frozenset())) for name in names]
+        if not names or len(set(filter(None, texts))) > 1:  # a second condition may be what is led away from
             raise _Unclear
-        texts = [text for name in names for text in self._conditioning(_link(inputs[name]), frozenset())]
         return joined(texts)
 
     def _through(self, link: tuple[str, int]) -> tuple[tuple[str, int], Node]:
@@ -221,8 +221,7 @@ class _Reader:
             text, find, new = (self._string(inputs.get(name, ""), above) for name in ("string", "find", "replace"))
             return _short([text, new * (text.count(find) + 1)], lambda _: text.replace(find, new))
         holding = [name for name in _STRINGS if isinstance(inputs.get(name), str) or _link(inputs.get(name))]
-        others = [name for name, value in inputs.items() if isinstance(value, str | list) and name not in holding]
-        if len(holding) != 1 or ((others or "seed" in inputs) and kind not in _KNOWN):
+        if len(holding) != 1 or (len(inputs) > 1 and kind not in _KNOWN):
             raise _Unclear  # such as a language model, whose answer is not in the graph
         return self._string(inputs[holding[0]], above)
 

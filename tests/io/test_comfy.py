@@ -161,12 +161,16 @@ UNDERSTOOD: dict[str, tuple[Graph, str]] = {
         plain_graph(**CUSTOM | {"21": node("CFGGuider", cfg=3, positive=["6", 0], negative=["7", 0])}),
         "a red fox",
     ),
-    "custom advanced, two conditions": (
+    "custom advanced, a second condition without words": (
         plain_graph(
             **CUSTOM | {"21": node("DualCFGGuider", cond1=["6", 0], cond2=["10", 0], negative=["7", 0])},
-            _10=text("snow"),
+            _10=text(""),
         ),
-        "a red fox, snow",
+        "a red fox",
+    ),
+    "a text trimmed": (
+        plain_graph(_6=text(["10", 0]), _10=node("StringTrim", string=" a fox ", mode="Both")),
+        "a fox",
     ),
     "made larger": (
         plain_graph(
@@ -244,6 +248,13 @@ UNCLEAR: dict[str, Graph] = {
         _10=node("ConditioningSetArea", conditioning=["6", 0]),
     ),
     "a circle of texts": plain_graph(_6=text(["10", 0]), _10=node("CR Text", text=["10", 0])),
+    "a second condition": plain_graph(
+        **CUSTOM | {"21": node("DualCFGGuider", cond1=["6", 0], cond2=["10", 0], negative=["7", 0])}, _10=text("snow")
+    ),
+    "a part of a text": plain_graph(_6=text(["10", 0]), _10=node("StringSubstring", string="a fox", start=0, end=1)),
+    "a pattern replaced": plain_graph(
+        _6=text(["10", 0]), _10=node("RegexReplace", string="a cat", regex_pattern="cat", replace="fox")
+    ),
     "an unknown sampler": plain_graph(_3=node("WanVideoSampler", text_embeds=["6", 0], steps=4)),
     "a text that is a number": plain_graph(_6=text(5)),
 }  # fmt: skip
