@@ -16,6 +16,7 @@ from aigc_cli.errors import AigcError
 from aigc_cli.recipe import resolve
 
 FAILED_ROWS = 3
+SHOWN_AS_JSON = ("rows", "failed", "means", "reasons", "sources")
 RunFolder = Annotated[Optional[Path], typer.Option("-o", "--output", help="Run folder; default: runs/TIME-RECIPE.")]
 Unfinished = Annotated[
     Optional[Path],
@@ -30,6 +31,9 @@ CalibrateFrom = Annotated[
     Optional[Path],
     typer.Option(help="Error bars from such trainings: an `ablate` or `train` folder, or `eval --predictions-out`."),
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
+Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
+Exclude = Annotated[Optional[list[str]], typer.Option(help="No names or folders that fit; may be repeated.")]
 FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
@@ -156,7 +160,10 @@ def _print_bars(said: Any) -> None:
 def score(
     folder: Annotated[Path, typer.Argument(help="Folder of images.")],
     prompts: Annotated[Optional[Path], typer.Option(help="CSV with name, prompt.")] = None,
-    prompt: Annotated[Optional[str], typer.Option(help="One prompt for every image that has none.")] = None,
+    prompt: Annotated[Optional[str], typer.Option(help="One prompt for every image that has none there.")] = None,
+    recursive: Recursive = False,
+    include: Include = None,
+    exclude: Exclude = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
     model: options.Model = None,
@@ -173,7 +180,11 @@ def score(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Rate a folder of images: quality, and consistency with the prompt where there is one."""
+    """Rate a folder of images: quality, and consistency with the prompt where there is one.
+
+    The prompt is that of --prompts, else --prompt, else a text file beside the image, else the image's own metadata.
+    """
+    from aigc_cli.workflows.plan import Selection
     from aigc_cli.workflows.reports import report_scores
     from aigc_cli.workflows.score import score_folder
 
@@ -194,18 +205,26 @@ def score(
             engine=engine,
             overwrite=overwrite,
             resume=resume,
+            selection=Selection(recursive, include or (), exclude or ()),
             progress=progress,
         )
         if report is not None:
             report_scores(place, report, progress, thumbs)
-        for reason, count in sorted(summary.reasons.items()):
-            progress.say(f"{count} x {reason}: {_explained(reason)}")
+        _tell(summary, progress)
     if as_json:
-        print_json({"output": str(output), **{k: getattr(summary, k) for k in ("rows", "failed", "means", "reasons")}})
+        print_json({"output": str(output), **{k: getattr(summary, k) for k in SHOWN_AS_JSON}})
     elif output != STREAM:
         show_scores(summary)
     if fail_on_bad and summary.failed:
         raise typer.Exit(FAILED_ROWS)
+
+
+def _tell(summary: Any, progress: Any) -> None:
+    """Where prompts come from, and what happened to some images."""
+    counts = [f"{count} {source}" for source, count in sorted(summary.sources.items())]
+    progress.say(f"Prompts: {', '.join(counts)}.")
+    for reason, count in sorted(summary.reasons.items()):
+        progress.say(f"{count} x {reason}: {_explained(reason)}")
 
 
 def _explained(reason: str) -> str:

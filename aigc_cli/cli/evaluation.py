@@ -43,7 +43,7 @@ def evaluate(
     images: options.Images = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
-    by: Annotated[Optional[str], typer.Option(help="Also report each value of this column.")] = None,
+    by: Annotated[Optional[str], typer.Option(help="Also report each value of this column or setting.")] = None,
     mos_min: Annotated[Optional[float], typer.Option(help="Lowest human score; default: the model's.")] = None,
     mos_max: Annotated[Optional[float], typer.Option(help="Highest human score; default: the model's.")] = None,
     protocol: Protocol = None,

@@ -260,6 +260,7 @@ def _embed_dim(text: Tower) -> int:
 
 
 def _fills_context(tokenizer: Any, prompt: str) -> bool:
-    """Whether open_clip's tokenizer cut the prompt: a wider context would hold more tokens."""
+    """Whether open_clip's tokenizer cuts the prompt: a wider context would hold more tokens."""
     width = tokenizer.context_length
-    return bool((tokenizer([prompt], context_length=2 * width)[0, width:] != 0).any())
+    wider, blank = (tokenizer([text], context_length=2 * width)[0] for text in (prompt, ""))
+    return bool((wider[width:] != blank[-1]).any())  # whatever a tokenizer pads with, a blank text ends in it

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.windows import joined, parts_of
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, image_digest, read_bytes
@@ -286,24 +287,31 @@ def prefetch(
 
 
 class TextFeatures:
-    """The state at the freeze boundary of every distinct prompt of a data set, each computed once."""
+    """The state at the freeze boundary of every distinct prompt of a data set, each computed once.
+
+    A prompt that is longer than the text tower's window is embedded in parts, as when images are scored.
+    """
 
     def __init__(self, backbone: Backbone, boundary: int, prompts: Sequence[str]) -> None:
         self.backbone, self.boundary = backbone, boundary
         self.prompts = list(dict.fromkeys(prompts))
-        self._row = {prompt: row for row, prompt in enumerate(self.prompts)}
+        parts = {prompt: parts_of(prompt, backbone.truncates) for prompt in self.prompts}
+        texts = list(dict.fromkeys(part for pieces in parts.values() for part in pieces))
+        row = {text: index for index, text in enumerate(texts)}
+        self._rows = {prompt: [row[part] for part in pieces] for prompt, pieces in parts.items()}
         device = next(backbone.text.module.parameters()).device
-        tokens = backbone.tokenize(self.prompts).to(device) if self.prompts else torch.empty(0, 1, dtype=torch.long)
+        tokens = backbone.tokenize(texts).to(device) if texts else torch.empty(0, 1, dtype=torch.long)
         with torch.no_grad():
-            parts = [backbone.text_boundary(part, boundary) for part in torch.split(tokens, CHUNK)]
-        self._state = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if self.prompts else {})}
+            states = [backbone.text_boundary(part, boundary) for part in torch.split(tokens, CHUNK)]
+        self._state = {name: torch.cat([state[name] for state in states]) for name in (states[0] if texts else {})}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """L2-normalised embeddings (len(prompts), D); each distinct prompt runs through the rest of the tower once."""
         distinct = list(dict.fromkeys(prompts))
-        rows = torch.tensor([self._row[prompt] for prompt in distinct])
+        rows = torch.tensor([row for prompt in distinct for row in self._rows[prompt]])
         state = {name: value[rows.to(value.device)] for name, value in self._state.items()}
-        embeddings = self.backbone.text_from_boundary(state, self.boundary)
+        parts = self.backbone.text_from_boundary(state, self.boundary)
+        embeddings = joined(parts, [len(self._rows[prompt]) for prompt in distinct])
         position = {prompt: index for index, prompt in enumerate(distinct)}
         return embeddings[torch.tensor([position[prompt] for prompt in prompts], device=embeddings.device)]
 

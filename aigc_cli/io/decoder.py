@@ -1,7 +1,8 @@
 """Decodes image files in processes of their own, so that a decoder that dies takes one image with it and not the run.
 
-Such a process reads the paths of files on its stdin and answers on its stdout: a line of JSON, and the pixels. It has
-the image reader loaded and nothing else, may not use more than `MEMORY` bytes, and ends when its pipe does.
+Such a process reads the paths of files on its stdin and answers on its stdout: a line of JSON (the size, and what the
+image says of its making), and the pixels. It has the image reader loaded and nothing else, may not use more than
+`MEMORY` bytes, and ends when its pipe does.
 """
 
 import atexit
@@ -13,12 +14,14 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from aigc_cli.errors import EnvironmentProblem
+from aigc_cli.io.generators import Recorded
 from aigc_cli.io.images import DecodedImage, ImageFault, decode, read_bytes
 
 PATIENCE = 60.0  # seconds; the largest image allowed takes a few
@@ -88,7 +91,7 @@ class _Process:
             raise ImageFault(answer["reason"])
         size = answer["width"], answer["height"]
         image = Image.frombytes("RGB", size, self._read(3 * size[0] * size[1], PATIENCE))
-        return DecodedImage(image, *size, answer["note"])
+        return DecodedImage(image, *size, answer["note"], Recorded(**answer["recorded"]))
 
     def kill(self) -> None:
         self._child.kill()
@@ -188,8 +191,8 @@ def serve() -> None:
             _alarm(2 * PATIENCE)  # whoever started this may have gone while it hangs
             try:
                 decoded = decode(read_bytes(Path(os.fsdecode(bytes.fromhex(line.decode())))))
-                size = {"width": decoded.width, "height": decoded.height, "note": decoded.note}
-                _reply(out, size, decoded.image.tobytes())
+                said = {"width": decoded.width, "height": decoded.height, "note": decoded.note}
+                _reply(out, said | {"recorded": asdict(decoded.recorded)}, decoded.image.tobytes())
             except ImageFault as fault:
                 _reply(out, {"reason": fault.reason})
             except MemoryError:

@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from aigc_cli.errors import AigcError
-from aigc_cli.io.text import printable
+from aigc_cli.io.generators import Recorded
+from aigc_cli.io.metadata import NOTHING, read_metadata
 
 Reason = Literal[
     "missing_file",
@@ -34,7 +34,11 @@ Reason = Literal[
     "too_many_pixels",
     "extreme_aspect",
     "decoder_crash",
+    "link_outside",
     "no_prompt",
+    "ambiguous_prompt",
+    "bad_metadata",
+    "bad_sidecar",
     "animated_first_frame",
 ]
 
@@ -57,7 +61,11 @@ REASONS: dict[str, str] = {
     f"or the file more than {MAX_BYTES // 10**6} MB",
     "extreme_aspect": f"one side is more than {MAX_ASPECT} times the other",
     "decoder_crash": "the decoder died or ran out of memory on this file",
+    "link_outside": "it is a link that leads out of the folder, so it was not followed",
     "no_prompt": "there is no prompt for this image",
+    "ambiguous_prompt": "its metadata names several prompts, or none that can be told for sure, so none was taken",
+    "bad_metadata": "its metadata is damaged or too large, so no prompt was taken from there",
+    "bad_sidecar": "its text file is no UTF-8 text, over 1 MiB or a link out of the folder, so it was left aside",
     "animated_first_frame": "the image has several frames and the first one was scored (a note, not a failure)",
 }
 
@@ -128,12 +136,14 @@ class DecodedImage:
         width: pixels, of the upright image.
         height: pixels, of the upright image.
         note: `animated_first_frame` where there were more frames than the one taken, else None.
+        recorded: what the image says of its making.
     """
 
     image: Image.Image
     width: int
     height: int
     note: str | None = None
+    recorded: Recorded = NOTHING
 
 
 def read_bytes(path: Path) -> bytes:
@@ -186,50 +196,6 @@ def image_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def list_images(folder: Path) -> list[str]:
-    """Return the names in `folder` (not below it) that end in one of SUFFIXES in any case, in codepoint order.
-
-    Folders are left out. Pipes, dead links and the like stay: they become failed rows.
-    Raises AigcError when `folder` is no folder, cannot be listed, or holds no such name.
-    """
-    check_folder(folder)
-    try:
-        entries = list(folder.iterdir())
-    except OSError as error:
-        raise AigcError(
-            f"{printable(str(folder))}: the folder cannot be listed ({error.strerror})", "Check its permissions."
-        ) from error
-    names = [entry.name for entry in entries if entry.suffix.lower() in SUFFIXES and not _is_folder(entry)]
-    if not names:
-        raise AigcError(
-            f"{printable(str(folder))}: expected images ({' '.join(SUFFIXES)}), found none in {len(entries)} entries",
-            "Name the folder that holds the images themselves; folders inside it are not searched.",
-        )
-    return sorted(names)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise AigcError unless `folder` is a folder (or a link to one)."""
-    if _is_folder(folder):
-        return
-    try:
-        folder.lstat()
-        found = "something that is not a folder"
-    except (OSError, ValueError):
-        found = "nothing there"
-    raise AigcError(
-        f"{printable(str(folder))}: expected a folder of images, found {found}",
-        "Name the folder that holds the images.",
-    )
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except (OSError, ValueError):  # Path.is_dir raises on some of these: a name too long, no permission
-        return False
-
-
 # --- from Pillow's image to ours
 
 
@@ -240,7 +206,7 @@ def _normalise(image: Image.Image) -> DecodedImage:
     pixels = _to_rgb(image)
     if turn is not None:
         pixels = pixels.transpose(turn)
-    return DecodedImage(pixels, *pixels.size)
+    return DecodedImage(pixels, *pixels.size, recorded=read_metadata(image))
 
 
 def _check_size(width: int, height: int) -> None:

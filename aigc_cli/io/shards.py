@@ -8,7 +8,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,12 +18,15 @@ from aigc_cli.io.files import LOCK, TEMPORARY, read_json, sweep, whole_file, wri
 from aigc_cli.io.results import Row, write_table
 from aigc_cli.io.text import printable
 
+T = TypeVar("T")
+
 SETTINGS, INPUTS, DONE = "plan.json", "inputs.parquet", "done.json"
 INPUT_SCHEMA = pa.schema(
     {
         "name": pa.binary(),
         "prompt": pa.string(),
         "prompt_source": pa.string(),
+        "sidecar": pa.string(),
         "size": pa.int64(),
         "mtime_ns": pa.int64(),
     }
@@ -177,7 +180,7 @@ class Parts:
         return self.folder / f"shard-{number:06}.parquet"
 
 
-def batched(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+def batched(rows: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` rows, the last one shorter."""
     iterator = iter(rows)
     while batch := list(itertools.islice(iterator, size)):

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.images import ImageFault, check_folder, read_bytes
+from aigc_cli.io.folders import check_folder
+from aigc_cli.io.images import ImageFault, read_bytes
 from aigc_cli.io.samples import Sample
 from aigc_cli.io.text import printable
 

@@ -28,6 +28,7 @@ from aigc_cli.workflows.ratings import (
     tell_skipped,
     to_mos,
     training_data,
+    with_recorded,
 )
 from aigc_cli.workflows.reports import evaluation_gallery
 from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows
@@ -71,7 +72,7 @@ def evaluate(
 
     Args:
         place: a run or model folder; None for the shipped scorer.
-        by: a column of the table (or prompt, name) whose values get rows of their own.
+        by: a column of the table (or prompt, name, or a setting that images record) whose values get own rows.
         output: where the metrics table goes, if anywhere.
         mos: the range of the human scores when it is not the model's own; predictions are moved onto it.
 
@@ -84,7 +85,7 @@ def evaluate(
     recipe, judge = model.recipe, model.judge
     if mos is not None:
         recipe = replace(recipe, mos_min=mos[0], mos_max=mos[1])
-    rated = read_rated(source, recipe, progress)
+    rated = with_recorded(read_rated(source, recipe, progress), by, progress)
     if by:
         rated.groups(by)  # an unknown column is an error before anything is computed
     images, rated = image_features(judge.backbone, judge.freezing, rated, recipe, cache, progress)

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,9 @@ from PIL import Image
 
 from aigc_cli import __version__
 from aigc_cli.errors import AigcError
-from aigc_cli.io.images import list_images
+from aigc_cli.io.folders import leads_outside, list_images, wanted
 from aigc_cli.io.shards import INPUT_SCHEMA
+from aigc_cli.io.sidecars import read_sidecar
 from aigc_cli.io.text import printable
 from aigc_cli.workflows.scorer import BATCH, Entry, Scorer, prompt_or_none
 
@@ -21,23 +23,56 @@ SHOWN = 5
 _NO_FILE = (None, None)
 
 
-def entries_of(folder: Path, prompts: Mapping[str, str] | None, prompt: str | None) -> list[Entry]:
+@dataclass(frozen=True)
+class Selection:
+    """Which images of a folder are scored, see `list_images`."""
+
+    recursive: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+
+def entries_of(
+    folder: Path, prompts: Mapping[str, str] | None, prompt: str | None, selection: Selection | None = None
+) -> list[Entry]:
     """What `aigc score` rates: the folder's images by name, then the table's rows that have no image.
 
+    An image that neither the table nor `prompt` has a text for gets that of the file beside it, see `read_sidecar`;
+    without one, its own metadata is asked when it is read.
+
     Args:
-        folder: searched for images, not below.
+        folder: searched for images.
         prompts: {image name: prompt} from a table; it comes before `prompt`.
         prompt: one text for every image that the table has none for.
+        selection: which of the folder's images; default: those in it, not below.
     """
-    known, names = dict(prompts or {}), list_images(folder)
+    chosen = selection or Selection()
+    known = dict(prompts or {})
+    names = list_images(folder, recursive=chosen.recursive, include=chosen.include, exclude=chosen.exclude)
     prompt = prompt_or_none(prompt)
     entries = []
     for name in names:
-        text, origin = (known[name], "table") if name in known else (prompt, "argument" if prompt else None)
-        entries.append(Entry(name, folder / name, text, origin))
+        entry = Entry(name, folder / name, known.get(name, prompt), "csv" if name in known else prompt and "option")
+        if entry.prompt is None:
+            entry = _with_sidecar(entry, folder)
+        if chosen.recursive and leads_outside(folder / name, folder):
+            entry = replace(entry, fault="link_outside")
+        entries.append(entry)
     there = set(names)
-    entries += [Entry(name, folder / name, text, "table") for name, text in known.items() if name not in there]
-    return entries
+    others = [name for name in known if name not in there and wanted(name, chosen.include, chosen.exclude)]
+    return entries + [Entry(name, folder / name, known[name], "csv") for name in others]
+
+
+def _with_sidecar(entry: Entry, folder: Path) -> Entry:
+    assert isinstance(entry.source, Path)
+    found = read_sidecar(entry.source, folder)
+    if found is None:
+        return entry
+    if found.recorded is None:
+        return replace(entry, sidecar=found.digest, note="bad_sidecar")
+    prompt = found.recorded.prompt
+    source = "sidecar" if prompt else None
+    return replace(entry, prompt=prompt, prompt_source=source, beside=found.recorded, sidecar=found.digest)
 
 
 def settings_of(scorer: Scorer, folder: Path) -> dict[str, str]:
@@ -54,6 +89,7 @@ def inputs_of(entries: Sequence[Entry]) -> pa.Table:
         [os.fsencode(entry.name) for entry in entries],
         [entry.prompt for entry in entries],
         [entry.prompt_source for entry in entries],
+        [entry.sidecar for entry in entries],
         *([pair[i] for pair in signatures] for i in (0, 1)),
     ]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, INPUT_SCHEMA, strict=True)], schema=INPUT_SCHEMA)
@@ -70,7 +106,7 @@ def _signature(source: Path | Image.Image) -> tuple[int | None, int | None]:
 def digest_of_inputs(settings: Mapping[str, str], inputs: pa.Table) -> str:
     """SHA-256 over the settings, the names and the prompts; not over times of change, which a copy does not keep."""
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
-    for column in ("name", "prompt", "prompt_source"):
+    for column in ("name", "prompt", "prompt_source", "sidecar"):
         for value in inputs[column].to_pylist():
             text = value if isinstance(value, bytes) else b"" if value is None else value.encode()
             digest.update(b"%d %d\n" % (value is None, len(text)) + text)
@@ -109,7 +145,7 @@ def check_unchanged(
         then, today = (printable(str(settings.get(key)), 60) for settings in (before[0], now[0]))
         if before[0].get(key) != now[0].get(key):
             raise changed(f"{key.replace('_', ' ')} ({then} then, {today} now)")
-    for columns, what in ((("prompt", "prompt_source"), "the prompt"), (("size", "mtime_ns"), "the bytes")):
+    for columns, what in ((("prompt", "prompt_source", "sidecar"), "the prompt"), (("size", "mtime_ns"), "the bytes")):
         old, new = (list(zip(*(part[1][c].to_pylist() for c in columns), strict=True)) for part in (before, now))
         rows = [i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
         if what == "the bytes":

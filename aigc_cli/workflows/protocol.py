@@ -20,7 +20,7 @@ from aigc_cli.recipe import Recipe, Resolved, to_yaml
 from aigc_cli.workflows.cells import prediction_rows, save_predictions
 from aigc_cli.workflows.crossval import Cell, Column, Prepared, prepare, train_cell
 from aigc_cli.workflows.partitions import Folds, saved_folds, straddling
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated
+from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, with_recorded
 from aigc_cli.workflows.train import ZERO_SHOT, without_units
 
 
@@ -101,7 +101,7 @@ def cross_validate(
 
     Args:
         run: what the column `run` says, for example the recipe's name.
-        by: a column of the table (or prompt, name) whose values get rows of their own.
+        by: a column of the table (or prompt, name, or a setting that images record) whose values get own rows.
         output: where the metrics table goes, if anywhere.
 
     Raises:
@@ -112,7 +112,7 @@ def cross_validate(
         if path:
             check_output(path, overwrite=overwrite)
     recipe = resolved.recipe
-    rated = read_rated(source, recipe, progress)
+    rated = with_recorded(read_rated(source, recipe, progress), by, progress)
     if by:
         rated.groups(by)
     _dealt(plan, rated, recipe.seed)  # whatever is wrong with folds or columns is an error before anything is computed

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,21 @@ import torch
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone, Freezing
-from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, ViewSettings, digest_of, image_changed
+from aigc_cli.core.features import (
+    CHUNK,
+    EVALUATION,
+    ImageFeatures,
+    TextFeatures,
+    ViewSettings,
+    digest_of,
+    image_changed,
+    prefetch,
+)
 from aigc_cli.core.training import Data
 from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.demo import demo_samples
+from aigc_cli.io.generators import SETTINGS
 from aigc_cli.io.images import ImageFault
 from aigc_cli.io.samples import Sample
 from aigc_cli.io.store import cache_folder
@@ -135,6 +146,31 @@ def read_rated(source: Source, recipe: Recipe, progress: Progress) -> Rated:
     for target in sorted(set(TARGETS) - set(rated.targets(range(len(kept))))):
         progress.say(f"No {target} scores in {source.describe()}: a model trained on it gives none.")
     return rated
+
+
+def with_recorded(rated: Rated, by: str | None, progress: Progress) -> Rated:
+    """Adds the column `by` where it is a setting that generators record in images (see `SETTINGS`) and no column yet.
+
+    Raises:
+        AigcError: no image records it.
+    """
+    if by not in SETTINGS or any(by in sample.groups for sample in rated.samples):
+        return rated
+    progress.start(f"reading {by} from images", len(rated.samples))
+    values: list[str | None] = []
+    paths = [sample.path for sample in rated.samples]
+    for chunk, found in prefetch(paths, lambda path: decode_file(path).recorded.settings()[by], CHUNK):
+        values += [None if value is None or isinstance(value, ImageFault) else str(value) for value in found]
+        progress.advance(len(chunk))
+    if not any(values):
+        raise AigcError(
+            f"Expected a column {by}, or images that record their {by}, found neither.", "Group by something else."
+        )
+    samples = [
+        replace(sample, groups={**sample.groups, by: value or f"(no {by})"})
+        for sample, value in zip(rated.samples, values, strict=True)
+    ]
+    return replace(rated, samples=samples)
 
 
 def _not_empty(rated: Rated, where: str) -> Rated:

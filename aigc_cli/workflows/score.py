@@ -20,6 +20,7 @@ from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.plan import (
+    Selection,
     check_unchanged,
     digest_of_inputs,
     entries_of,
@@ -50,6 +51,7 @@ class ScoreSummary:
         histograms: {score: rows in each of `BINS` equal parts of the scale, from its lower end}.
         reasons: {reason: rows}.
         unusual: how many rows lie farther from the training images than `UNUSUAL` of those; None where it is not known.
+        sources: {where prompts come from: rows}.
     """
 
     output: Path
@@ -62,6 +64,7 @@ class ScoreSummary:
     histograms: dict[str, list[int]]
     reasons: dict[str, int]
     unusual: int | None
+    sources: dict[str, int]
 
 
 def score_folder(
@@ -77,9 +80,13 @@ def score_folder(
     engine: str = "auto",
     overwrite: bool = False,
     resume: bool = False,
+    selection: Selection | None = None,
     progress: Progress | None = None,
 ) -> ScoreSummary:
     """Scores every image of a folder into one table; memory does not grow with the folder's images.
+
+    The prompt of an image is that of the table `prompts`, else `prompt`, else of the text file beside it, else the one
+    that a generator wrote into the image.
 
     Rows are kept in `<output>.parts` while it goes on, and joined at the end. With `resume` a scoring that was
     interrupted goes on: failed rows are tried again, all others are kept, and the table is byte for byte that of a
@@ -97,10 +104,9 @@ def score_folder(
     parts = Parts(output)
     check_output(output, overwrite=overwrite or resume)
     parts.check()
-    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
-        raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
+    _check_text(prompt)
     table = read_prompts(prompts, columns=columns, sep=sep) if prompts else None
-    entries = entries_of(folder, table, prompt)
+    entries = entries_of(folder, table, prompt, selection)
     with owned(parts.folder):
         try:
             if parts.planned and not (overwrite or resume):
@@ -121,6 +127,11 @@ def score_folder(
         finally:
             if not parts.planned:
                 parts.remove()
+
+
+def _check_text(prompt: str | None) -> None:
+    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
+        raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
 
 
 def _complete(output: Path, settings: Mapping[str, str], entries: Sequence[Entry]) -> ScoreSummary:
@@ -156,7 +167,7 @@ class _Job:
                 self.parts.begin(self.settings, inputs)
                 self.progress.start("scoring", len(entries))
             if not self.parts.finished:
-                self.scorer.texts.catch_up([entries[i].prompt for i, status in enumerate(before) if status == "ok"])
+                self.scorer.texts.catch_up(row["prompt"] for row in self.parts.rows() if row["status"] == "ok")
                 self._score(entries)
                 self.parts.finish()
             summary = self._join(digest_of_inputs(self.settings, inputs))
@@ -238,12 +249,14 @@ class _Summary:
         self.histograms = {name: [0] * BINS for name in self.sums}
         self.reasons: dict[str, int] = {}
         self.unusual: int | None = None
+        self.sources: dict[str, int] = {}
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows += len(rows)
         scored = [row for row in rows if row["status"] == "ok"]
         self.failed += len(rows) - len(scored)
         for row in rows:
+            self.sources[row["prompt_source"]] = self.sources.get(row["prompt_source"], 0) + 1
             if row["reason"]:
                 self.reasons[row["reason"]] = self.reasons.get(row["reason"], 0) + 1
         for name, total in self.sums.items():
@@ -276,4 +289,5 @@ class _Summary:
             self.histograms,
             self.reasons,
             self.unusual,
+            self.sources,
         )

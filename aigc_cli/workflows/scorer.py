@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,10 @@ from aigc_cli.core.judge import Judge
 from aigc_cli.core.scoring import PromptEncoder, score_batch
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
-from aigc_cli.io.images import ImageFault, from_pil
-from aigc_cli.io.results import SCHEMAS
+from aigc_cli.io.generators import Recorded
+from aigc_cli.io.images import ImageFault, Reason, from_pil
+from aigc_cli.io.schemas import SCHEMAS
+from aigc_cli.io.shards import batched
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import Model, load_model
@@ -35,12 +37,27 @@ SEGMENT = 64  # batches whose prompts are encoded in common
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image to score: its name, where its pixels come from, and its prompt with that prompt's source."""
+    """One image to score.
+
+    Attributes:
+        name: in the table.
+        source: where its pixels come from.
+        prompt: None to take the one that the image itself records, if any.
+        prompt_source: where the prompt is from; None for an image without one.
+        beside: what the text file beside the image says, whose prompt is `prompt` unless another one comes first.
+        sidecar: identifies that file's content; None without a file.
+        fault: why the image must not be opened.
+        note: a reason that its row gets whatever becomes of it.
+    """
 
     name: str
     source: Path | Image.Image
     prompt: str | None
     prompt_source: str | None
+    beside: Recorded | None = None
+    sidecar: str | None = None
+    fault: Reason | None = None
+    note: Reason | None = None
 
 
 class Loaded(NamedTuple):
@@ -50,6 +67,7 @@ class Loaded(NamedTuple):
     width: int
     height: int
     note: str | None
+    recorded: Recorded
 
 
 class Texts:
@@ -70,10 +88,13 @@ class Texts:
         self._batches += 1
         return self._encode(prompts)
 
-    def catch_up(self, prompts: Sequence[str | None]) -> None:
+    def catch_up(self, prompts: Iterable[str | None]) -> None:
         """Gets where it would be after the batches of these prompts, which were scored before."""
-        batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-        for batch in batches[len(batches) // SEGMENT * SEGMENT :]:
+        segment: list[list[str | None]] = []
+        for batch in batched(prompts, BATCH):
+            segment = [] if len(segment) == SEGMENT else segment
+            segment.append(batch)
+        for batch in segment if len(segment) < SEGMENT else ():
             self(batch)
 
 
@@ -128,7 +149,8 @@ class Scorer:
 
         Args:
             images: paths or PIL images.
-            prompts: as many prompts; None (for one or for all) gives quality only.
+            prompts: as many prompts; None (for one or for all) takes what the image itself records, and gives quality
+                only where that is nothing.
 
         Raises:
             AigcError: the lengths differ. An image that can't be read is a row with `status` failed and its `reason`.
@@ -139,9 +161,9 @@ class Scorer:
             raise AigcError(f"Expected {len(images)} prompts, one for each image, found {len(prompts)}.", "Add None.")
         texts = [None] * len(images) if prompts is None else [prompt_or_none(prompt) for prompt in prompts]
         entries = [
-            Entry(f"image_{i}", image, text, text and "argument")
+            Entry(f"image_{i}", image, text, text and "option")
             if isinstance(image, Image.Image)
-            else Entry(Path(image).name, Path(image), text, text and "argument")
+            else Entry(Path(image).name, Path(image), text, text and "option")
             for i, (image, text) in enumerate(zip(images, texts, strict=True))
         ]
         self.expect(len(entries))
@@ -173,17 +195,20 @@ class Scorer:
             yield self._batch_rows(waiting, texts or self.texts)
 
     def _load(self, entry: Entry) -> Loaded | ImageFault:
+        if entry.fault:
+            return ImageFault(entry.fault)
         try:
             decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
         except ImageFault as fault:
             return ImageFault(fault.reason)  # a new one: that one holds on to the bytes of the file
-        return Loaded(self._engine.each(self._transform(decoded.image)), decoded.width, decoded.height, decoded.note)
+        begun = self._engine.each(self._transform(decoded.image))
+        return Loaded(begun, decoded.width, decoded.height, decoded.note, decoded.recorded)
 
     def _batch_rows(self, loaded: Sequence[tuple[Entry, Loaded | ImageFault]], texts: Texts) -> list[dict[str, Any]]:
         good = [(entry, found) for entry, found in loaded if not isinstance(found, ImageFault)]
         scored: Iterator[dict[str, Any]] = iter(())
         if good:
-            text, cut = texts([entry.prompt for entry, _ in good])
+            text, cut = texts([_prompt(entry, found) for entry, found in good])
             features = self._features([found.begun for _, found in good])
             scores = score_batch(self.model.judge, features, text)
             columns = self._mos(scores) | self._bars(features, scores)
@@ -191,10 +216,7 @@ class Scorer:
                 self._good_row(entry, found, {name: float(column[i]) for name, column in columns.items()}, cut[i])
                 for i, (entry, found) in enumerate(good)
             )
-        return [
-            _blank(entry) | {"reason": found.reason} if isinstance(found, ImageFault) else next(scored)
-            for entry, found in loaded
-        ]
+        return [_failed(entry, found) if isinstance(found, ImageFault) else next(scored) for entry, found in loaded]
 
     def _features(self, begun: Sequence[Any]) -> ImageFeatures:
         """The image tower's answer for a batch, in smaller ones where the device's memory does not hold it."""
@@ -240,25 +262,43 @@ class Scorer:
 
     def _good_row(self, entry: Entry, found: Loaded, values: dict[str, float], cut: bool) -> dict[str, Any]:
         values = {name: value for name, value in values.items() if name.split("_")[0] not in self._untrained}
-        row = _blank(entry) | {"width": found.width, "height": found.height, "status": "ok", "reason": found.note}
-        if entry.prompt is None:
-            notes = [note for note in (found.note, "no_prompt") if note]
-            kept = {k: v for k, v in values.items() if k.startswith("quality") or k == "out_of_domain"}
-            return row | kept | {"reason": ",".join(notes)}
-        return row | values | {"prompt_truncated": cut}
+        said = found.recorded
+        row = _blank(entry) | {"width": found.width, "height": found.height, "status": "ok"}
+        row |= {name: value for name, value in said.settings().items() if value is not None}
+        notes = [found.note, entry.note]
+        if _prompt(entry, found) is None:
+            values = {k: v for k, v in values.items() if k.startswith("quality") or k == "out_of_domain"}
+            notes += ["no_prompt", said.fault]
+        else:
+            values |= {"prompt_truncated": cut}
+        if entry.prompt is None and said.prompt:
+            row |= {"prompt": said.prompt, "prompt_source": said.source, "prompt_raw": said.raw}
+        return row | values | {"reason": ",".join(note for note in notes if note) or None}
+
+
+def _prompt(entry: Entry, found: Loaded) -> str | None:
+    return found.recorded.prompt if entry.prompt is None else entry.prompt
 
 
 def _blank(entry: Entry) -> dict[str, Any]:
     """A row without scores."""
     path = None if isinstance(entry.source, Image.Image) else printable(str(entry.source))
     row: dict[str, Any] = dict.fromkeys(SCHEMAS["scores"].names)
+    if entry.beside is not None:
+        row |= entry.beside.settings()
     return row | {
         "name": printable(entry.name),
         "path": path,
         "prompt": entry.prompt,
-        "prompt_source": entry.prompt_source,
+        "prompt_source": entry.prompt_source or "none",
+        "prompt_raw": entry.beside.raw if entry.beside and entry.prompt_source == "sidecar" else None,
         "status": "failed",
+        "reason": entry.note,
     }
+
+
+def _failed(entry: Entry, fault: ImageFault) -> dict[str, Any]:
+    return _blank(entry) | {"reason": ",".join(word for word in (fault.reason, entry.note) if word)}
 
 
 def prompt_or_none(prompt: str | None) -> str | None:

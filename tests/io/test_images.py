@@ -9,7 +9,6 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile
 
-from aigc_cli.errors import AigcError
 from aigc_cli.io import images
 from aigc_cli.io.images import (
     FORMATS,
@@ -33,7 +31,6 @@ from aigc_cli.io.images import (
     decode,
     from_pil,
     image_digest,
-    list_images,
     read_bytes,
 )
 from aigc_cli.io.text import printable
@@ -467,63 +464,6 @@ def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
 
 def test_digest() -> None:
     assert image_digest(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-# --- folders
-
-
-def test_images_are_listed_in_codepoint_order(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "Z.webp", "é.tiff", "c.bmp", "d.gif", "e.jpeg", "f.tif", "notes.txt", ".jpg"):
-        (tmp_path / name).write_bytes(b"")
-    os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "loop.png").symlink_to("loop.png")
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "folder.png" / "inside.png").write_bytes(b"")
-    expected = ["Z.webp", "a.JPG", "b.png", "c.bmp", "d.gif", "e.jpeg", "f.tif", "loop.png", "pipe.png", "é.tiff"]
-    assert list_images(tmp_path) == expected
-
-
-def test_a_name_that_is_not_utf8_is_listed(tmp_path: Path) -> None:
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.png")).write_bytes(b"")
-    assert [printable(name) for name in list_images(tmp_path)] == ["a\\xff.png"]
-
-
-def message_of(call: Callable[[], object]) -> str:
-    with pytest.raises(AigcError) as caught:
-        call()
-    assert caught.value.exit_code == 2
-    return str(caught.value)
-
-
-def test_a_folder_without_images(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"")
-    assert message_of(lambda: list_images(tmp_path)) == (
-        f"{tmp_path}: expected images (.jpg .jpeg .png .webp .gif .tif .tiff .bmp), found none in 1 entries\n"
-        "Name the folder that holds the images themselves; folders inside it are not searched."
-    )
-
-
-def test_no_folder(tmp_path: Path) -> None:
-    hint = "Name the folder that holds the images."
-    gone, file = tmp_path / "g\x1b[31m", tmp_path / "file"
-    file.write_bytes(b"")
-    assert message_of(lambda: list_images(gone)) == (
-        f"{tmp_path}/g\\x1b[31m: expected a folder of images, found nothing there\n{hint}"
-    )
-    assert message_of(lambda: list_images(file)) == (
-        f"{file}: expected a folder of images, found something that is not a folder\n{hint}"
-    )
-    assert "found nothing there" in message_of(lambda: list_images(tmp_path / ("x" * 300)))
-
-
-def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Path) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "iterdir", fail)
-    assert message_of(lambda: list_images(tmp_path)) == (
-        f"{tmp_path}: the folder cannot be listed (Permission denied)\nCheck its permissions."
-    )
 
 
 # --- whatever the bytes

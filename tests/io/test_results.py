@@ -13,9 +13,6 @@ import pytest
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.results import (
-    SCHEMA_VERSION,
-    SCHEMAS,
-    Kind,
     TableWriter,
     clean,
     iter_rows,
@@ -25,12 +22,13 @@ from aigc_cli.io.results import (
     scale_of,
     write_table,
 )
+from aigc_cli.io.schemas import LATER, SCHEMA_VERSION, SCHEMAS, Kind
 
 EXPECTED = {
     "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
     "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason "
-    "quality_low:f quality_high:f consistency_low:f consistency_high:f out_of_domain:f quality_percentile:f "
-    "consistency_percentile:f",
+    "prompt_raw model sampler steps:i cfg:f seed quality_low:f quality_high:f consistency_low:f consistency_high:f "
+    "out_of_domain:f quality_percentile:f consistency_percentile:f",
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
     "saturated_q:f saturated_c:f unused_q:f unused_c:f",
@@ -39,7 +37,7 @@ EXPECTED = {
     "comparison": "table baseline target group pairs:i prompts:i mean:f baseline_mean:f difference:f ci_low:f "
     "ci_high:f win_rate:f win_low:f win_high:f verdict reason",
     "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f "
-    "out_of_domain:f",
+    "out_of_domain:f mismatched:f",
     "splits": "name prompt split fold:i repeat:i",
 }
 TYPES = {"": pa.string(), "f": pa.float64(), "i": pa.int64(), "b": pa.bool_()}
@@ -71,7 +69,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_the_schemas_are_fixed(kind: Kind, tmp_path: Path) -> None:
     """A change here breaks files that users keep: raise SCHEMA_VERSION with it, but for columns at the end."""
-    assert SCHEMA_VERSION == 1
+    assert SCHEMA_VERSION == 2
     write_table(tmp_path / "t.parquet", kind, [], {})
     found = pq.read_schema(tmp_path / "t.parquet")
     assert [(field.name, field.type) for field in found] == schema_of(EXPECTED[kind])
@@ -121,7 +119,7 @@ def test_the_table_says_what_made_it(suffix: str, tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [path]
     else:
         found = json.loads((tmp_path / f"t{suffix}.meta.json").read_text())
-    assert found == {"schema": "metrics", "schema_version": "1", "model": "m", "model_hash": "abc"}
+    assert found == {"schema": "metrics", "schema_version": "2", "model": "m", "model_hash": "abc"}
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
@@ -230,9 +228,12 @@ def refusal(path: Path) -> str:
 
 def test_a_cell_too_many_is_named_with_its_line(tmp_path: Path) -> None:
     """Else a comma in a prompt would move every score after it into another column."""
-    path = scores(tmp_path / "t.csv")
+    path, names = scores(tmp_path / "t.csv"), SCHEMAS["scores"].names
     path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("a,", "a,b,", 1) + "\n")
-    assert refusal(path) == f"Expected a CSV table at {path}, found 17 cells instead of 16 in line 3."
+    assert (
+        refusal(path)
+        == f"Expected a CSV table at {path}, found {len(names) + 1} cells instead of {len(names)} in line 3."
+    )
 
 
 def test_columns_that_are_not_there_or_twice(tmp_path: Path) -> None:
@@ -367,3 +368,24 @@ def test_splits_that_are_none(tmp_path: Path) -> None:
     path.write_text("no JSON\n")
     with pytest.raises(AigcError, match="Expected a JSON lines table"):
         read_splits(path)
+
+
+# --- tables of earlier versions
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_table_of_the_first_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables were written before images' own prompts and settings were columns; those are null."""
+    path, names = tmp_path / f"t{suffix}", SCHEMAS["scores"].names
+    old = pa.schema([field for field in SCHEMAS["scores"] if field.name not in LATER])
+    assert [name for name in names if name in LATER] == names[-len(LATER) :]
+    row = {"name": "a", "status": "ok", "quality": 2.5}
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "scores", old)
+        write_table(path, "scores", [row], {})
+    assert list(iter_rows(path)) == [dict.fromkeys(names) | row]
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "scores", old.remove(0))
+        write_table(tmp_path / f"bad{suffix}", "scores", [{"status": "ok"}], {})
+    with pytest.raises(AigcError, match="no column name"):
+        list(iter_rows(tmp_path / f"bad{suffix}"))

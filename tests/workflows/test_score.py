@@ -14,8 +14,9 @@ from PIL import Image
 
 from aigc_cli import Scorer
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import SCHEMAS, read_rows
+from aigc_cli.io.results import read_rows
 from aigc_cli.io.samples import Sample
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows import score as module
@@ -129,7 +130,7 @@ def test_the_schema_and_the_metadata(images: Path, model: Path, tmp_path: Path) 
 def test_scores_are_in_mos_units_and_add_up(images: Path, score: Score) -> None:
     _, rows = score(images, prompt="a fox")
     for row in rows:
-        assert (row["status"], row["prompt"], row["prompt_source"]) == ("ok", "a fox", "argument")
+        assert (row["status"], row["prompt"], row["prompt_source"]) == ("ok", "a fox", "option")
         assert (row["width"], row["height"], row["prompt_truncated"]) == (64, 64, False)
         for name in MOS:
             total = row[f"{name}_base"] + row[f"{name}_delta"]
@@ -156,9 +157,9 @@ def test_the_summary_is_that_of_the_rows(images: Path, score: Score) -> None:
 def test_an_image_without_prompt_has_quality_only(images: Path, score: Score) -> None:
     summary, rows = score(images)
     assert summary.failed == 0
-    empty = ("consistency", "consistency_base", "consistency_delta", "clip_cosine", "prompt", "prompt_source")
+    empty = ("consistency", "consistency_base", "consistency_delta", "clip_cosine", "prompt", "prompt_raw")
     for row in rows:
-        assert (row["status"], row["reason"]) == ("ok", "no_prompt")
+        assert (row["status"], row["reason"], row["prompt_source"]) == ("ok", "no_prompt", "none")
         assert row["quality"] is not None
         assert [row[name] for name in empty] == [None] * 6
 
@@ -167,13 +168,13 @@ def test_where_a_prompt_comes_from(images: Path, score: Score, tmp_path: Path) -
     table = prompts_table(tmp_path / "p.csv", [("1.jpg", "None"), ("0.jpg", "a, \"b\" 'c'"), ("2.jpg", " ")])
     _, rows = score(images, prompts=table)
     found = {row["name"]: (row["prompt"], row["prompt_source"], row["reason"]) for row in rows}
-    assert found["0.jpg"] == ("a, \"b\" 'c'", "table", None)
-    assert found["1.jpg"] == ("None", "table", None)
-    assert found["2.jpg"] == found["3.jpg"] == (None, None, "no_prompt")
+    assert found["0.jpg"] == ("a, \"b\" 'c'", "csv", None)
+    assert found["1.jpg"] == ("None", "csv", None)
+    assert found["2.jpg"] == found["3.jpg"] == (None, "none", "no_prompt")
     _, rows = score(images, prompts=table, prompt="a fox")
     found = {row["name"]: (row["prompt"], row["prompt_source"], row["reason"]) for row in rows}
-    assert found["1.jpg"] == ("None", "table", None)
-    assert found["2.jpg"] == found["3.jpg"] == ("a fox", "argument", None)
+    assert found["1.jpg"] == ("None", "csv", None)
+    assert found["2.jpg"] == found["3.jpg"] == ("a fox", "option", None)
 
 
 @pytest.mark.parametrize("prompt", ["", "  "])

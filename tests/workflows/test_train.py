@@ -21,8 +21,9 @@ from aigc_cli.core.hints import factor_notes
 from aigc_cli.core.metrics import METRICS
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import load_checkpoint
-from aigc_cli.io.results import SCHEMAS, read_rows
+from aigc_cli.io.results import read_rows
 from aigc_cli.io.samples import Sample
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
 from aigc_cli.workflows import ratings
@@ -74,7 +75,7 @@ def test_a_run_folder_is_complete(train: Train, demo: list[Sample], tmp_path: Pa
     for name in tables:
         found = pq.read_schema(run / name)
         assert found.remove_metadata() == SCHEMAS[name.removesuffix(".parquet")]  # type: ignore[index]
-        assert found.metadata[b"schema_version"] == b"1"
+        assert found.metadata[b"schema_version"] == b"2"
         assert found.metadata[b"run"] == b"run"
     assert Recipe(**read_recipe(run / "recipe.yaml")) == resolve(settings).recipe
     said = json.loads((run / "run.json").read_text())

@@ -1,0 +1,108 @@
+"""Which images a folder holds."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from aigc_cli.errors import AigcError
+from aigc_cli.io.images import SUFFIXES
+from aigc_cli.io.text import printable
+
+
+def list_images(
+    folder: Path, *, recursive: bool = False, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[str]:
+    """Return the names in `folder` that end in one of SUFFIXES in any case, in codepoint order.
+
+    Folders are left out. Pipes, dead links and the like stay: they become failed rows.
+
+    Args:
+        recursive: also search the folders below; names are then relative paths with `/`. Links to folders are never
+            followed, so there is no loop and no way out.
+        include: glob patterns; only names that `matches` one of them. None given: all.
+        exclude: patterns of names, or of folders, that are left out.
+
+    Raises AigcError when a folder is none, cannot be listed, or holds no such name.
+    """
+    check_folder(folder)
+    found = list(_walk(folder, "", recursive, exclude))
+    images = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
+    names = [name for name in images if wanted(name, include, exclude)]
+    names = [name for name in names if not _is_folder(folder / name)]
+    if names:
+        return sorted(names)
+    if images and (include or exclude):
+        raise AigcError(
+            f"{printable(str(folder))}: expected images that --include and --exclude leave, found none of "
+            f"{len(images)}",
+            "In a pattern * stands for any text, / too; it is compared with the whole name and with its last part.",
+        )
+    raise AigcError(
+        f"{printable(str(folder))}: expected images ({' '.join(SUFFIXES)}), found none in {len(found)} entries",
+        "Name the folder that holds the images themselves"
+        + ("." if recursive else ", or add --recursive to search the folders inside it."),
+    )
+
+
+def _walk(folder: Path, below: str, recursive: bool, exclude: Sequence[str]) -> Iterator[str]:
+    """Names of everything in a folder but, where it is searched recursively, of the folders that are searched."""
+    try:
+        with os.scandir(folder / below) as listed:
+            entries = list(listed)
+    except OSError as error:
+        raise AigcError(
+            f"{printable(str(folder / below))}: the folder cannot be listed ({error.strerror})",
+            f"Check its permissions{', or leave it out with --exclude' if below else ''}.",
+        ) from error
+    for entry in entries:
+        name = f"{below}{entry.name}"
+        if recursive and entry.is_dir(follow_symlinks=False):
+            if not any(matches(name, pattern) for pattern in exclude):
+                yield from _walk(folder, f"{name}/", recursive, exclude)
+        else:
+            yield name
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a relative name, or its last part, fits a glob pattern, in which `*` also stands for `/`."""
+    return fnmatchcase(name, pattern) or fnmatchcase(PurePosixPath(name).name, pattern)
+
+
+def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether a relative name fits `include`, where there is one, and neither it nor a folder above fits `exclude`."""
+    if include and not any(matches(name, pattern) for pattern in include):
+        return False
+    parts = [name, *map(str, PurePosixPath(name).parents)][:-1] if exclude else []
+    return not any(matches(part, pattern) for part in parts for pattern in exclude)
+
+
+def leads_outside(path: Path, folder: Path) -> bool:
+    """Whether `path` is a link to something that is not in `folder` or below."""
+    try:
+        return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links leads nowhere
+        return False
+
+
+def check_folder(folder: Path) -> None:
+    """Raise AigcError unless `folder` is a folder (or a link to one)."""
+    if _is_folder(folder):
+        return
+    try:
+        folder.lstat()
+        found = "something that is not a folder"
+    except (OSError, ValueError):
+        found = "nothing there"
+    raise AigcError(
+        f"{printable(str(folder))}: expected a folder of images, found {found}",
+        "Name the folder that holds the images.",
+    )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):  # Path.is_dir raises on some of these: a name too long, no permission
+        return False
