@@ -5,15 +5,15 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aigc_cli.core.backbone import Backbone, Preprocessing
+from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.hints import CONFIG_NAME, MINI, hints_from
 from aigc_cli.core.hub import cached_only, hub_answers
+from aigc_cli.core.preprocess import Preprocessing
 from aigc_cli.core.sentence import SentenceEncoder, SentenceTokenizer
 from aigc_cli.core.towers import ClipTextTower, SentenceTower, Tower, image_tower
 from aigc_cli.errors import AigcError, EnvironmentProblem
@@ -196,7 +196,7 @@ def _from_open_clip(
         text=text,
         tokenize=lambda texts: tokenizer(list(texts)),
         truncates=lambda prompt: _fills_context(tokenizer, prompt),
-        **_preprocessing(cfg),
+        preprocessing=_preprocessing(cfg),
         embed_dim=_embed_dim(text),
         hints=hints_from(hints, len(image.blocks)),
     )
@@ -227,18 +227,16 @@ def _two_towers(name: str, folder: Path, config: Mapping[str, Any], weights: Pat
         text=SentenceTower(text),
         tokenize=tokenizer,
         truncates=tokenizer.truncates,
-        **_preprocessing(config["preprocess_cfg"] | {"size": visual.image_size}),
+        preprocessing=_preprocessing(config["preprocess_cfg"] | {"size": visual.image_size}),
         embed_dim=model_cfg["embed_dim"],
         hints=hints_from(config.get("aigc_cfg"), len(image.blocks)),
     )
 
 
-def _preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's `preprocessing` as the checkpoint says it, and its `transform`, which is open_clip's own."""
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
+def _preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
+    """As the checkpoint says it."""
     size = cfg["size"]
-    chosen = Preprocessing(
+    return Preprocessing(
         size=(size, size) if isinstance(size, int) else tuple(size),
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
@@ -246,7 +244,6 @@ def _preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
         resize_mode=cfg["resize_mode"],
         fill_color=cfg.get("fill_color", 0),
     )
-    return {"preprocessing": chosen, "transform": image_transform_v2(PreprocessCfg(**asdict(chosen)), is_train=False)}
 
 
 def _embed_dim(text: Tower) -> int:

@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
-from aigc_cli.io.images import ImageFault, image_digest, read_bytes
+from aigc_cli.io.images import ImageFault, Pixels, image_digest, read_bytes
 from aigc_cli.io.store import Bank, shown_size, store_size
 from aigc_cli.progress import Progress
 
@@ -44,21 +43,22 @@ class ViewSettings:
     flip: bool
 
 
-def augment(image: Image.Image, digest: str, view: int, settings: ViewSettings) -> Image.Image:
-    """View number `view` of an image: a random crop of the same aspect, mirrored or not.
+def augment(pixels: Pixels, digest: str, view: int, settings: ViewSettings) -> Pixels:
+    """View number `view` of an image (H, W, 3): a random crop of the same aspect, mirrored or not.
 
     The same view of the same bytes is the same picture in every run; `EVALUATION` is the image itself.
     """
     if view == EVALUATION:
-        return image
+        return pixels
     random = np.random.default_rng([VIEW_SEED, view, int(digest[:12], 16)])
     side = float(np.sqrt(random.uniform(settings.crop_scale_min, 1.0)))
-    width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
-    left, top = random.integers(image.width - width + 1), random.integers(image.height - height + 1)
-    image = image.crop((int(left), int(top), int(left) + width, int(top) + height))
+    full_height, full_width = pixels.shape[:2]
+    width, height = max(1, round(full_width * side)), max(1, round(full_height * side))
+    left, top = random.integers(full_width - width + 1), random.integers(full_height - height + 1)
+    pixels = pixels[top : top + height, left : left + width]
     if settings.flip and random.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 class ImageFeatures:
@@ -232,8 +232,8 @@ class ImageFeatures:
         row, views = job
         if digest_of(self.paths[row]) != self.digests[row]:
             raise image_changed(self.paths[row], "other content")
-        image, digest = decode_file(self.paths[row]).image, self.digests[row]
-        return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
+        pixels, digest = decode_file(self.paths[row]).pixels, self.digests[row]
+        return torch.stack([self._transform(augment(pixels, digest, view, self.settings)) for view in views])
 
     def _load_again(self, job: tuple[int, Sequence[int]]) -> State:
         """`_load` of an image that could be read before."""

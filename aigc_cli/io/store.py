@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from aigc_cli.errors import EnvironmentProblem
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _TEMPORARY = ".tmp-"
 
 Arrays = dict[str, NDArray[Any]]
