@@ -1,5 +1,6 @@
 """Backbones by name: `mini`, open_clip's, or a folder of one's own. The only place that imports open_clip."""
 
+import contextlib
 import difflib
 import json
 import logging
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.hints import CONFIG_NAME, MINI, hints_from
@@ -152,6 +154,23 @@ def _nearest(word: str, known: list[str]) -> str:
     return difflib.get_close_matches(word, known, 1, 0.0)[0]
 
 
+class _Blank(TorchFunctionMode):
+    """Leaves out the drawing of random weights, a second for a ViT-B/32, where others are loaded right after it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return (*args, *kwargs.values())[0] if func in _DRAWN else func(*args, **kwargs)
+
+
+_DRAWN: tuple[Any, ...] = (
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    torch.nn.init.normal_,
+    torch.nn.init.uniform_,
+    torch.nn.init.kaiming_uniform_,
+)
+
+
 def _from_open_clip(
     name: str,
     model: str,
@@ -171,15 +190,16 @@ def _from_open_clip(
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         try:
-            network = open_clip.create_model(
-                model,
-                weights,
-                load_weights=file is None,
-                force_custom_text=True,
-                force_image_size=image_size,
-                pretrained_text=False,
-                **options,
-            )
+            with contextlib.nullcontext() if file is None else _Blank():
+                network = open_clip.create_model(
+                    model,
+                    weights,
+                    load_weights=file is None,
+                    force_custom_text=True,
+                    force_image_size=image_size,
+                    pretrained_text=False,
+                    **options,
+                )
             if file is not None:
                 open_clip.load_checkpoint(network, str(file))
         finally:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -286,17 +287,53 @@ def prefetch(
 
 
 class TextFeatures:
-    """The state at the freeze boundary of every distinct prompt of a data set, each computed once."""
+    """The state at the freeze boundary of every distinct prompt of a data set, each computed once.
 
-    def __init__(self, backbone: Backbone, boundary: int, prompts: Sequence[str]) -> None:
+    Args:
+        store: the folder of the feature store, for the embeddings of a tower that is frozen as a whole; None computes.
+    """
+
+    def __init__(self, backbone: Backbone, boundary: int, prompts: Sequence[str], store: Path | None = None) -> None:
         self.backbone, self.boundary = backbone, boundary
         self.prompts = list(dict.fromkeys(prompts))
         self._row = {prompt: row for row, prompt in enumerate(self.prompts)}
-        device = next(backbone.text.module.parameters()).device
-        tokens = backbone.tokenize(self.prompts).to(device) if self.prompts else torch.empty(0, 1, dtype=torch.long)
-        with torch.no_grad():
-            parts = [backbone.text_boundary(part, boundary) for part in torch.split(tokens, CHUNK)]
-        self._state = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if self.prompts else {})}
+        whole = boundary > len(backbone.text.blocks)
+        self._state = self._embedded(store if whole else None) if whole else self._computed(self.prompts, CHUNK)
+
+    def _computed(self, prompts: Sequence[str], size: int) -> State:
+        """The boundary state of `prompts`, so many at a time."""
+        device = next(self.backbone.text.module.parameters()).device
+        parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+
+        def compute(part: Sequence[str]) -> State:
+            with torch.no_grad():
+                return self.backbone.text_boundary(self.backbone.tokenize(part).to(device), self.boundary)
+
+        if device.type != "cpu" or size > 1:
+            return _stacked([compute(part) for part in parts])
+        with ThreadPoolExecutor(torch.get_num_threads(), "texts", torch.set_num_threads, (1,)) as pool:
+            return _stacked(list(pool.map(compute, parts)))
+
+    def _embedded(self, store: Path | None) -> State:
+        """The embeddings of all prompts, from the store where they are there.
+
+        On a CPU each prompt runs by itself, so that what is stored does not depend on its neighbours.
+        """
+        device = next(self.backbone.text.module.parameters()).device
+        size = 1 if device.type == "cpu" else CHUNK
+        if store is None or not self.prompts:
+            return self._computed(self.prompts, size)
+        key = {"backbone": self.backbone.name, "weights": self.backbone.weights_hash, "boundary": self.boundary}
+        bank = Bank(store, {**key, "texts": True})
+        name_of = {prompt: sha256(prompt.encode()).hexdigest() for prompt in self.prompts}
+        missing = set(bank.missing(name_of.values()))
+        if new := [prompt for prompt in self.prompts if name_of[prompt] in missing]:
+            found = self._computed(new, size)
+            bank.append(
+                [name_of[prompt] for prompt in new], {name: value.cpu().numpy() for name, value in found.items()}
+            )
+        stored = bank.read([name_of[prompt] for prompt in self.prompts])
+        return {name: torch.from_numpy(value).to(device) for name, value in stored.items()}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """L2-normalised embeddings (len(prompts), D); each distinct prompt runs through the rest of the tower once."""
@@ -306,6 +343,11 @@ class TextFeatures:
         embeddings = self.backbone.text_from_boundary(state, self.boundary)
         position = {prompt: index for index, prompt in enumerate(distinct)}
         return embeddings[torch.tensor([position[prompt] for prompt in prompts], device=embeddings.device)]
+
+
+def _stacked(parts: Sequence[State]) -> State:
+    """States of several batches as one; nothing where there is none."""
+    return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
 
 
 def image_changed(path: Path, found: str) -> EnvironmentProblem:

@@ -329,6 +329,25 @@ def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkey
     assert sizes == [2]
 
 
+def test_embeddings_of_prompts_are_stored_and_do_not_depend_on_their_neighbours(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = TextFeatures(tiny, ALL, ["a red fox"]).embed(["a red fox"])
+    TextFeatures(tiny, ALL, ["a long sentence of many words", "a red fox"], tmp_path)
+    counted: list[int] = []
+    original = tiny.text_boundary
+
+    def text_boundary(tokens: Tensor, boundary: int) -> dict[str, Tensor]:
+        counted.append(len(tokens))
+        return original(tokens, boundary)
+
+    monkeypatch.setattr(tiny, "text_boundary", text_boundary)
+    again = TextFeatures(tiny, ALL, ["a red fox", "a blue house"], tmp_path)
+    assert counted == [1]  # the house
+    assert torch.equal(again.embed(["a red fox"]), alone)
+    assert torch.equal(again.embed(["a blue house"]), TextFeatures(tiny, ALL, ["a blue house"]).embed(["a blue house"]))
+
+
 # --- the store's limit
 
 
