@@ -55,6 +55,9 @@ def evaluate(
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
     ] = None,
+    predictions: Annotated[
+        Optional[Path], typer.Option(help="Save each image's scores beside people's, for `aigc plot`.")
+    ] = None,
     report: options.Report = None,
     thumbs: options.Thumbs = None,
     device: options.Device = "auto",
@@ -78,6 +81,7 @@ def evaluate(
     shared = {
         "by": by,
         "output": output,
+        "predictions": predictions,
         "device": device,
         "cache": options.cache_use(cache, cache_gb),
         "overwrite": overwrite,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import whole_file, write_json
 from aigc_cli.io.tables import read_table
+from aigc_cli.io.text import printable
 
 SCHEMA_VERSION = 1
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -168,9 +169,11 @@ def _cell(value: Any) -> Any:
     return "" if value is None else value
 
 
-def write_table(path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[str, str]) -> None:
+def write_table(
+    path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[str, str], extra: Sequence[str] = ()
+) -> None:
     """Writes a whole table at once, see `TableWriter`."""
-    with TableWriter(path, kind, metadata) as table:
+    with TableWriter(path, kind, metadata, extra) as table:
         table.write(rows)
 
 
@@ -205,6 +208,28 @@ def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
             for found in _json_lines(path):
                 _check_columns(found, schema)
                 yield found
+
+
+def kind_of(path: Path, among: Sequence[Kind]) -> Kind:
+    """The first kind of `among` whose columns a table has.
+
+    Raises:
+        AigcError: it is missing, damaged, or of none of these kinds.
+    """
+    if not path.is_file():
+        raise AigcError(f"Expected a table of results at {printable(str(path), 200)}, found none.", "Check the path.")
+    for kind in among:
+        try:
+            next(iter_rows(path, kind), None)
+        except AigcError as error:
+            if "no column" not in error.message:
+                raise
+        else:
+            return kind
+    raise AigcError(
+        f"Expected a table of {', '.join(among)} at {printable(str(path), 200)}, found other columns.",
+        "Name a table that aigc wrote.",
+    )
 
 
 def read_metadata(path: Path) -> dict[str, str]:

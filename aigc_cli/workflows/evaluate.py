@@ -18,7 +18,7 @@ from aigc_cli.progress import Progress
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.ratings import TARGETS, Source, image_features, read_rated, tell_skipped, training_data
 from aigc_cli.workflows.reports import evaluation_gallery
-from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows, prompt_digest, to_mos
+from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows, prediction_rows, prompt_digest, to_mos
 
 UNSEEN = "unseen"
 
@@ -50,6 +50,7 @@ def evaluate(
     progress: Progress,
     by: str | None = None,
     output: Path | None = None,
+    predictions: Path | None = None,
     device: str = "auto",
     cache: bool | float = True,
     overwrite: bool = False,
@@ -61,13 +62,15 @@ def evaluate(
         place: a run or model folder; None for the shipped scorer.
         by: a column of the table (or prompt, name) whose values get rows of their own.
         output: where the metrics table goes, if anywhere.
+        predictions: where each image's scores go, beside people's, if anywhere.
         mos: the range of the human scores when it is not the model's own; predictions are moved onto it.
 
     Raises:
         AigcError: the model, the table or the output is not as it should be.
     """
-    if output:
-        check_output(output, overwrite=overwrite)
+    for path in (output, predictions):
+        if path:
+            check_output(path, overwrite=overwrite)
     model = load_model(place, device)
     recipe, judge = model.recipe, model.judge
     if mos is not None:
@@ -98,8 +101,12 @@ def evaluate(
             )
     if output:
         write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
-    shown = evaluation_gallery(rated.samples, {target: to_mos(scores[target], recipe) for target in TARGETS}, splits)
+    sides = {target: to_mos(scores[target], recipe) for target in TARGETS}
+    shown = evaluation_gallery(rated.samples, sides, splits)
     metadata = model.metadata() | {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
+    if predictions:
+        found = prediction_rows(rated.samples, sides | {ZERO_SHOT: scores[ZERO_SHOT]}, split=splits)
+        write_table(predictions, "predictions", found, {"aigc_version": __version__, **metadata}, ["split"])
     return EvalResult(metrics, rated.skipped, name, shown, {"aigc_version": __version__, **metadata})
 
 

@@ -19,7 +19,7 @@ from aigc_cli.recipe import Recipe, Resolved, to_yaml
 from aigc_cli.workflows.crossval import Column, Prepared, prepare, train_cell
 from aigc_cli.workflows.partitions import Folds, saved_folds, straddling
 from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated
-from aigc_cli.workflows.train import ZERO_SHOT, without_units
+from aigc_cli.workflows.train import ZERO_SHOT, prediction_rows, without_units
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def cross_validate(
     run: str = "",
     by: str | None = None,
     output: Path | None = None,
+    predictions: Path | None = None,
     device: str = "auto",
     cache: bool | float = True,
     overwrite: bool = False,
@@ -97,12 +98,13 @@ def cross_validate(
         run: what the column `run` says, for example the recipe's name.
         by: a column of the table (or prompt, name) whose values get rows of their own.
         output: where the metrics table goes, if anywhere.
+        predictions: where the prediction of every image goes, if anywhere, for each split and repeat.
 
     Raises:
         AigcError: the plan, the table, the saved folds or the output is not as it should be; nothing was written.
         Diverged: a training's loss was not finite.
     """
-    for path in (output, plan.save):
+    for path in (output, predictions, plan.save):
         if path:
             check_output(path, overwrite=overwrite)
     recipe = resolved.recipe
@@ -115,13 +117,19 @@ def cross_validate(
     rated = ready.rated
     dealt = _dealt(plan, rated, recipe.seed)
     warnings = _warnings(dealt, rated)
-    metrics, folds, spread = [], [], []
+    metrics, folds, spread, predicted = [], [], [], []
     for protocol, repeats in dealt.items():
         labels, groups = {"run": run, "split": _label(protocol, repeats, rated)}, rated.groups(_grouping(protocol))
         found = []
         for number, parts in enumerate(repeats):
             seeded = replace(recipe, seed=recipe.seed + number)
             found.append(_repeat(ready, groups, parts, seeded, labels["split"], progress))
+        for number, one in enumerate(found):
+            sides = {target: values for target, (values, _) in one.predicted.items()}
+            marks = {"split": labels["split"], "repeat": str(number)}
+            predicted += prediction_rows(
+                rated.samples, sides, **{k: [v] * len(rated.samples) for k, v in marks.items()}
+            )
         metrics += _means(found, rated.groups(by) if by else [], by, labels)
         single = _single(found, labels)
         spread += _spread(single, labels["split"], len(repeats))
@@ -135,6 +143,9 @@ def cross_validate(
     }
     if output:
         write_table(output, "metrics", [*metrics, *folds], meta)
+    if predictions:
+        scale = {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
+        write_table(predictions, "predictions", predicted, meta | scale, ["split", "repeat"])
     if plan.save:
         write_table(plan.save, "splits", _saved(dealt, rated), meta)
     return ProtocolResult(metrics, folds, spread, warnings, rated.skipped)

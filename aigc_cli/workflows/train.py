@@ -27,11 +27,13 @@ from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.io.files import check_output, sweep, write_json, write_text
 from aigc_cli.io.locks import owned
 from aigc_cli.io.results import write_table
+from aigc_cli.io.samples import Sample
 from aigc_cli.io.signals import graceful
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
 from aigc_cli.workflows.partitions import saved_holdout, straddling
 from aigc_cli.workflows.ratings import (
+    TARGETS,
     Rated,
     Source,
     image_features,
@@ -97,8 +99,8 @@ def train(
 ) -> TrainResult:
     """Trains one model as the recipe says and writes the run folder.
 
-    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, run.json and checkpoint/; until those
-    are whole, also training/, from which `resume` goes on.
+    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, predictions.parquet (of the
+    validation part), run.json and checkpoint/; until those are whole, also training/, from which `resume` goes on.
 
     Raises:
         AigcError: the recipe, the table or the output is not as it should be, or not as it was when the run to resume
@@ -163,7 +165,9 @@ def _train(
     progress.say(f"Training waited for data for {waited:.0%} of its time.")
     scores = predict(judge, data, rows_val)._asdict() | {ZERO_SHOT: zero_shot}
     metrics = evaluation_rows(scores, data, rows_val, recipe, {"run": run.name, "split": "val", "group": "all"})
-    write_run(run, resolved, rated, splits, result, metrics, judge, source)
+    sides = {target: to_mos(scores[target], recipe) for target in TARGETS} | {ZERO_SHOT: scores[ZERO_SHOT]}
+    predictions = prediction_rows([rated.samples[row] for row in rows_val], sides)
+    write_run(run, resolved, rated, splits, result, metrics, predictions, judge, source)
     finish(run)
     if result.diverged:
         raise Diverged(
@@ -255,6 +259,29 @@ def evaluation_rows(
     return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
 
 
+def prediction_rows(
+    samples: Sequence[Sample], sides: Mapping[str, Any], **labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of the predictions table.
+
+    Args:
+        samples: the n rated images.
+        sides: quality and consistency in MOS and the untrained cosine `ZERO_SHOT`, each (n,).
+        labels: further columns of text.
+    """
+    return [
+        {
+            "name": sample.name,
+            "group": sample.prompt,
+            **{target: float(sides[target][row]) for target in TARGETS},
+            **{f"human_{target}": getattr(sample, column) for target, column in TARGETS.items()},
+            "clip_cosine": float(sides[ZERO_SHOT][row]),
+            **{name: texts[row] for name, texts in labels.items()},
+        }
+        for row, sample in enumerate(samples)
+    ]
+
+
 def without_units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the metrics table without the error of the cosine, which has no MOS units."""
     return [row for row in rows if (row["target"], row["metric"]) != (ZERO_SHOT, "rmse")]
@@ -297,6 +324,7 @@ def write_run(
     splits: Mapping[str, Sequence[int]],
     result: Fit,
     metrics: Sequence[dict[str, Any]],
+    predictions: Sequence[dict[str, Any]],
     judge: Judge,
     source: Source,
 ) -> None:
@@ -317,6 +345,8 @@ def write_run(
     write_table(run / "splits.parquet", "splits", rows, meta)
     write_table(run / "epochs.parquet", "epochs", [{"run": run.name, **row} for row in result.epochs], meta)
     write_table(run / "metrics.parquet", "metrics", metrics, meta)
+    scale = {"mos_min": str(resolved.recipe.mos_min), "mos_max": str(resolved.recipe.mos_max)}
+    write_table(run / "predictions.parquet", "predictions", predictions, meta | scale)
     write_json(
         run / "run.json",
         {
