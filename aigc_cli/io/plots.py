@@ -45,8 +45,8 @@ def save_figure(figure: Any, paths: Sequence[Path]) -> None:
         kind = path.suffix.removeprefix(".")
         with whole_file(path, "wb") as stream, warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Glyph \d+")  # no font here has it: a box in a PNG, text in an SVG
-            nameless = {"Date": None} if kind in ("svg", "pdf") else {}
-            figure.savefig(stream, format=kind, dpi=150, bbox_inches="tight", metadata=nameless)
+            undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+            figure.savefig(stream, format=kind, dpi=150, bbox_inches="tight", metadata=undated)
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -69,7 +69,8 @@ def _shared_legend(figure: Any) -> None:
     for axis in figure.axes:
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+        columns = max(1, int(figure.get_figwidth() / 2.1))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
 def ablation_plot(points: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> None:
@@ -192,10 +193,10 @@ def agreement_plot(panels: Sequence[Sequence[Mapping[str, Any]]], paths: Sequenc
     """People's scores against predicted ones, every image a dot, with the means of bins and their intervals.
 
     Args:
-        panels: rows of panels, each panel: title, note (a line within), predicted and human (n,), low and high (n,) or
+        panels: rows of panels, each panel: title, note (lines under it), predicted and human (n,), low and high (n,) or
             None (ends of each image's predicted interval), bins (of `core.bins`), and limits, the range of both axes.
     """
-    with _drawing(max(map(len, panels)), len(panels)) as (figure, axes):
+    with _drawing(max(map(len, panels)), len(panels), height=4.0) as (figure, axes):
         for line, found in zip(axes, panels, strict=True):
             for axis, panel in zip(line, found, strict=False):
                 _cloud(axis, panel)
@@ -222,9 +223,10 @@ def _cloud(axis: Any, panel: Mapping[str, Any]) -> None:
     )  # fmt: skip
     look = {"color": COLOURS[1], "marker": "s", "linestyle": "none"}
     _binned(axis, bins, [one.human.value for one in bins], label="mean of a bin, 95% interval", **look)
-    axis.set(title=panel["title"], xlabel="predicted (MOS)", ylabel="people's score (MOS)")
+    axis.set_title(f"{panel['title']}\n{panel['note']}", fontsize=8)
+    axis.set(xlabel="predicted (MOS)", ylabel="people's score (MOS)")
     axis.set(xlim=panel["limits"], ylim=panel["limits"], aspect="equal")
-    axis.text(0.03, 0.97, panel["note"], transform=axis.transAxes, va="top", fontsize=7)
+    axis.set_xticks([tick for tick in axis.get_yticks() if panel["limits"][0] <= tick <= panel["limits"][1]])
     axis.grid(alpha=0.25)
 
 

@@ -222,9 +222,14 @@ def _scored(table: Path, source: Source | None, notes: list[str]) -> list[dict[s
         return rows
     low, high = _limits(table) or (0.0, 5.0)
     samples = read_ratings(
-        source.data, source.images or source.data.parent, mos_min=low, mos_max=high, columns=source.columns,
+        source.data,
+        source.images or source.data.parent,
+        mos_min=low,
+        mos_max=high,
+        columns=source.columns,
         sep=source.sep,
-    )  # fmt: skip
+        without_images=True,
+    )
     human = {sample.name: (sample.mos_quality, sample.mos_align) for sample in samples}
     matched = [row for row in rows if row["name"] in human]
     if not matched:
@@ -293,15 +298,15 @@ def _panel(target: str, label: str, rows: Sequence[Row]) -> dict[str, Any] | Non
         return None
     predicted, human = ([float(row[key]) for row in both] for key in (target, f"human_{target}"))
     groups = [str(row["group"]) for row in both]
-    low, high = ([row.get(f"{target}_{end}") for row in both] for end in ("low", "high"))
-    bounds = [None if all(v is None for v in side) else [float("nan") if v is None else float(v) for v in side]
-              for side in (low, high)]  # fmt: skip
+    low, high = ([_number(row.get(f"{target}_{end}")) for row in both] for end in ("low", "high"))
+    spans = [(h, a, b) for h, a, b in zip(human, low, high, strict=True) if a is not None and b is not None]
+    nothing = float("nan")
+    bounds = [[nothing if end is None else end for end in side] for side in (low, high)] if spans else ()
     bins = binned(predicted, human, groups, *bounds)
     srocc = estimate("srocc", predicted, human, groups)
     said = "SROCC " + ("not defined" if srocc.value is None else f"{srocc.value:.3f}")
     said += "" if srocc.low is None else f" [{srocc.low:.3f}, {srocc.high:.3f}]"
     said += f"\n{len(both):,} images, {len(set(groups)):,} prompts"
-    spans = [(h, a, b) for h, a, b in zip(human, low, high, strict=True) if a is not None and b is not None]
     if spans:
         said += f"\n{sum(a <= h <= b for h, a, b in spans) / len(spans):.0%} within the predicted interval"
     title = f"{target}, {label}" if label else target
