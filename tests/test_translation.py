@@ -7,6 +7,7 @@ table, a number, a `name` or a link fails here until the translation follows.
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,13 @@ def prose(text: str) -> str:
     return "\n".join(line for line in INDENTED.sub("", without_blocks(text)).splitlines() if not line.startswith("|"))
 
 
+def unlike(one: list[Any], other: list[Any]) -> str:
+    """What only one of two lists has, as far as one looks."""
+    found = [f"{name}: {[entry for entry in a if entry not in b][:3]}" for name, a, b in (
+        ("only in English", one, other), ("only in Chinese", other, one))]  # fmt: skip
+    return "; ".join(found)
+
+
 def test_the_headings_are_the_same_in_number_order_and_level() -> None:
     levels = [[level for level, _, _ in sections(text)] for text in (ENGLISH, CHINESE)]
     names = [heading for _, heading, _ in sections(ENGLISH)]
@@ -84,8 +92,9 @@ def test_a_section_says_the_same(english: tuple[int, str, str], chinese: tuple[i
     assert blocks[1] == blocks[0], mend("the fenced blocks, but for comments and descriptions")
     one, other = (text.replace("README.zh-CN.md", "README.md") for text in (one, other))  # each links the other
     indented = [INDENTED.findall(without_blocks(text)) for text in (one, other)]
-    assert indented[1] == indented[0], mend("the indented blocks")
-    assert tables(other) == tables(one), mend("rows, numbers and names of the tables")
+    assert indented[1] == indented[0], mend(f"indented blocks; {unlike(*indented)}")
+    cells = [tables(text) for text in (one, other)]
+    assert cells[1] == cells[0], mend(f"cells, numbers and names of the tables' rows; {unlike(*cells)}")
     for what, found in (("names in backquotes", CODE), ("numbers", NUMBER), ("links", LINK)):
         counts = []
         for text in (one, other):

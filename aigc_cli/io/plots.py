@@ -197,16 +197,17 @@ def agreement_plot(panels: Sequence[Sequence[Mapping[str, Any]]], paths: Sequenc
             None (ends of each image's predicted interval), bins (of `core.bins`), and limits, the range of both axes.
     """
     with _drawing(max(map(len, panels)), len(panels), height=4.0) as (figure, axes):
+        many = sum(len(panel["predicted"]) for found in panels for panel in found) > CLOUD
         for line, found in zip(axes, panels, strict=True):
             for axis, panel in zip(line, found, strict=False):
-                _cloud(axis, panel)
+                _cloud(axis, panel, many)
             for axis in line[len(found) :]:
                 axis.set_axis_off()
         _shared_legend(figure)
         save_figure(figure, paths)
 
 
-def _cloud(axis: Any, panel: Mapping[str, Any]) -> None:
+def _cloud(axis: Any, panel: Mapping[str, Any], as_pixels: bool) -> None:
     bins, count = panel["bins"], len(panel["predicted"])
     spans = [one for one in bins if one.low is not None]
     if spans:
@@ -219,7 +220,7 @@ def _cloud(axis: Any, panel: Mapping[str, Any]) -> None:
     size, alpha = (14, 0.6) if count <= 200 else (6, 0.35)
     axis.scatter(
         panel["predicted"], panel["human"], s=size, alpha=alpha, color=COLOURS[0], linewidths=0,
-        rasterized=count > CLOUD, label="image",
+        rasterized=as_pixels, label="image",
     )  # fmt: skip
     look = {"color": COLOURS[1], "marker": "s", "linestyle": "none"}
     _binned(axis, bins, [one.human.value for one in bins], label="mean of a bin, 95% interval", **look)
