@@ -31,6 +31,7 @@ Settings = Annotated[
     Optional[list[str]],
     typer.Option("--set", help="SETTING=VALUE of the recipe; may be repeated.", rich_help_panel=OF_PROTOCOL),
 ]
+Predictions = Annotated[Optional[Path], typer.Option(help="Save each image's scores beside people's, for `aigc plot`.")]
 Repeats = Annotated[Optional[int], _of_protocol("Times that folds are drawn anew, with the next seed (default 1).")]
 
 
@@ -55,9 +56,7 @@ def evaluate(
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
     ] = None,
-    predictions: Annotated[
-        Optional[Path], typer.Option(help="Save each image's scores beside people's, for `aigc plot`.")
-    ] = None,
+    predictions: Predictions = None,
     report: options.Report = None,
     thumbs: options.Thumbs = None,
     device: options.Device = "auto",

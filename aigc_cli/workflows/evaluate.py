@@ -15,7 +15,7 @@ from aigc_cli.core.training import Data, predict
 from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
-from aigc_cli.workflows.models import load_model
+from aigc_cli.workflows.models import Model, load_model
 from aigc_cli.workflows.ratings import TARGETS, Source, image_features, read_rated, tell_skipped, training_data
 from aigc_cli.workflows.reports import evaluation_gallery
 from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows, prediction_rows, prompt_digest, to_mos
@@ -68,9 +68,8 @@ def evaluate(
     Raises:
         AigcError: the model, the table or the output is not as it should be.
     """
-    for path in (output, predictions):
-        if path:
-            check_output(path, overwrite=overwrite)
+    for path in filter(None, (output, predictions)):
+        check_output(path, overwrite=overwrite)
     model = load_model(place, device)
     recipe, judge = model.recipe, model.judge
     if mos is not None:
@@ -84,9 +83,7 @@ def evaluate(
     data = training_data(images, judge.freezing, rated, recipe)
     everyone = range(len(rated.samples))
     scores = predict(judge, data, everyone)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, everyone)}
-    memory = model.checkpoint.description.get("prompts", {})
-    part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
-    splits = [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in data.prompts]
+    splits = _splits(model, data.prompts)
     metrics: list[dict[str, Any]] = []
     name = model.metadata()["model"]
     for split in (UNSEEN, "val", "train"):
@@ -96,18 +93,24 @@ def evaluate(
             chosen.setdefault(f"{by}={groups[row]}", []).append(row)
         for group, members in sorted(chosen.items(), key=lambda item: (item[0] != "all", item[0])):
             labels = {"run": name, "split": split, "group": group}
-            metrics += evaluation_rows(
-                {target: scores[target][members] for target in (*TARGETS, ZERO_SHOT)}, data, members, recipe, labels
-            )
-    if output:
-        write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
+            part = {target: scores[target][members] for target in (*TARGETS, ZERO_SHOT)}
+            metrics += evaluation_rows(part, data, members, recipe, labels)
     sides = {target: to_mos(scores[target], recipe) for target in TARGETS}
-    shown = evaluation_gallery(rated.samples, sides, splits)
-    metadata = model.metadata() | {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
+    scale = {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
+    metadata = {"aigc_version": __version__, **model.metadata(), **scale}
+    if output:
+        write_table(output, "metrics", metrics, metadata)
     if predictions:
         found = prediction_rows(rated.samples, sides | {ZERO_SHOT: scores[ZERO_SHOT]}, split=splits)
-        write_table(predictions, "predictions", found, {"aigc_version": __version__, **metadata}, ["split"])
-    return EvalResult(metrics, rated.skipped, name, shown, {"aigc_version": __version__, **metadata})
+        write_table(predictions, "predictions", found, metadata, ["split"])
+    return EvalResult(metrics, rated.skipped, name, evaluation_gallery(rated.samples, sides, splits), metadata)
+
+
+def _splits(model: Model, prompts: Sequence[str]) -> list[str]:
+    """Whether the model was trained on each prompt (train), chosen on it (val), or never saw it (unseen)."""
+    memory = model.checkpoint.description.get("prompts", {})
+    part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
+    return [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in prompts]
 
 
 def _zero_shot(judge: Judge, data: Data, rows: Sequence[int]) -> Tensor:

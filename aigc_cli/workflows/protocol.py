@@ -104,9 +104,8 @@ def cross_validate(
         AigcError: the plan, the table, the saved folds or the output is not as it should be; nothing was written.
         Diverged: a training's loss was not finite.
     """
-    for path in (output, predictions, plan.save):
-        if path:
-            check_output(path, overwrite=overwrite)
+    for path in filter(None, (output, predictions, plan.save)):
+        check_output(path, overwrite=overwrite)
     recipe = resolved.recipe
     rated = read_rated(source, recipe, progress)
     if by:
@@ -124,28 +123,16 @@ def cross_validate(
         for number, parts in enumerate(repeats):
             seeded = replace(recipe, seed=recipe.seed + number)
             found.append(_repeat(ready, groups, parts, seeded, labels["split"], progress))
-        for number, one in enumerate(found):
-            sides = {target: values for target, (values, _) in one.predicted.items()}
-            marks = {"split": labels["split"], "repeat": str(number)}
-            predicted += prediction_rows(
-                rated.samples, sides, **{k: [v] * len(rated.samples) for k, v in marks.items()}
-            )
+        predicted += _predictions(found, rated, labels["split"])
         metrics += _means(found, rated.groups(by) if by else [], by, labels)
         single = _single(found, labels)
         spread += _spread(single, labels["split"], len(repeats))
         folds += single
-    meta = {
-        "aigc_version": __version__,
-        "protocol": plan.protocol,
-        "data": source.describe(),
-        "recipe": to_yaml(resolved),
-        "warnings": " ".join(warnings),
-    }
+    meta = _described(resolved, source, plan, warnings)
     if output:
         write_table(output, "metrics", [*metrics, *folds], meta)
     if predictions:
-        scale = {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
-        write_table(predictions, "predictions", predicted, meta | scale, ["split", "repeat"])
+        write_table(predictions, "predictions", predicted, meta, ["split", "repeat"])
     if plan.save:
         write_table(plan.save, "splits", _saved(dealt, rated), meta)
     return ProtocolResult(metrics, folds, spread, warnings, rated.skipped)
@@ -248,6 +235,28 @@ def _spread(folds: Sequence[Mapping[str, Any]], split: str, repeats: int) -> lis
         between = float(each.mean(1).std(ddof=1)) if repeats > 1 else None
         within = float(np.sqrt(each.var(axis=1, ddof=1).mean()))
         found.append({"split": split, "target": target, "over_folds": within, "over_repeats": between})
+    return found
+
+
+def _described(resolved: Resolved, source: Source, plan: Plan, warnings: Sequence[str]) -> dict[str, str]:
+    """What the tables say of their making."""
+    return {
+        "aigc_version": __version__,
+        "mos_min": str(resolved.recipe.mos_min),
+        "mos_max": str(resolved.recipe.mos_max),
+        "protocol": plan.protocol,
+        "data": source.describe(),
+        "recipe": to_yaml(resolved),
+        "warnings": " ".join(warnings),
+    }
+
+
+def _predictions(repeats: Sequence[_Repeat], rated: Rated, split: str) -> list[dict[str, Any]]:
+    """Rows of the predictions table, with the columns split and repeat."""
+    n, found = len(rated.samples), []
+    for number, one in enumerate(repeats):
+        sides = {target: values for target, (values, _) in one.predicted.items()}
+        found += prediction_rows(rated.samples, sides, split=[split] * n, repeat=[str(number)] * n)
     return found
 
 
