@@ -83,9 +83,8 @@ def evaluate(
     data = training_data(images, judge.freezing, rated, recipe)
     everyone = range(len(rated.samples))
     scores = predict(judge, data, everyone)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, everyone)}
-    splits = _splits(model, data.prompts)
+    splits, name = _splits(model, data.prompts), model.metadata()["model"]
     metrics: list[dict[str, Any]] = []
-    name = model.metadata()["model"]
     for split in (UNSEEN, "val", "train"):
         rows = [row for row, found in enumerate(splits) if found == split]
         chosen: dict[str, list[int]] = {"all": rows}
