@@ -2,7 +2,7 @@
 
     python tools/analyse_misses.py runs/cv --recipe scorer --data AGIQA-3K/data.csv
 
-reads the folder of an `aigc ablate` (or a table of `aigc eval --predictions-out`) and writes agreement by generator
+reads the folder of an `aigc ablate` (or a table of `aigc eval --predictions`) and writes agreement by generator
 (the first part of an image's name), by style and by the length of the prompt, then the images that were missed most.
 """
 

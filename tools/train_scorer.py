@@ -8,7 +8,7 @@ which README reports. On one thread, so that sums are taken in one order and the
 To keep the package under 40 MB the fine-tuned matrices of the backbone are stored in eight bits by row, the rest in
 float16. The script prints what that does to the scores. Its error bars are computed for that small form, from images
 that other trainings of the same recipe did not see: five more of them (--calibrate-folds 5), or those that an ablation,
-a run or `aigc eval --predictions-out` left (--calibrate-from).
+a run or `aigc eval --predictions` left (--calibrate-from).
 """
 
 import argparse
@@ -72,8 +72,8 @@ def main() -> None:
             bars = Calibrating(arguments.calibrate_folds, arguments.calibrate_from)
             train(resolved, source, run, progress=progress, calibrating=bars)
         ship(run, arguments.out)
-        predictions = arguments.calibrate_from or run / PREDICTIONS
-        if predictions.exists():
+        if arguments.calibrate_from or arguments.calibrate_folds:
+            predictions = arguments.calibrate_from or run / PREDICTIONS
             print(calibrate_checkpoint(arguments.out, source, predictions, progress=progress))
         compare(run, arguments.out, arguments.data, arguments.images)
     if arguments.out == SHIPPED:

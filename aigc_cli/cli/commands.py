@@ -5,7 +5,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli.cli import ablation, caching, checks, comparing, options, picking
+from aigc_cli.cli import ablation, caching, checks, comparing, options, picking, plotting
 from aigc_cli.cli.completion import recipes, runs
 from aigc_cli.cli.console import print_json, print_metrics, terminal
 from aigc_cli.cli.evaluation import evaluate
@@ -29,7 +29,7 @@ CalibrateFolds = Annotated[
 ]
 CalibrateFrom = Annotated[
     Optional[Path],
-    typer.Option(help="Error bars from such trainings: an `ablate` or `train` folder, or `eval --predictions-out`."),
+    typer.Option(help="Error bars from such trainings: an `ablate` or `train` folder, or `eval --predictions`."),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
 Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
     app.command("ablate")(ablation.ablate)
     app.command("pick")(picking.pick)
     app.command("compare")(comparing.compare)
+    app.command("plot")(plotting.plot)
     app.command("recommend")(recommend)
     app.command("verify")(checks.verify)
     app.command("doctor")(checks.doctor)

@@ -99,9 +99,11 @@ def _cell(value: Any) -> Any:
     return "" if value is None else value
 
 
-def write_table(path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[str, str]) -> None:
+def write_table(
+    path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[str, str], extra: Sequence[str] = ()
+) -> None:
     """Writes a whole table at once, see `TableWriter`."""
-    with TableWriter(path, kind, metadata) as table:
+    with TableWriter(path, kind, metadata, extra) as table:
         table.write(rows)
 
 
@@ -161,6 +163,28 @@ def _jsonl_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
 
 
 _READERS = {".parquet": _parquet_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
+
+
+def kind_of(path: Path, among: Sequence[Kind]) -> Kind:
+    """The first kind of `among` whose columns a table has.
+
+    Raises:
+        AigcError: it is missing, damaged, or of none of these kinds.
+    """
+    if not path.is_file():
+        raise AigcError(f"Expected a table of results at {printable(str(path), 200)}, found none.", "Check the path.")
+    for kind in among:
+        try:
+            next(iter_rows(path, kind), None)
+        except AigcError as error:
+            if "no column" not in error.message:
+                raise
+        else:
+            return kind
+    raise AigcError(
+        f"Expected a table of {', '.join(among)} at {printable(str(path), 200)}, found other columns.",
+        "Name a table that aigc wrote.",
+    )
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -58,8 +58,15 @@ def prediction_rows(cell: Cell) -> list[dict[str, Any]]:
 
 
 def save_predictions(path: Path, rows: Sequence[Mapping[str, Any]], recipe: Recipe, about: Mapping[str, str]) -> None:
-    """Writes scores of images by models that had not seen them, and by which recipe, for `read_predictions`."""
-    write_table(path, "predictions", rows, {**about, "recipe": json.dumps(asdict(recipe))})
+    """Writes scores of images by models of `recipe` that had not seen them, for `read_predictions` and `aigc plot`.
+
+    Args:
+        rows: of the predictions table; they may also say which `split` and `repeat` they are of.
+        about: further metadata.
+    """
+    scale = {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
+    extra = [name for name in ("split", "repeat") if rows and name in rows[0]]
+    write_table(path, "predictions", rows, {**about, **scale, "recipe": json.dumps(asdict(recipe))}, extra)
 
 
 def read_predictions(place: Path, recipe: Recipe) -> list[dict[str, Any]]:
@@ -74,7 +81,7 @@ def read_predictions(place: Path, recipe: Recipe) -> list[dict[str, Any]]:
     """
     if not (place / PLAN).is_file():
         table = place / PREDICTIONS if place.is_dir() else place
-        rows, said = read_rows(table), read_metadata(table)
+        rows, said = [row for row in read_rows(table) if _counts(row)], read_metadata(table)
         if said.get("schema") != "predictions" or not rows:
             raise AigcError(f"Expected predictions in {table}, found another table.", "Name an ablation's folder.")
         if other := _differences(json.loads(said["recipe"]) if "recipe" in said else {}, recipe):
@@ -100,6 +107,11 @@ def read_predictions(place: Path, recipe: Recipe) -> list[dict[str, Any]]:
             f"Expected {folds} folds of '{same[0]}' in {place}, found {len(chosen)}.", "Finish it with --resume."
         )
     return [row for _, cell in sorted(chosen.items()) for row in prediction_rows(cell)]
+
+
+def _counts(row: Mapping[str, Any]) -> bool:
+    """Whether a prediction is of the first repeat and of a model that had not seen the prompt."""
+    return row.get("repeat") in (None, "0") and not (row.get("split") or "").startswith(("train", "val", "image-level"))
 
 
 def _cells_of(place: Path, variants: Sequence[str]) -> list[Path]:

@@ -31,7 +31,7 @@ from aigc_cli.workflows.ratings import (
     with_recorded,
 )
 from aigc_cli.workflows.reports import evaluation_gallery
-from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows
+from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows, rated_rows
 
 UNSEEN = "unseen"
 
@@ -63,6 +63,7 @@ def evaluate(
     progress: Progress,
     by: str | None = None,
     output: Path | None = None,
+    predictions: Path | None = None,
     device: str = "auto",
     cache: bool | float = True,
     overwrite: bool = False,
@@ -74,13 +75,14 @@ def evaluate(
         place: a run or model folder; None for the shipped scorer.
         by: a column of the table (or prompt, name, or a setting that images record) whose values get own rows.
         output: where the metrics table goes, if anywhere.
+        predictions: where each image's scores go, beside people's, if anywhere.
         mos: the range of the human scores when it is not the model's own; predictions are moved onto it.
 
     Raises:
         AigcError: the model, the table or the output is not as it should be.
     """
-    if output:
-        check_output(output, overwrite=overwrite)
+    for path in filter(None, (output, predictions)):
+        check_output(path, overwrite=overwrite)
     model = load_model(place, device)
     recipe, judge = model.recipe, model.judge
     if mos is not None:
@@ -95,10 +97,8 @@ def evaluate(
     everyone = range(len(rated.samples))
     scores = predict(judge, data, everyone)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, everyone)}
     bars = _error_bars(model, data, scores, recipe)
-    memory = model.checkpoint.description.get("prompts", {})
-    part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
-    splits = [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in data.prompts]
-    metrics, name = list[dict[str, Any]](), model.metadata()["model"]
+    splits, name = _splits(model, data.prompts), model.metadata()["model"]
+    metrics: list[dict[str, Any]] = []
     for split in (UNSEEN, "val", "train"):
         rows = [row for row, found in enumerate(splits) if found == split]
         chosen: dict[str, list[int]] = {"all": rows}
@@ -106,16 +106,25 @@ def evaluate(
             chosen.setdefault(f"{by}={groups[row]}", []).append(row)
         for group, members in sorted(chosen.items(), key=lambda item: (item[0] != "all", item[0])):
             labels = {"run": name, "split": split, "group": group}
-            metrics += evaluation_rows(
-                {target: scores[target][members] for target in (*TARGETS, ZERO_SHOT)}, data, members, recipe, labels
-            )
+            part = {target: scores[target][members] for target in (*TARGETS, ZERO_SHOT)}
+            metrics += evaluation_rows(part, data, members, recipe, labels)
             metrics += _bars_rows(bars, data, members, recipe, labels)
+    sides = {target: to_mos(scores[target], recipe) for target in TARGETS}
+    scale = {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
+    metadata = {"aigc_version": __version__, **model.metadata(), **scale}
     if output:
-        write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
-    predicted = {target: to_mos(scores[target], recipe) for target in TARGETS} | bars
-    shown = evaluation_gallery(rated.samples, predicted, splits)
-    metadata = model.metadata() | {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
-    return EvalResult(metrics, rated.skipped, name, shown, {"aigc_version": __version__, **metadata})
+        write_table(output, "metrics", metrics, metadata)
+    if predictions:
+        found = rated_rows(rated.samples, sides | {ZERO_SHOT: scores[ZERO_SHOT]}, split=splits)
+        write_table(predictions, "predictions", found, metadata, ["split"])
+    return EvalResult(metrics, rated.skipped, name, evaluation_gallery(rated.samples, sides | bars, splits), metadata)
+
+
+def _splits(model: Model, prompts: Sequence[str]) -> list[str]:
+    """Whether the model was trained on each prompt (train), chosen on it (val), or never saw it (unseen)."""
+    memory = model.checkpoint.description.get("prompts", {})
+    part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
+    return [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in prompts]
 
 
 def _error_bars(model: Model, data: Data, scores: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Any]:

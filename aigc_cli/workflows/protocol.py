@@ -41,7 +41,6 @@ class Plan:
     repeats: int = 1
     saved: Path | None = None
     save: Path | None = None
-    predictions: Path | None = None
 
     def protocols(self) -> list[str]:
         """The protocol, and behind an image split the one that says how new prompts fare."""
@@ -93,6 +92,7 @@ def cross_validate(
     run: str = "",
     by: str | None = None,
     output: Path | None = None,
+    predictions: Path | None = None,
     device: str = "auto",
     cache: bool | float = True,
     overwrite: bool = False,
@@ -103,14 +103,14 @@ def cross_validate(
         run: what the column `run` says, for example the recipe's name.
         by: a column of the table (or prompt, name, or a setting that images record) whose values get own rows.
         output: where the metrics table goes, if anywhere.
+        predictions: where the prediction of every image goes, if anywhere, for each split and repeat.
 
     Raises:
         AigcError: the plan, the table, the saved folds or the output is not as it should be; nothing was written.
         Diverged: a training's loss was not finite.
     """
-    for path in (output, plan.save, plan.predictions):
-        if path:
-            check_output(path, overwrite=overwrite)
+    for path in filter(None, (output, predictions, plan.save)):
+        check_output(path, overwrite=overwrite)
     recipe = resolved.recipe
     rated = with_recorded(read_rated(source, recipe, progress), by, progress)
     if by:
@@ -121,24 +121,25 @@ def cross_validate(
     rated = ready.rated
     dealt = _dealt(plan, rated, recipe.seed)
     warnings = _warnings(dealt, rated)
-    metrics, folds, spread = [], [], []
+    metrics, folds, spread, predicted = [], [], [], []
     for protocol, repeats in dealt.items():
         labels, groups = {"run": run, "split": _label(protocol, repeats, rated)}, rated.groups(_grouping(protocol))
         found = []
         for number, parts in enumerate(repeats):
             seeded = replace(recipe, seed=recipe.seed + number)
             found.append(_repeat(ready, groups, parts, seeded, labels["split"], progress))
-        if plan.predictions and protocol != "image":
-            rows = [row for cell in found[0].cells for row in prediction_rows(cell)]
-            save_predictions(plan.predictions, rows, recipe, {"aigc_version": __version__, "protocol": protocol})
+        for number, one in enumerate(found):
+            of = {"split": labels["split"], "repeat": str(number)}
+            predicted += [{**row, **of} for cell in one.cells for row in prediction_rows(cell)]
         metrics += _means(found, rated.groups(by) if by else [], by, labels)
         single = _single(found, labels)
         spread += _spread(single, labels["split"], len(repeats))
         folds += single
-    meta = {"aigc_version": __version__, "protocol": plan.protocol, "data": source.describe()}
-    meta |= {"recipe": to_yaml(resolved), "warnings": " ".join(warnings)}
+    meta = _described(resolved, source, plan, warnings)
     if output:
         write_table(output, "metrics", [*metrics, *folds], meta)
+    if predictions:
+        save_predictions(predictions, predicted, recipe, meta)
     if plan.save:
         write_table(plan.save, "splits", _saved(dealt, rated), meta)
     return ProtocolResult(metrics, folds, spread, warnings, rated.skipped)
@@ -267,6 +268,19 @@ def _spread(folds: Sequence[Mapping[str, Any]], split: str, repeats: int) -> lis
         within = float(np.sqrt(each.var(axis=1, ddof=1).mean()))
         found.append({"split": split, "target": target, "over_folds": within, "over_repeats": between})
     return found
+
+
+def _described(resolved: Resolved, source: Source, plan: Plan, warnings: Sequence[str]) -> dict[str, str]:
+    """What the tables say of their making."""
+    return {
+        "aigc_version": __version__,
+        "mos_min": str(resolved.recipe.mos_min),
+        "mos_max": str(resolved.recipe.mos_max),
+        "protocol": plan.protocol,
+        "data": source.describe(),
+        "recipe": to_yaml(resolved),
+        "warnings": " ".join(warnings),
+    }
 
 
 def _saved(dealt: Mapping[str, Sequence[Folds]], rated: Rated) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.io.files import check_output, sweep, write_json, write_text
 from aigc_cli.io.locks import owned
 from aigc_cli.io.results import write_table
+from aigc_cli.io.samples import Sample
 from aigc_cli.io.signals import graceful
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
@@ -41,6 +42,7 @@ from aigc_cli.workflows.calibrate import (
 from aigc_cli.workflows.cells import CELLS, PREDICTIONS, save_predictions
 from aigc_cli.workflows.partitions import saved_holdout, straddling
 from aigc_cli.workflows.ratings import (
+    TARGETS,
     Rated,
     Source,
     image_features,
@@ -106,8 +108,9 @@ def train(
 ) -> TrainResult:
     """Trains one model as the recipe says and writes the run folder.
 
-    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, run.json and checkpoint/; until those
-    are whole, also training/, from which `resume` goes on.
+    The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, predictions.parquet (of the
+    validation part, or of what the error bars come from), run.json and checkpoint/; until those are whole, also
+    training/, from which `resume` goes on.
 
     Args:
         calibrating: what the error bars are computed from, by default the validation part; a resumed training does as
@@ -183,7 +186,9 @@ def _train(
     if not result.diverged:
         held_out = _held_out(calibrating, rated, data, scores, rows_val, recipe, run, cache, progress)
         bars = calibrated(judge, data, rows_train, held_out, recipe)
-    write_run(run, resolved, rated, splits, result, metrics, judge, source, bars)
+    sides = {target: to_mos(scores[target], recipe) for target in TARGETS} | {ZERO_SHOT: scores[ZERO_SHOT]}
+    predictions = bars.rows or rated_rows([rated.samples[row] for row in rows_val], sides)
+    write_run(run, resolved, rated, splits, result, metrics, predictions, judge, source, bars)
     finish(run)
     if result.diverged:
         raise Diverged(
@@ -291,6 +296,27 @@ def evaluation_rows(
     return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
 
 
+def rated_rows(samples: Sequence[Sample], sides: Mapping[str, Any], **labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the predictions table, of one model.
+
+    Args:
+        samples: the n rated images.
+        sides: quality and consistency in MOS and the untrained cosine `ZERO_SHOT`, each (n,).
+        labels: further columns of text.
+    """
+    return [
+        {
+            "name": sample.name,
+            "group": sample.prompt,
+            **{target: float(sides[target][row]) for target in TARGETS},
+            **{f"human_{target}": getattr(sample, column) for target, column in TARGETS.items()},
+            "clip_cosine": float(sides[ZERO_SHOT][row]),
+            **{name: texts[row] for name, texts in labels.items()},
+        }
+        for row, sample in enumerate(samples)
+    ]
+
+
 def without_units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the metrics table without the error of the cosine, which has no MOS units."""
     return [row for row in rows if (row["target"], row["metric"]) != (ZERO_SHOT, "rmse")]
@@ -333,6 +359,7 @@ def write_run(
     splits: Mapping[str, Sequence[int]],
     result: Fit,
     metrics: Sequence[dict[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
     judge: Judge,
     source: Source,
     bars: Calibrated,
@@ -355,9 +382,7 @@ def write_run(
     write_table(run / "splits.parquet", "splits", rows, meta)
     write_table(run / "epochs.parquet", "epochs", [{"run": run.name, **row} for row in result.epochs], meta)
     write_table(run / "metrics.parquet", "metrics", metrics, meta)
-    (run / PREDICTIONS).unlink(missing_ok=True)
-    if bars.rows:
-        save_predictions(run / PREDICTIONS, bars.rows, resolved.recipe, meta)
+    save_predictions(run / PREDICTIONS, predictions, resolved.recipe, meta)
     write_json(
         run / "run.json",
         {

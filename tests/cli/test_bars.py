@@ -62,7 +62,6 @@ def test_coverage_is_among_the_metrics(capsys: pytest.CaptureFixture[str]) -> No
         ("train --resume runs/x --calibrate-folds 3", "Expected --resume without -o, --overwrite"),
         ("train --calibrate-folds 1", "Expected --calibrate-folds of 2 or more, or 0, found 1."),
         ("train --calibrate-from nowhere", "Expected a Parquet table at nowhere"),
-        ("eval --predictions-out p.parquet", "Expected --protocol beside --predictions-out, found none."),
     ],
 )
 def test_options_that_can_not_work_are_refused(

@@ -17,7 +17,7 @@ from aigc_cli.io.samples import Sample
 from aigc_cli.recipe import FIELDS
 from aigc_cli.workflows import evaluate, ratings, recommend
 
-COMMANDS = ("train", "eval", "score", "ablate", "recommend", "pick", "compare")
+COMMANDS = ("train", "eval", "score", "ablate", "recommend", "pick", "compare", "plot")
 
 
 pytestmark = pytest.mark.usefixtures("few_resamples")

@@ -249,6 +249,9 @@ def test_sort_filter_and_group(opened: Callable[..., Any], small: Path) -> None:
     shown = [columns["prompt"][columns["name"].index(name)] for name in names(page)]
     changes = sum(one != other for one, other in itertools.pairwise(shown))
     assert changes == len(set(shown)) - 1  # what belongs together stands together
+    page.execute_script("document.querySelector('.row-title span').textContent = 'very '.repeat(400)")
+    edge = "return document.querySelector('.row-title small').getBoundingClientRect().right <= innerWidth"
+    assert page.execute_script(edge)  # the count stands beside however long a prompt
 
 
 @needs_chromium

@@ -156,7 +156,7 @@ def test_earlier_predictions_give_the_same_bars(
 ) -> None:
     """From a run's folder, from the table that `eval` saves, and from an ablation, whose cells know no distances."""
     cross_validate(
-        resolved, source, Plan("prompt", 3, predictions=tmp_path / "p.parquet"), progress=Silent(), device="cpu"
+        resolved, source, Plan("prompt", 3), predictions=tmp_path / "p.parquet", progress=Silent(), device="cpu"
     )
     ablate(resolved.recipe, {"it": {}, "slow": {"lr": 1e-5}}, source, tmp_path / "abl", progress=Silent(), folds=3)
     wanted = load_checkpoint(folds.run).calibration

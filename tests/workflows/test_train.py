@@ -70,7 +70,7 @@ def train(settings: dict[str, str], source: Source, tmp_path: Path, monkeypatch:
 def test_a_run_folder_is_complete(train: Train, demo: list[Sample], tmp_path: Path, settings: dict[str, str]) -> None:
     result = train()
     run = tmp_path / "run"
-    tables = ["epochs.parquet", "metrics.parquet", "splits.parquet"]
+    tables = ["epochs.parquet", "metrics.parquet", "predictions.parquet", "splits.parquet"]
     assert sorted(p.name for p in run.iterdir()) == sorted(["checkpoint", "recipe.yaml", "run.json", *tables])
     for name in tables:
         found = pq.read_schema(run / name)

@@ -97,7 +97,9 @@ class Grid {
   }
 
   title(line, number) {
-    const title = make("h2", "row-title", line.title);
+    const title = make("h2", "row-title");
+    title.append(make("span", "", line.title));
+    title.firstChild.title = line.title; // a long one is cut
     let count = 0;
     for (let next = number + 1; next < this.lines.length && this.lines[next].title === null; next++) {
       count += this.lines[next].rows.length;
