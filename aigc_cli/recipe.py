@@ -5,6 +5,7 @@ A field added here is at once a key of the recipe files, an option of `aigc trai
 
 import dataclasses
 import difflib
+import errno
 import math
 import os
 import re
@@ -61,11 +62,22 @@ class Recipe:
     freeze_depth: float = _setting(
         0.75, "Freezing", "frozen share of each tower's blocks", sensible=(0.66, 0.92), low=0, high=1
     )
+    freeze_text: str | None = _setting(
+        None, "Freezing", "the same for the text tower; default: as freeze", choices=("all", "partial", "none")
+    )
     lr: float = _setting(
         3e-5, "Optimisation", "learning rate; a backbone may multiply it", sensible=(1e-6, 1e-3), low=0, high=1
     )
     lr_backbone: float | None = _setting(
         None, "Optimisation", "learning rate of the backbone; default: lr", sensible=(1e-6, 1e-3), low=0, high=1
+    )
+    lr_layer_decay: float = _setting(
+        1.0,
+        "Optimisation",
+        "factor on lr_backbone for each block down the tower",
+        sensible=(0.7, 1),
+        low=0.1,
+        high=1,
     )
     epochs: int = _setting(20, "Optimisation", "passes over the images", sensible=(10, 50), low=1)
     batch_size: int = _setting(32, "Optimisation", "images per step", sensible=(8, 128), low=2)
@@ -91,6 +103,12 @@ class Recipe:
     loss: str = _setting("mse", "Loss", "mse, l1, plcc, rank, or a sum such as l1+plcc")
     w_q: float = _setting(0.5, "Loss", "weight of quality", sensible=(0.3, 0.7), low=0)
     w_c: float = _setting(0.5, "Loss", "weight of consistency", sensible=(0.3, 0.7), low=0)
+    w_contrast: float = _setting(
+        0.0, "Loss", "weight of telling prompts apart by the cosine (InfoNCE)", sensible=(0, 0.2), low=0
+    )
+    w_mismatch: float = _setting(
+        0.0, "Loss", "weight of scoring an image lower with another's prompt", sensible=(0, 1), low=0
+    )
     views: int = _setting(4, "Views", "augmented views of each image", sensible=(1, 16), low=1, high=1000)
     crop_scale_min: float = _setting(
         0.8, "Views", "smallest share of the area that a view keeps", sensible=(0.6, 1), low=0.05, high=1
@@ -202,11 +220,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
             mapping of words to values; the message names file and line.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AigcError(f"Expected a recipe file at {path}: {error.strerror}.", "Check the path.") from error
+        if not (path.is_file() or path.is_dir() or not path.exists()):  # a pipe would wait for ever
+            raise OSError(errno.EINVAL, "it is a pipe, socket or device")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        problem = getattr(error, "strerror", None) or error
+        raise AigcError(f"Expected a recipe file at {path}: {problem}.", "Check the path.") from error
     if len(data) > MAX_BYTES:
-        raise AigcError(f"Expected at most 1 MiB in {path}, found {len(data):,} bytes.", "Is it a recipe at all?")
+        size = path.stat().st_size
+        raise AigcError(f"Expected at most 1 MiB in {path}, found {size:,} bytes.", "Is it a recipe at all?")
     try:
         value = yaml.load(data.decode("utf-8-sig"), _StrictLoader)  # noqa: S506  (derives from SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -338,10 +361,11 @@ def _unknown_variables() -> list[str]:
 
 
 def _warnings(recipe: Recipe, sources: Mapping[str, str]) -> list[str]:
-    found = []
+    found, measured = [], recipe_names()  # a recipe that ships was measured with what it says
     for key, spec in FIELDS.items():
         span, value = spec.metadata["sensible"], getattr(recipe, key)
         off = key in ("patience", "max_grad_norm", "w_q", "w_c") and value == 0
+        off = off or sources[key].removeprefix("recipe ") in measured
         if span and value is not None and not off and not span[0] <= value <= span[1]:
             found.append(
                 f"{key} = {value:g} ({sources[key]}) is outside its sensible range {span[0]:g} to {span[1]:g}."

@@ -1,11 +1,8 @@
 """What every test shares: a cache of its own, no network, one tiny CLIP and a small rated set."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,28 +11,19 @@ from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
+from tiny import TINY_VISION, save_open_clip_folder, save_tiny_model
+
 from aigc_cli.core import metrics
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.features import digest_of
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.training import Data, new_judge
-from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.io.demo import demo_samples
 from aigc_cli.io.samples import Sample
-from aigc_cli.io.weights import save_tensors
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.ratings import Rated, image_features, training_data
-
-TINY_VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 4}
-TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4}
-CLIP_PREPROCESSING = {
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
 
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it brings
 
@@ -48,20 +36,6 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             patch.delenv(name)
         patch.setenv("AIGC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def save_open_clip_folder(folder: Path, vision: dict[str, Any], seed: int = 0) -> Path:
-    """A random CLIP with the image tower `vision` and a small text tower, in open_clip's local-dir format."""
-    import open_clip
-
-    size = vision["image_size"]
-    model = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TINY_TEXT}
-    text = json.dumps({"model_cfg": model, "preprocess_cfg": {"size": [size, size], **CLIP_PREPROCESSING}})
-    (folder / "open_clip_config.json").write_text(text)
-    torch.manual_seed(seed)
-    network = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    save_tensors(folder / "open_clip_model.safetensors", network.state_dict())
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -97,17 +71,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of an untrained model on the tiny CLIP; its scale is 0 to 5."""
-    recipe = Recipe(backbone=f"local-dir:{tiny_folder}", freeze="all")
-    judge = new_judge(load_backbone(recipe.backbone), recipe)
-    torch.manual_seed(1)
-    for parameter in judge.heads.parameters():  # fresh heads answer the same to everything
-        torch.nn.init.normal_(parameter, std=0.2)
-    said = {"name": recipe.backbone, "image_size": None, "weights_hash": judge.backbone.weights_hash}
-    said |= {"preprocessing": asdict(judge.backbone.preprocessing), "frozen_blocks": asdict(judge.freezing)}
-    run = tmp_path_factory.mktemp("tiny-model") / "run"
-    description = {"backbone": said, "heads": judge.heads.config.to_json(), "recipe": asdict(recipe)}
-    save_checkpoint(run / "checkpoint", judge.state(), description)
-    return run
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-model") / "run", tiny_folder)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ CONFIG = {
         "levels": [2, 4, 7, 10, 14],
         "head_input": "multilevel",
         "finetune_lr_factor": 30.0,
-        "finetune_backbone_lr_factor": 60.0,
+        "finetune_backbone_lr_factor": 15.0,
     },
 }
 

@@ -174,7 +174,7 @@ def _print_ablation(summaries: Sequence[Any]) -> None:
     print_table("Cost", ("variant", "seconds for one fold", "trained parameters"), cost)
     for summary in summaries:
         for reason in sorted({e.reason for e in summary.srocc.values() if e.reason and summary.trainable != 0}):
-            print(f"{summary.variant}: {printable(reason)}")
+            print(printable(f"{summary.variant}: {reason}"))
 
 
 def _stress(

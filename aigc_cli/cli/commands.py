@@ -26,6 +26,14 @@ SavedSplits = Annotated[Optional[Path], typer.Option(help="Train and validate on
 Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
 Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
 Exclude = Annotated[Optional[list[str]], typer.Option(help="No names or folders that fit; may be repeated.")]
+CalibrateFolds = Annotated[
+    int,
+    typer.Option(help="Error bars from so many further trainings, each without a part of the prompts; 0: validation."),
+]
+CalibrateFrom = Annotated[
+    Optional[Path],
+    typer.Option(help="Error bars from such trainings: an `ablate` or `train` folder, or `eval --predictions-out`."),
+]
 FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
@@ -55,6 +63,8 @@ def train(
     resume: Unfinished = None,
     freeze_layers: FrozenLayers = None,
     splits: SavedSplits = None,
+    calibrate_folds: CalibrateFolds = 0,
+    calibrate_from: CalibrateFrom = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     device: options.Device = "auto",
     cache: options.Cache = True,
@@ -69,14 +79,15 @@ def train(
 
     Settings come from, in this order: options, AIGC_* variables, aigc.yaml in the working folder, the recipe, defaults.
     """
-    if resume and (output or overwrite or freeze_layers is not None or print_config):
-        others = "-o, --overwrite, --freeze-layers and --print-config"
+    if resume and any((output, overwrite, freeze_layers is not None, print_config, calibrate_folds, calibrate_from)):
+        others = "-o, --overwrite, --freeze-layers, --print-config and --calibrate-..."
         raise AigcError(f"Expected --resume without {others}.", "Leave them out: a training goes on as it was begun.")
     resolved = resolve({}) if resume else resolve(settings, recipe)
     if print_config:
         _print_config(resolved, freeze_layers, quiet)
         return
     from aigc_cli.workflows import train as workflow
+    from aigc_cli.workflows.calibrate import Calibrating
     from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.unfinished import is_finished, unfinished
 
@@ -97,6 +108,7 @@ def train(
             overwrite=overwrite,
             freeze_layers=freeze_layers,
             resume=bool(resume),
+            calibrating=Calibrating(calibrate_folds, calibrate_from),
         )
     _print_training(result, as_json)
 
@@ -117,19 +129,32 @@ def _print_config(resolved: Any, freeze_layers: int | None, quiet: bool) -> None
 
 def _print_training(result: Any, as_json: bool) -> None:
     if as_json:
-        shown = ("metrics", "diagnosis", "kept_epoch", "n_train", "n_val", "trainable")
+        shown = ("metrics", "diagnosis", "kept_epoch", "n_train", "n_val", "trainable", "calibration")
         print_json({"run": str(result.run), **{name: getattr(result, name) for name in shown}})
         return
     if result.n_val == 0:
         print(f"Trained on {result.n_train} images, {result.trainable:,} parameters; no validation part.")
+        _print_bars(result.calibration)
         print(f"Run folder: {result.run}")
         return
     how = "chose the checkpoint, so a little optimistic" if result.chosen_on_val else "untouched by training"
     title = f"Validation, {result.n_val} images ({how}); trained on {result.n_train}, {result.trainable:,} parameters"
     print_metrics(title, result.metrics)
     print(result.diagnosis)
+    _print_bars(result.calibration)
     print(f"Run folder: {result.run}")
     print(f"Next: aigc score FOLDER --model {result.run}")
+
+
+def _print_bars(said: Any) -> None:
+    """The mean width of the error bars, and what there are none of."""
+    for target, found in said["targets"].items():
+        print(
+            f"90% interval of {target}: {found['width']:.2f} MOS wide on average, from {found['images']} images of "
+            f"{found['prompts']} prompts ({said['held_out']})"
+        )
+    for note in said["notes"]:
+        print(f"{note[0].upper()}{note[1:]}.")
 
 
 def score(
@@ -205,4 +230,4 @@ def _tell(summary: Any, progress: Any) -> None:
 def _explained(reason: str) -> str:
     from aigc_cli.io.images import REASONS
 
-    return "; ".join(REASONS[part] for part in reason.split(","))
+    return "; ".join(REASONS.get(part, part) for part in reason.split(","))

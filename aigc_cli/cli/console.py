@@ -75,15 +75,15 @@ def terminal(quiet: bool) -> Iterator[Terminal]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout, plain in a pipe; a cell's text is never taken for markup, one that is Rich's stays so."""
+    """A table on stdout, plain in a pipe; no text in it is ever taken for markup, a cell that is Rich's stays so."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(title=printable(title) or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(printable(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row])
     Console(markup=False, highlight=False).print(table)
@@ -111,6 +111,8 @@ METRIC_LABELS = {
     "regret": "  regret (MOS)",
     "within_srocc": "SROCC in prompt",
     "within_pairwise": "pairs in prompt",
+    "coverage90": "in 90% interval",
+    "width90": "  its width (MOS)",
 }
 SPLIT_TITLES = {
     "unseen": "Unseen prompts",

@@ -13,7 +13,7 @@ from aigc_cli.cli.console import number, print_json, print_metrics, terminal
 from aigc_cli.errors import AigcError
 
 Page = tuple[Path | None, Path | None]  # --report and --thumbs
-PROTOCOL_OPTIONS = ("recipe", "epochs", "set", "folds", "repeats", "seed", "splits", "splits_out")
+PROTOCOL_OPTIONS = ("recipe", "epochs", "set", "folds", "repeats", "seed", "splits", "splits_out", "predictions_out")
 OF_PROTOCOL = "With --protocol"
 
 
@@ -30,6 +30,9 @@ Protocol = Annotated[
 Settings = Annotated[
     Optional[list[str]],
     typer.Option("--set", help="SETTING=VALUE of the recipe; may be repeated.", rich_help_panel=OF_PROTOCOL),
+]
+Predictions = Annotated[
+    Optional[Path], _of_protocol("Save each image's held-out scores, for `train --calibrate-from`.")
 ]
 Repeats = Annotated[Optional[int], _of_protocol("Times that folds are drawn anew, with the next seed (default 1).")]
 
@@ -52,6 +55,7 @@ def evaluate(
     seed: Annotated[Optional[int], _of_protocol("Of folds and training (default 0).")] = None,
     splits: Annotated[Optional[Path], _of_protocol("Use the folds of this table.")] = None,
     splits_out: Annotated[Optional[Path], _of_protocol("Save the folds (.parquet .csv .jsonl).")] = None,
+    predictions_out: Predictions = None,
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Table of metrics (.parquet .csv .jsonl).")
     ] = None,
@@ -73,7 +77,7 @@ def evaluate(
     from aigc_cli.workflows.ratings import Source
 
     source = Source(data, images, options.renames(columns), sep)
-    given = (recipe, epochs, settings, folds, repeats, seed, splits, splits_out)
+    given = (recipe, epochs, settings, folds, repeats, seed, splits, splits_out, predictions_out)
     of_protocol = dict(zip(PROTOCOL_OPTIONS, given, strict=True))
     shared = {
         "by": by,
@@ -153,7 +157,9 @@ def _of_recipe(
         name: given[name] for name in ("epochs", "seed", "mos_min", "mos_max") if given[name] is not None
     }
     chosen = {name: given[name] for name in ("folds", "repeats") if given[name] is not None}
-    plan = Plan(protocol, **chosen, saved=given["splits"], save=given["splits_out"])
+    plan = Plan(
+        protocol, **chosen, saved=given["splits"], save=given["splits_out"], predictions=given["predictions_out"]
+    )
     with terminal(quiet) as progress:
         result = cross_validate(
             resolve(settings, recipe), source, plan, progress=progress, run=Path(recipe).stem, **shared

@@ -85,7 +85,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    if isinstance(error, MemoryError):
+    # PyTorch's own for a GPU and a RuntimeError for a CPU, told without importing it
+    no_memory = type(error).__name__ == "OutOfMemoryError" or "enough memory: you tried to allocate" in str(error)
+    if isinstance(error, MemoryError) or no_memory:
         return _complain("Out of memory; what was finished before is kept.", "Close other programs and try again.", 4)
     name = f"{type(error).__name__}: {error}".splitlines()[0]
     return _complain(f"A bug in aigc: {name}", "Run again with --debug and report what it shows.", 1)

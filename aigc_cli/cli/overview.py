@@ -17,12 +17,24 @@ def show_scores(summary: Any) -> None:
     among = {row["name"] for row in summary.best}
     rows = summary.best + [row for row in summary.worst[::-1] if row["name"] not in among]
     cells = [
-        [_linked(row), number(row["quality"], ".2f"), number(row["consistency"], ".2f"), _short(row["prompt"])]
-        for row in rows
+        [_linked(row), _barred(row, "quality"), _barred(row, "consistency"), _short(row["prompt"])] for row in rows
     ]
-    print_table("Best and worst by quality", ("image", "quality", "consistency", "prompt"), cells)
+    barred = any(row.get("quality_low") is not None for row in rows)
+    title = "Best and worst by quality" + ", with 90% intervals" * barred
+    print_table(title, ("image", "quality", "consistency", "prompt"), cells)
     means = ", ".join(f"mean {name} {number(mean, '.2f')}" for name, mean in summary.means.items())
+    if summary.unusual:
+        print(
+            f"{summary.unusual} images lie farther from the training images than 95% of those (out_of_domain > 0.95): "
+            "take their scores, and their intervals, with care."
+        )
     print(f"{summary.rows} images, {summary.failed} failed, {means}; scores in {summary.output}")
+
+
+def _barred(row: dict[str, Any], target: str) -> str:
+    """`3.41 [2.6, 4.2]`; without the interval where there is none."""
+    low, high = row.get(f"{target}_low"), row.get(f"{target}_high")
+    return number(row[target], ".2f") + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
 
 
 def histograms(counts: dict[str, list[int]], scale: tuple[float, float], full: str) -> list[str]:

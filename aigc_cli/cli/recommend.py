@@ -10,7 +10,7 @@ import typer
 
 from aigc_cli.cli import options
 from aigc_cli.cli.completion import runs
-from aigc_cli.cli.console import number, print_json, print_table
+from aigc_cli.cli.console import number, print_json, print_table, terminal
 from aigc_cli.errors import AigcError
 
 WIDTH = 80
@@ -52,6 +52,10 @@ def recommend(
         "--raters": raters,
     }
     _check_usage({"--n": n, "--data": data, "--run": run}, looks)
+    if output:
+        from aigc_cli.io.files import check_output
+
+        check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
     if n is not None:
         from aigc_cli.workflows.recommend import recommend as by_size
 
@@ -62,7 +66,8 @@ def recommend(
 
         recipe = resolve({"mos_min": mos_min, "mos_max": mos_max}).recipe
         renames, scale = options.renames(columns), (recipe.mos_min, recipe.mos_max)
-        found = recommend_for(data, images, scale=scale, columns=renames, sep=sep, raters=raters)
+        with terminal(quiet=False) as progress:
+            found = recommend_for(data, images, scale=scale, columns=renames, sep=sep, raters=raters, progress=progress)
         basis = shlex.join(["--data", str(data)])
     else:
         from aigc_cli.workflows.advise import advise
@@ -70,7 +75,7 @@ def recommend(
         assert run is not None
         found, basis = advise(run), shlex.join(["--run", str(run)])
     if output:
-        _write_recipe(output, found, basis, overwrite)
+        _write_recipe(output, found, basis)
     if as_json:
         print_json(found.to_json())
     else:
@@ -179,11 +184,10 @@ def _folded(command: str) -> str:
     return " \\\n          ".join(lines)
 
 
-def _write_recipe(output: Path, found: Any, basis: str, overwrite: bool) -> None:
+def _write_recipe(output: Path, found: Any, basis: str) -> None:
     import yaml
 
-    from aigc_cli.io.files import check_output, write_text
+    from aigc_cli.io.files import write_text
 
-    check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
     head = f"# For {found.n:,} rated images, by `aigc recommend {basis}`.\n"
     write_text(output, head + yaml.safe_dump(found.to_json()["recipe"], sort_keys=False))

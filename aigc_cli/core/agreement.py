@@ -163,3 +163,19 @@ def within_pairwise(predicted: Values, target: Values, codes: Codes) -> tuple[Va
         pairs += np.bincount(c[first], people != 0, minlength=sizes)
         right += np.bincount(c[first], (people != 0) * (1 + same) / 2, minlength=sizes)
     return right, pairs
+
+
+def partial_srocc(predicted: Values, target: Values, control: Values) -> float:
+    """SROCC of two sides after what both share with `control` is taken out: the partial correlation of their ranks.
+
+    In [-1, 1]; NaN where `control` already orders one of them fully. None of the three may be constant. Formula:
+    Kendall and Stuart, The Advanced Theory of Statistics, vol. 2, ch. 27.
+    """
+    xy, xz, yz = (srocc(*pair) for pair in ((predicted, target), (predicted, control), (target, control)))
+    left = (1 - xz**2) * (1 - yz**2)
+    return float((xy - xz * yz) / np.sqrt(left)) if left > 1e-12 else float("nan")
+
+
+def auc(matched: Values, shuffled: Values) -> float:
+    """The chance that a value of `matched` (n,) lies above one of `shuffled` (m,), ties counted half; 0.5 is chance."""
+    return float(stats.mannwhitneyu(matched, shuffled).statistic / (len(matched) * len(shuffled)))

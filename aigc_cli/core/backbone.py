@@ -93,14 +93,14 @@ class Backbone:
         """Both networks under the names `image` and `text`."""
         return nn.ModuleDict({"image": self.image.module, "text": self.text.module})
 
-    def boundaries(self, mode: FreezeMode, depth: float) -> Freezing:
-        """The freeze boundary of each tower; `depth` is the frozen share of a tower's blocks (for `partial`)."""
-        if mode == "none":
-            return Freezing(UNFROZEN, UNFROZEN)
-        image, text = len(self.image.blocks), len(self.text.blocks)
-        if mode == "all":
-            return Freezing(image + 1, text + 1)
-        return Freezing(int(depth * image + 0.5), int(depth * text + 0.5))
+    def boundaries(self, mode: FreezeMode, depth: float, text_mode: FreezeMode | None = None) -> Freezing:
+        """The freeze boundary of each tower.
+
+        Args:
+            mode: how much of the image tower is frozen, and of the text tower unless `text_mode` says so.
+            depth: the frozen share of a tower's blocks, for `partial`.
+        """
+        return Freezing(_boundary(self.image, mode, depth), _boundary(self.text, text_mode or mode, depth))
 
     def freeze(self, freezing: Freezing) -> list[nn.Parameter]:
         """Freezes up to the boundary of each tower and returns what stays trainable."""
@@ -200,6 +200,11 @@ class Backbone:
         device = next(self.image.module.parameters()).device
         with torch.inference_mode():
             return self.encode_image(torch.zeros(1, 3, height, width, device=device)).levels.shape[1]
+
+
+def _boundary(tower: Tower, mode: FreezeMode, depth: float) -> int:
+    blocks = len(tower.blocks)
+    return {"none": UNFROZEN, "partial": int(depth * blocks + 0.5), "all": blocks + 1}[mode]
 
 
 def _joined(pooled: Sequence[Tensor], hidden: Tensor) -> Tensor:

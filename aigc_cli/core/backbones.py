@@ -1,7 +1,6 @@
 """Backbones by name: `mini`, open_clip's, or a folder of one's own. The only place that imports open_clip."""
 
 import difflib
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from aigc_cli.core.hub import cached_only, hub_answers
 from aigc_cli.core.sentence import SentenceEncoder, SentenceTokenizer
 from aigc_cli.core.towers import ClipTextTower, SentenceTower, Tower, image_tower
 from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.io.files import read_json
 from aigc_cli.io.weights import load_tensors
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -92,9 +92,9 @@ def _from_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
             "Name a folder in open_clip's local-dir format.",
         )
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
+        config = read_json(config_path)
         text_cfg = config["model_cfg"]["text_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AigcError(
             f"Expected open_clip's configuration in {config_path}, found {error!r}.", "Save the model again."
         ) from error
@@ -104,13 +104,17 @@ def _from_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
             f"Expected weights as safetensors in {folder}, found no *.safetensors file.",
             "Convert the checkpoint to safetensors (pickled files are never opened), or use --backbone mini.",
         )
-    if "sentence_encoder" in text_cfg:
-        return _two_towers(name, folder, config, weights[0], image_size)
     load_tensors(weights[0])  # whole, finite and no pickle, or an error that says so
     try:
+        if "sentence_encoder" in text_cfg:
+            return _two_towers(name, folder, config, weights[0], image_size)
         return _from_open_clip(name, f"local-dir:{folder}", None, config.get("aigc_cfg"), image_size, weights[0])
-    except RuntimeError as error:
-        problem = str(error).strip().splitlines()[-1].strip()
+    except (AigcError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # a configuration may hold anything, and open_clip and timm take it as it comes
+        if "transformers" in str(error):
+            raise
+        problem = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise AigcError(
             f"Expected weights that fit {config_path}, found others in {weights[0]}: {problem}", "Save the model again."
         ) from error

@@ -1,11 +1,12 @@
 """What a recipe leaves to the backbone: its hints, read without torch, and the learning rates they make."""
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from aigc_cli.io.files import read_json
 from aigc_cli.recipe import Recipe
 
 MINI = Path(__file__).parents[1] / "weights" / "mini"
@@ -35,17 +36,33 @@ def hints_of(name: str) -> Hints:
     """The hints of a backbone without loading its weights; neutral ones where it carries none (levels unknown)."""
     folder = MINI if name == "mini" else Path(name.removeprefix("local-dir:"))
     try:
-        cfg = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("aigc_cfg")
+        cfg = read_json(folder / CONFIG_NAME).get("aigc_cfg")
+        return hints_from(cfg, 0) if cfg else Hints(())
     except (OSError, ValueError, AttributeError):
-        cfg = None
-    return hints_from(cfg, 0) if cfg else Hints(())
+        return Hints(())  # whoever loads it says what is wrong
 
 
 def hints_from(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
-    """The hints that a configuration carries, else pooled features after each quarter of the `n_blocks` blocks."""
+    """The hints that a configuration carries, else pooled features after each quarter of the `n_blocks` blocks.
+
+    Raises:
+        ValueError: they are none.
+    """
     if cfg is None:
         return Hints(tuple(sorted({max(n_blocks * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})))
-    return Hints(**{**cfg, "levels": tuple(cfg["levels"])})
+    try:
+        hints = Hints(**{**cfg, "levels": tuple(cfg["levels"])})
+        factors = (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor)
+        whole = all(type(level) is int for level in hints.levels)
+        if not whole or hints.head_input not in get_args(HeadInput) or not all(map(_positive, factors)):
+            raise ValueError("hints of another kind")
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise ValueError(f"aigc_cfg: {error}") from error
+    return hints
+
+
+def _positive(number: float) -> bool:
+    return math.isfinite(number) and number > 0
 
 
 def learning_rates(recipe: Recipe, hints: Hints) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.tally import Tally
 from aigc_cli.errors import AigcError
+from aigc_cli.io.results import SCHEMAS
 from aigc_cli.recipe import Recipe
 
 
@@ -98,21 +99,27 @@ class Loop:
         """
         try:
             self._restore(snapshot.tensors, snapshot.facts)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise AigcError(
                 f"Expected the state of this training, found one that does not fit: {error!r}.",
                 "Was the folder put together by hand? Train again.",
             ) from error
 
     def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        weights = _below("weights.", tensors)
-        if weights.keys() != self.judge.state().keys():
-            raise ValueError("other tensors are trained")
+        weights, own = _below("weights.", tensors), self.judge.state()
+        for found in (weights, _below("kept.", tensors)):
+            if {name: t.shape for name, t in found.items()} != {name: t.shape for name, t in own.items()}:
+                raise ValueError("other tensors are trained")
+        _check_facts(facts, tensors)
         self.judge.load(weights)
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below("optimiser.", tensors).items():
             index, _, part = name.partition(".")
             states.setdefault(int(index), {})[part] = tensor
+        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        for position, state in states.items():
+            if any(t.ndim and t.shape != trained[position].shape for t in state.values()):
+                raise ValueError("the optimiser holds other shapes")
         self.optimiser.load_state_dict({"state": states, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.random.bit_generator.state = facts["order"]
         self.begin_epoch()
@@ -127,6 +134,20 @@ class Loop:
         torch.set_rng_state(tensors["random.cpu"])
         if torch.cuda.is_available() and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"])
+
+
+def _check_facts(facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """ValueError or TypeError where the facts are not of the kind that `snapshot` writes."""
+    counts = [facts[name] for name in ("epoch", "step", "done", "stale", "kept_epoch")]
+    numbers = [facts["seconds"], facts["best"] or 0.0, *(number for batch in facts["losses"] for number in batch)]
+    names, rows = set(SCHEMAS["epochs"].names) - {"run", "split"}, facts["epochs"]
+    numbers += [row[name] or 0.0 for row in rows for name in names & row.keys()]
+    whole = all(type(count) is int and count >= 0 for count in counts) and type(facts["stopped_early"]) is bool
+    real = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    known = all(row.keys() <= names | {"split"} and row["split"] in ("train", "val") for row in rows)
+    seen = sum(n for n, _, _ in facts["losses"])
+    if not (whole and real and known) or ("predicted" in tensors and tensors["predicted"].shape != (4, seen)):
+        raise ValueError("facts of another kind")
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

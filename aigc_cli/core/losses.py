@@ -11,6 +11,8 @@ from aigc_cli.errors import AigcError
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 RANK_MARGIN = 0.02
+CONTRAST_TEMPERATURE = 1 / 15
+MISMATCH_MARGIN = 0.2
 
 
 def plcc_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -49,3 +51,33 @@ def loss_named(name: str) -> Loss:
         return torch.stack(terms).sum()
 
     return total
+
+
+def contrastive_loss(image: Tensor, text: Tensor, shown: Tensor, same: Tensor) -> Tensor:
+    """InfoNCE between B images and their prompts, both ways, as in CLIP (Radford et al. 2021, arXiv:2103.00020).
+
+    Args:
+        image, text: (B, D), L2-normalised.
+        shown: (B,), how far each image shows its prompt, in [0, 1]: the weight of its pair; NaN where nobody said.
+        same: (B, B) bool, rows of the same prompt, which are no negatives of each other.
+    """
+    weight = shown.nan_to_num()
+    if weight.sum() <= 0:
+        return image.sum() * 0
+    own = torch.eye(len(image), dtype=torch.bool, device=image.device)
+    logits = (image @ text.T / CONTRAST_TEMPERATURE).masked_fill(same & ~own, -torch.inf)
+    wanted = torch.arange(len(image), device=image.device)
+    loss = F.cross_entropy(logits, wanted, reduction="none") + F.cross_entropy(logits.T, wanted, reduction="none")
+    return (weight * loss).sum() / (2 * weight.sum())
+
+
+def mismatch_loss(own: Tensor, other: Tensor, shown: Tensor, differs: Tensor) -> Tensor:
+    """Mean hinge: with its own prompt an image should lead the same image with another one's by `MISMATCH_MARGIN`.
+
+    Args:
+        own, other: (B,) predicted consistency with the own and with another prompt.
+        shown: (B,), how far the image shows its own prompt, in [0, 1], the weight of its row; NaN where nobody said.
+        differs: (B,) bool, whether the other prompt is another one at all.
+    """
+    weight = 2 * shown.nan_to_num()
+    return (F.relu(MISMATCH_MARGIN + other - own) * weight * differs).mean()

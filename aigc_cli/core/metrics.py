@@ -273,6 +273,34 @@ def crossval_rows(
     return rows
 
 
+def interval_rows(
+    intervals: Mapping[str, tuple[Any, Any]],
+    human: Mapping[str, Any],
+    groups: Sequence[str],
+    labels: Mapping[str, str],
+    resamples: int = RESAMPLES,
+) -> list[dict[str, Any]]:
+    """Rows of the metrics table: how often 90% intervals hold (`coverage90`), and how wide they are (`width90`).
+
+    Args:
+        intervals: {target: (low, high)}, each (n,) in MOS units, NaN where there is none.
+        human: {target: (n,)} in MOS units, NaN where an image was not rated.
+        groups: the prompts, one for each row.
+        labels: the columns `run`, `split` and `group` of these rows.
+    """
+    rows = []
+    for target, (low, high) in intervals.items():
+        given = np.asarray(human[target], dtype=np.float64)
+        chosen = np.flatnonzero(~(np.isnan(given) | np.isnan(low)))
+        if not len(chosen):
+            continue
+        names, held = [groups[i] for i in chosen.tolist()], (low <= given) & (given <= high)
+        for name, values in (("coverage90", held), ("width90", high - low)):
+            found = mean_estimate(values[chosen], names, resamples)
+            rows.append({**labels, **_columns(target, name, found)})
+    return rows
+
+
 def _joined(folds: Sequence[Fold]) -> Fold:
     """Several folds as one."""
     sides = [np.concatenate([np.asarray(fold[side], dtype=np.float64) for fold in folds]) for side in (0, 1)]

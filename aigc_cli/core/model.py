@@ -1,5 +1,6 @@
 """The residual model: a base score that can be read off directly, plus a bounded correction."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -108,6 +109,9 @@ class ResidualHeads(nn.Module):
             self.base_q = nn.Linear(width_q, 1)
             self.a = nn.Parameter(torch.ones(()))
             self.b = nn.Parameter(torch.zeros(()))
+            for layer in (self.mlp_q[-1], self.mlp_c[-1], self.base_q):  # at first there is no correction
+                nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def inputs(self, image: ImageFeatures, text: Tensor) -> tuple[Tensor, Tensor]:
         """What the two heads read, before standardisation: (B, width_q) and (B, width_c)."""
@@ -118,11 +122,14 @@ class ResidualHeads(nn.Module):
         g = torch.cat([v, text, v * text, s, levels] if many_c else [v, text, s], dim=1)
         return h, g
 
-    def fit_inputs(self, image: ImageFeatures, text: Tensor) -> None:
-        """Sets the standardisation from the training images' features; the literal inputs have none."""
+    def fit_inputs(self, image: ImageFeatures, text: Tensor, quality: float = 0.5) -> None:
+        """Sets where training starts: the standardisation from the training images' features (the literal inputs have
+        none), and the base of quality at `quality`, their mean score on [0, 1]."""
         for layer, features in zip((self.input_q, self.input_c), self.inputs(image, text), strict=True):
             if isinstance(layer, Standardise):
                 layer.fit(features)
+        if self.config.residual:
+            nn.init.constant_(self.base_q.bias, math.log(quality / (1 - quality)))
 
     def forward(self, image: ImageFeatures, text: Tensor) -> Scores:
         """Scores of B images with their prompts' embeddings `text` (B, D)."""

@@ -6,10 +6,12 @@ Each class below says where they are in one family; nothing else knows the famil
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aigc_cli.core.sentence import PAD, SentenceEncoder
 from aigc_cli.errors import AigcError
@@ -66,6 +68,15 @@ class Tower(ABC):
             return []
         return [*self.blocks[n_blocks:], *(part for part in self.tail_parts() if part is not None)]
 
+    def distances(self) -> list[tuple[nn.Parameter, int]]:
+        """Every parameter with its distance from the tail: 0 for the tail's own, 1 for the last block's, the most for
+        the stem's."""
+        far = {id(p): len(self.blocks) - index for index, block in enumerate(self.blocks) for p in block.parameters()}
+        for part in self.tail_parts():
+            if part is not None:
+                far |= {id(p): 0 for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
+        return [(p, far.get(id(p), len(self.blocks) + 1)) for p in self.module.parameters()]
+
     def freeze(self, n_blocks: int) -> None:
         """Lets gradients reach `trainable_parts(n_blocks)` and nothing else."""
         self.module.requires_grad_(False)
@@ -119,12 +130,26 @@ class ResNetTower(Tower):
         return (self.module.attnpool,)
 
 
+def fold_batch_norm(network: nn.Module) -> None:
+    """Puts every BatchNorm into the convolution before it, with the statistics that it has; its activation stays.
+
+    In inference the outputs are the same to rounding. In fine-tuning the statistics stay those of pretraining, which
+    small batches would only blur, and a step needs neither the memory nor the time of the separate layers.
+    """
+    for parent in list(network.modules()):
+        for (name, convolution), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(convolution.eval(), norm.eval()))
+                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
+
+
 class TimmEfficientNetTower(Tower):
-    """timm's EfficientNet and MobileNet families: a stem, stages of blocks, a head convolution."""
+    """timm's EfficientNet and MobileNet families: a stem, stages of blocks, a head convolution; BatchNorm is folded."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
         self.trunk = module.trunk
+        fold_batch_norm(module.trunk)
         self.blocks = [block for stage in module.trunk.blocks for block in stage]
 
     def stem(self, inputs: Tensor) -> Tensor:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.backbone import ImageFeatures as Embedded
 from aigc_cli.core.devices import pick_precision
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
 from aigc_cli.core.hints import learning_rates
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.loop_state import Fit, Loop, Snapshot
+from aigc_cli.core.losses import contrastive_loss, mismatch_loss
 from aigc_cli.core.model import HeadConfig, ResidualHeads, Scores
 from aigc_cli.core.tally import Tally, merit
 from aigc_cli.progress import Progress
@@ -60,7 +62,7 @@ def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
             dropout=recipe.dropout,
         )
     )
-    freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth)  # type: ignore[arg-type]
+    freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth, recipe.freeze_text)  # type: ignore[arg-type]
     backbone.freeze(freezing)
     device = next(backbone.image.module.parameters()).device
     backbone.autocast = pick_precision(recipe.precision, device)
@@ -69,16 +71,25 @@ def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
 
 
 def _optimiser(judge: Judge, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over heads and backbone at their own rates; vectors (biases, norms) don't decay."""
+    """AdamW over heads and backbone at their own rates; vectors (biases, norms) don't decay.
+
+    A backbone's rate falls by `lr_layer_decay` for each block between a parameter and the tower's tail.
+    """
     rate, rate_backbone = learning_rates(recipe, judge.backbone.hints)
-    groups = []
-    for module, lr in ((judge.heads, rate), (judge.backbone.modules(), rate_backbone)):
-        learnt = [p for p in module.parameters() if p.requires_grad]
-        for decays in (True, False):
-            chosen = [p for p in learnt if (p.ndim > 1) == decays]
-            decay = recipe.weight_decay if decays else 0.0
-            groups.append({"params": chosen, "lr": lr, "initial_lr": lr, "weight_decay": decay})
-    return torch.optim.AdamW([group for group in groups if group["params"]])
+    rates = [(parameter, rate) for parameter in judge.heads.parameters()]
+    for tower in (judge.backbone.image, judge.backbone.text):
+        rates += [(p, rate_backbone * recipe.lr_layer_decay**blocks) for p, blocks in tower.distances()]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter, lr in rates:
+        if parameter.requires_grad:
+            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": chosen, "lr": lr, "initial_lr": lr, "weight_decay": decay}
+            for (lr, decay), chosen in groups.items()
+        ]
+    )
 
 
 def schedule(name: str, step: int, steps: int, warmup: int) -> float:
@@ -108,10 +119,32 @@ def batches(
         yield order[start:stop], drawn[start:stop]
 
 
-def forward(judge: Judge, data: Data, rows: Sequence[int], views: Sequence[int]) -> Scores:
-    """Scores of images `rows`, each in its view, from the freeze boundary on."""
+def embed(judge: Judge, data: Data, rows: Sequence[int], views: Sequence[int]) -> tuple[Embedded, Tensor]:
+    """What the heads read of images `rows`, each in its view, and of their prompts, from the freeze boundary on."""
     image = judge.backbone.image_from_boundary(data.images.get(rows, views), judge.freezing.image)
-    return judge.heads(image, data.texts.embed([data.prompts[row] for row in rows]))  # type: ignore[no-any-return]
+    return image, data.texts.embed([data.prompts[row] for row in rows])
+
+
+def batch_loss(loop: Loop, data: Data, rows: Sequence[int], views: Sequence[int]) -> Tensor:
+    """The loss of a batch: that of its scores, and what the recipe asks for beyond them to make the model read prompts.
+
+    For the latter every image meets the prompt of the row after it; the order of rows is random.
+    """
+    judge, recipe, targets = loop.judge, loop.recipe, data.targets[rows]
+    prompts = [data.prompts[row] for row in rows]
+    image, text = embed(judge, data, rows, views)
+    scores = judge.heads(image, text)
+    loss = loop.tally.loss(scores, targets)
+    if recipe.w_contrast:
+        same = torch.tensor([[a == b for b in prompts] for a in prompts], device=text.device)
+        loss = loss + recipe.w_contrast * contrastive_loss(image.embedding, text, targets[:, 1], same)
+    if recipe.w_mismatch:
+        differs = torch.tensor([a != b for a, b in zip(prompts, [*prompts[1:], prompts[0]], strict=True)])
+        other = judge.heads(image, text.roll(-1, 0)).consistency
+        loss = loss + recipe.w_mismatch * mismatch_loss(
+            scores.consistency, other, targets[:, 1], differs.to(other.device)
+        )
+    return loss
 
 
 def predict(judge: Judge, data: Data, rows: Sequence[int]) -> Scores:
@@ -119,7 +152,7 @@ def predict(judge: Judge, data: Data, rows: Sequence[int]) -> Scores:
     judge.eval()
     with torch.no_grad():
         parts = [
-            forward(judge, data, part, [EVALUATION] * len(part))
+            judge.heads(*embed(judge, data, part, [EVALUATION] * len(part)))
             for part in (rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH))
         ]
     if not parts:
@@ -134,11 +167,12 @@ def _fit_standardisation(judge: Judge, data: Data, rows: Sequence[int], random: 
     with torch.no_grad():
         for start in range(0, len(chosen), EVALUATION_BATCH):
             part = chosen[start : start + EVALUATION_BATCH]
-            state = data.images.get(part, [EVALUATION] * len(part))
-            features.append(judge.backbone.image_from_boundary(state, judge.freezing.image))
-            texts.append(data.texts.embed([data.prompts[row] for row in part]))
+            image, text = embed(judge, data, part, [EVALUATION] * len(part))
+            features.append(image)
+            texts.append(text)
         image = type(features[0])(*[torch.cat(column) for column in zip(*features, strict=True)])
-        judge.heads.fit_inputs(image, torch.cat(texts))
+        mean = float(data.targets[list(rows), 0].nanmean().clamp(0.01, 0.99).nan_to_num(0.5))
+        judge.heads.fit_inputs(image, torch.cat(texts), mean)
 
 
 def fit(
@@ -204,7 +238,7 @@ def _train_epoch(
     parts = list(batches(train, recipe.batch_size, recipe.views, loop.random))
     for rows, views in parts[loop.step :]:
         begun = time.perf_counter()
-        loss = loop.tally.loss(forward(judge, data, rows, views), data.targets[rows])
+        loss = batch_loss(loop, data, rows, views)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm or math.inf)

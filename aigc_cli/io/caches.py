@@ -1,12 +1,13 @@
 """What lies in the cache folder: features, exported engines and the demonstration set; nothing else is ever removed."""
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from aigc_cli.io.files import read_json
 
 KINDS = {"features": "features/*", "engine": "engines/*.onnx", "demonstration": "demo"}
 DAY = 86400.0
@@ -48,7 +49,7 @@ def _found(root: Path) -> Iterator[Kept]:
 def _name(path: Path) -> str:
     """For features, the backbone, what of it is frozen and the view; else the file's name."""
     try:
-        key = json.loads((path / "key.json").read_text(encoding="utf-8"))
+        key = read_json(path / "key.json")
         view = f"view {key['view']['number']}" if "view" in key else "as they are"
         return f"{key['backbone']}, {key['boundary']} blocks, {view}"
     except (OSError, ValueError, KeyError, TypeError):

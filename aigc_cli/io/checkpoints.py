@@ -5,19 +5,20 @@ A model's checkpoint is what training leaves; a training's states are what it go
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.files import discard_folder, whole_folder
+from aigc_cli.io.files import discard_folder, read_json, whole_folder
 from aigc_cli.io.weights import load_tensors, save_tensors, tensors_digest
 
 FORMAT_VERSION = 1
-WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "model.json", "calibration.safetensors"
 STATE, FACTS = "state.safetensors", "state.json"
 SHIPPED = Path(__file__).parents[1] / "weights" / "scorer"
 
@@ -31,18 +32,26 @@ class Checkpoint:
         description: backbone identity, recipe, MOS range, metrics, versions: plain JSON values.
         digest: SHA-256 over the tensors.
         folder: where it was read.
+        calibration: what its error bars are computed from; empty where it has none.
     """
 
     tensors: dict[str, Tensor]
     description: dict[str, Any]
     digest: str
     folder: Path
+    calibration: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], eight_bit: frozenset[str] = frozenset()
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    eight_bit: frozenset[str] = frozenset(),
+    calibration: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes a checkpoint folder: all of it appears at once, or nothing does and the old one stays.
+
+    The calibration is a file of its own: weights, and so scores, are the same with and without it.
 
     Raises:
         EnvironmentProblem: the disk is full or the place can't be written.
@@ -50,7 +59,24 @@ def save_checkpoint(
     body = {"format_version": FORMAT_VERSION, **description}
     with whole_folder(folder) as temporary:
         save_tensors(temporary / WEIGHTS, tensors, eight_bit)
+        if calibration:
+            save_tensors(temporary / CALIBRATION, calibration)
         (temporary / DESCRIPTION).write_text(json.dumps(body, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def save_calibration(folder: Path, calibration: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
+    """Gives the checkpoint in `folder` another calibration, which its description then tells of as `said`.
+
+    Raises:
+        AigcError: there is no whole checkpoint.
+        EnvironmentProblem: the disk is full or the place can't be written; everything stays as it is.
+    """
+    description = {**load_checkpoint(folder).description, "calibration": dict(said)}
+    with whole_folder(folder) as temporary:
+        shutil.copyfile(folder / WEIGHTS, temporary / WEIGHTS)
+        if calibration:
+            save_tensors(temporary / CALIBRATION, calibration)
+        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def find_checkpoint(place: Path | None) -> Path:
@@ -78,17 +104,18 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
     """
     folder = find_checkpoint(place)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(folder / DESCRIPTION)
         version = description["format_version"]
         description["backbone"]["name"], description["recipe"], description["heads"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AigcError(
             f"Expected a model description in {folder / DESCRIPTION}, found {error!r}.", "Train again."
         ) from error
     if version != FORMAT_VERSION:
         raise AigcError(f"Expected a model of format {FORMAT_VERSION} in {folder}, found {version!r}.", "Train again.")
     tensors = load_tensors(folder / WEIGHTS)
-    return Checkpoint(tensors, description, tensors_digest(tensors), folder)
+    calibration = load_tensors(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
+    return Checkpoint(tensors, description, tensors_digest(tensors), folder, calibration)
 
 
 def save_state(folder: Path, epoch: int, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -117,9 +144,9 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     place = states[-1]
     try:
-        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+        facts = read_json(place / FACTS)
         version = facts.pop("format_version")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise AigcError(f"Expected a training's state in {place / FACTS}, found {error!r}.", "Train again.") from error
     if version != FORMAT_VERSION:
         raise AigcError(f"Expected a state of format {FORMAT_VERSION} in {place}, found {version!r}.", "Train again.")

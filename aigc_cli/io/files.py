@@ -4,6 +4,7 @@ So a result is whole or it is not there, and the old one stays until the new one
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -25,12 +26,14 @@ LOCK = ".aigc-lock"
 def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """A file that appears under `path` only when it is complete; the old one stays until then.
 
+    Text is UTF-8; the bytes of a file name that are not are written as escapes, which JSON reads back as they were.
+
     Raises:
         EnvironmentProblem: the disk is full or the folder can't be written.
     """
     temporary: Path | None = None
     try:
-        text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
         with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=TEMPORARY, delete=False, **text) as stream:  # type: ignore[call-overload]
             temporary = Path(stream.name)
             yield stream
@@ -159,6 +162,21 @@ def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE
         raise EnvironmentProblem(f"The folder {path.parent} does not exist.", "Make it, or change -o.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise EnvironmentProblem(f"The folder {parent} can't be written.", "Change its permissions, or -o.")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file that somebody else may have written.
+
+    Raises:
+        OSError: it is missing, or no regular file: a pipe would wait for ever.
+        ValueError: it is no JSON in UTF-8, or nested too deeply.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -69,6 +69,10 @@ REASONS: dict[str, str] = {
     "animated_first_frame": "the image has several frames and the first one was scored (a note, not a failure)",
 }
 
+NOTES: frozenset[Reason] = frozenset(
+    {"no_prompt", "ambiguous_prompt", "bad_metadata", "bad_sidecar", "animated_first_frame"}
+)  # a row with these alone has its scores
+
 _UPRIGHT = {  # EXIF orientation -> what turns the stored image upright; 1 is upright already
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

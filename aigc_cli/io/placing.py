@@ -6,7 +6,6 @@ list says what has to be undone.
 
 import contextlib
 import filecmp
-import json
 import os
 import shutil
 import stat
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.io.files import TEMPORARY, sweep, write_json
+from aigc_cli.io.files import TEMPORARY, read_json, sweep, write_json
 from aigc_cli.io.locks import owned
 from aigc_cli.io.text import printable
 
@@ -240,7 +239,7 @@ def _same(one: Path, other: Path) -> bool:
 def _read(record: Path) -> tuple[Action, bool, list[tuple[Path, Path]]]:
     """(action, whether the folder was made, pairs); every new place must be in the list's own folder."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = read_json(record)
         action, made = found["action"], found["made_folder"]
         pairs = [(Path(source), Path(target)) for source, target in found["files"]]
         folder = record.absolute().parent

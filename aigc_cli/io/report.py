@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from aigc_cli.io.files import check_output, whole_file, write_text
 from aigc_cli.io.images import REASONS
+from aigc_cli.io.results import ERROR_BARS
 from aigc_cli.io.text import printable
 from aigc_cli.io.thumbnails import Finder, thumbnails
 from aigc_cli.progress import Progress
@@ -25,7 +26,7 @@ EMBEDDED = 2_000  # images; beyond it the file would take tens of megabytes, so 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("state.js", "charts.js", "grid.js", "detail.js", "report.js")
 SCORES = ("quality", "consistency", "human_quality", "human_consistency")
-PARTS = ("quality_base", "quality_delta", "consistency_base", "consistency_delta", "clip_cosine")
+PARTS = ("quality_base", "quality_delta", "consistency_base", "consistency_delta", "clip_cosine", *ERROR_BARS)
 CATEGORIES = ("table", "generator", "model", "sampler", "prompt_source")  # filters
 DETAILS = ("steps", "cfg", "seed", "width", "height", "prompt_truncated", "status", "reason")
 

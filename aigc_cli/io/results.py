@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import math
 import re
@@ -14,15 +15,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.files import whole_file, write_json
+from aigc_cli.io.files import read_json, whole_file, write_json
 from aigc_cli.io.generators import SETTINGS
-from aigc_cli.io.tables import read_table
+from aigc_cli.io.tables import MAX_FIELD, read_table
+from aigc_cli.io.text import printable
 
 SCHEMA_VERSION = 2
+_NEVER_NULL = frozenset({"name", "status"})
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not the white space that a quoted cell may hold
 
 _text, _real, _whole, _flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+ERROR_BARS = (
+    *("quality_low", "quality_high", "consistency_low", "consistency_high"),  # the 90% interval
+    *("out_of_domain", "quality_percentile", "consistency_percentile"),
+)
+LATER = frozenset({*ERROR_BARS, "prompt_raw", *SETTINGS})  # columns that tables of earlier versions lack
 
 SCHEMAS: dict[str, pa.Schema] = {
     "scores": pa.schema(
@@ -31,23 +40,17 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("path", _text),
             ("prompt", _text),
             ("prompt_source", _text),
-            ("quality", _real),
-            ("consistency", _real),
-            ("quality_base", _real),
-            ("quality_delta", _real),
-            ("consistency_base", _real),
-            ("consistency_delta", _real),
-            ("clip_cosine", _real),
+            *[(name, _real) for name in ("quality", "consistency", "quality_base", "quality_delta")],
+            *[(name, _real) for name in ("consistency_base", "consistency_delta", "clip_cosine")],
             ("prompt_truncated", _flag),
             ("width", _whole),
             ("height", _whole),
             ("status", _text),
             ("reason", _text),
-            *[(name, _text) for name in ("prompt_raw", "model", "sampler")],
-            ("steps", _whole),
-            ("cfg", _real),
-            ("seed", _text),
         ]
+        + [(name, _real) for name in ERROR_BARS]
+        + [("prompt_raw", _text), ("model", _text), ("sampler", _text), ("steps", _whole), ("cfg", _real)]
+        + [("seed", _text)]
     ),
     "metrics": pa.schema(
         [
@@ -96,19 +99,19 @@ SCHEMAS: dict[str, pa.Schema] = {
     "predictions": pa.schema(
         [("name", _text), ("group", _text)]
         + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
+        + [("out_of_domain", _real), ("mismatched", _real)]
     ),
     "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
 }
-
-# Columns that tables of earlier versions lack; there they are null.
-ADDED: dict[str, tuple[str, ...]] = {"scores": ("prompt_raw", *SETTINGS)}
 
 Kind = Literal["scores", "metrics", "epochs", "ablation", "comparison", "predictions", "splits", "stress"]
 Row = Mapping[str, Any]
 
 
 def clean(value: Any) -> Any:
-    """A value as a table holds it: NaN and infinity become None."""
+    """A value as a table holds it: NaN and infinity become None, and what is not UTF-8 in a text becomes escapes."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -127,7 +130,8 @@ class TableWriter:
 
     def __init__(self, path: Path, kind: Kind, metadata: Mapping[str, str], extra: Sequence[str] = ()) -> None:
         self.path, self.kind = path, kind
-        self.metadata = {"schema": kind, "schema_version": str(SCHEMA_VERSION), **metadata}
+        said = {key: clean(text) for key, text in metadata.items()}
+        self.metadata = {"schema": kind, "schema_version": str(SCHEMA_VERSION), **said}
         self.schema = pa.schema([*SCHEMAS[kind], *[(name, _text) for name in extra]])
         self._stack = contextlib.ExitStack()
 
@@ -139,7 +143,7 @@ class TableWriter:
             self._parquet = self._stack.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
         elif self.path.suffix == ".csv":
             self._csv = csv.writer(stream, lineterminator="\r\n")
-            self._csv.writerow(self.schema.names)
+            self._csv.writerow([_cell(name) for name in self.schema.names])
         else:
             self._stream = stream
         return self
@@ -191,34 +195,55 @@ def read_rows(path: Path) -> list[dict[Any, Any]]:
 def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
     """The rows of a table of any format that this project wrote, one batch in memory at a time.
 
+    Every value has the type that its column says; further columns come as they are.
+
     Raises:
-        AigcError: it is missing, damaged, or has other columns.
+        AigcError: it is missing or damaged, has other columns or one twice, a row of more or fewer cells, or a value
+            that its column can't hold; the message names the row.
     """
     schema = SCHEMAS[kind]
-    added = dict.fromkeys(ADDED.get(kind, ()))
-    needed = [name for name in schema.names if name not in added]
     with _readable(path):
-        if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as table:
-                _check_columns(table.schema_arrow.names, needed)
-                for batch in table.iter_batches():
-                    yield from (_completed(row, added) for row in batch.to_pylist())
-        elif path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as stream:
-                rows = csv.DictReader(stream, strict=True)
-                names = rows.fieldnames or ()
-                _check_columns(names, needed)
-                kinds = {name: schema.field(name).type if name in schema.names else _text for name in names}
-                for row in rows:
-                    yield _completed({name: _from_cell(row[name], kind) for name, kind in kinds.items()}, added)
-        else:
-            for found in _json_lines(path):
-                _check_columns(found, needed)
-                yield _completed(found, added)
+        if not path.is_file():  # a pipe would wait for ever
+            raise ValueError("no such file")
+        for number, row in enumerate(_READERS[path.suffix](path, schema), 1):
+            for name, form in _columns(schema):
+                row[name] = _typed(
+                    row.get(name), name, form, number
+                )  # null where an earlier version had no such column
+            yield row
 
 
-def _completed(row: dict[str, Any], added: Mapping[str, None]) -> dict[str, Any]:
-    return row if added.keys() <= row.keys() else {**row, **{name: None for name in added if name not in row}}
+def _parquet_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path) as table:
+        _check_columns(table.schema_arrow.names, schema)
+        for batch in table.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _csv_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(MAX_FIELD)
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        lines = csv.reader(stream, strict=True)
+        names = [_plain(name) for name in next(lines, ())]
+        _check_columns(names, schema)
+        forms = [schema.field(name).type if name in schema.names else _text for name in names]
+        for cells in filter(None, lines):
+            if len(cells) != len(names):
+                raise ValueError(f"{len(cells)} cells instead of {len(names)} in line {lines.line_num}")
+            try:
+                row = {name: _from_cell(cell, form) for name, cell, form in zip(names, cells, forms, strict=True)}
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"a cell of another kind in line {lines.line_num}: {error}") from error
+            yield row
+
+
+def _jsonl_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    for found in _json_lines(path):
+        _check_columns(found, schema)
+        yield found
+
+
+_READERS = {".parquet": _parquet_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -230,14 +255,63 @@ def read_metadata(path: Path) -> dict[str, str]:
     with _readable(path):
         if path.suffix == ".parquet":
             return {key.decode(): text.decode() for key, text in (pq.read_schema(path).metadata or {}).items()}
-        beside = path.with_name(f"{path.name}.meta.json")
-        return {str(key): str(text) for key, text in json.loads(beside.read_text(encoding="utf-8")).items()}
+        said = read_json(path.with_name(f"{path.name}.meta.json"))
+        return {str(key): str(text) for key, text in said.items()}
 
 
-def _check_columns(found: Iterable[str], needed: Iterable[str]) -> None:
-    missing = [name for name in needed if name not in found]
-    if missing:
-        raise ValueError(f"no column {', '.join(missing)}")
+def scale_of(metadata: Mapping[str, str]) -> tuple[float, float]:
+    """The range of a table's scores, MOS; 0 to 5 where the table does not say.
+
+    Raises:
+        AigcError: what it says is no range.
+    """
+    said = metadata.get("mos_min", "0"), metadata.get("mos_max", "5")
+    try:
+        low, high = map(float, said)
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        shown = printable(" to ".join(said), 80)
+        raise AigcError(f"Expected a table of scores with the range of its scale, found {shown}.", "Score it again.")
+    return low, high
+
+
+def _check_columns(found: Iterable[str], schema: pa.Schema) -> None:
+    names = list(found)
+    if missing := [name for name in schema.names if name not in names and name not in LATER]:
+        one = f"; its one column is '{printable(names[0], 40)}': is it separated by commas?" if len(names) == 1 else ""
+        raise ValueError(f"no column {', '.join(missing)}{one}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"the column {max(names, key=names.count)} twice")
+
+
+@functools.cache
+def _columns(schema: pa.Schema) -> list[tuple[str, str]]:
+    """(name, a key of `_FITS`) of each column."""
+    return [(field.name, str(field.type)) for field in schema]
+
+
+_FITS: dict[str, tuple[tuple[type, ...], str]] = {
+    "string": ((str,), "a text"),
+    "double": ((float, int), "a finite number"),
+    "int64": ((int,), "a whole number"),
+    "bool": ((bool,), "true or false"),
+}
+
+
+def _typed(value: Any, name: str, form: str, number: int) -> Any:
+    """A value that others may have written, as its column says; ValueError when it is none of those."""
+    kinds, wanted = _FITS[form]
+    if value is None and name not in _NEVER_NULL:
+        return None
+    if not isinstance(value, kinds) or (isinstance(value, bool) and form != "bool"):
+        raise ValueError(f"'{printable(str(value), 40)}' in the column {name} of row {number} instead of {wanted}")
+    if form != "double":
+        return value
+    assert isinstance(value, float | int)
+    if not math.isfinite(value):
+        raise ValueError(f"{value} in the column {name} of row {number} instead of {wanted}")
+    return float(value)
 
 
 def _from_cell(cell: str | None, kind: pa.DataType) -> Any:
@@ -251,13 +325,29 @@ def _from_cell(cell: str | None, kind: pa.DataType) -> Any:
     return int(cell) if kind == _whole else float(cell)
 
 
+_UNREADABLE = (
+    OSError,
+    pa.ArrowException,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    csv.Error,
+)
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowInvalid, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except _UNREADABLE as error:
         kind = {".csv": "CSV", ".jsonl": "JSON lines"}.get(path.suffix, "Parquet")
-        raise AigcError(f"Expected a {kind} table at {path}: {error}.", "Is the run complete?") from error
+        what = printable(str(error) or type(error).__name__, 300)
+        raise AigcError(
+            f"Expected a {kind} table at {path}, found {what}.", "Is it whole, and as it was written?"
+        ) from error
 
 
 def read_splits(path: Path) -> list[dict[str, Any]]:
@@ -304,7 +394,7 @@ def _number(value: Any, column: str, path: Path) -> int | None:
         return None
     try:
         return int(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AigcError(
             f"Expected whole numbers in the column {column} of {path}, found '{value}'.", "Number them from 0."
         ) from error

@@ -6,7 +6,6 @@ the rest is computed again. A plan is there when its settings are, which are wri
 
 import contextlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.io.files import LOCK, TEMPORARY, sweep, whole_file, write_json
+from aigc_cli.io.files import LOCK, TEMPORARY, read_json, sweep, whole_file, write_json
 from aigc_cli.io.results import Row, write_table
 from aigc_cli.io.text import printable
 
@@ -86,7 +85,7 @@ class Parts:
     def plan(self) -> tuple[dict[str, str], pa.Table]:
         """The settings and the inputs (`INPUT_SCHEMA`) that this was begun with; counts the shards."""
         try:
-            settings = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+            settings = read_json(self.folder / SETTINGS)
             inputs = pq.read_table(self.folder / INPUTS)
             if inputs.schema != INPUT_SCHEMA or not isinstance(settings, dict):
                 raise ValueError("another layout")

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_cli.errors import EnvironmentProblem
+from aigc_cli.io.files import read_json
 
 FORMAT_VERSION = 1
 _TEMPORARY = ".tmp-"
@@ -78,7 +79,7 @@ class Bank:
 
     def _take(self, name: str) -> None:
         try:
-            index = json.loads((self.folder / name / "keys.json").read_text())
+            index = read_json(self.folder / name / "keys.json")
             keys = [str(key) for key in index["entries"]]
             arrays = {
                 field: np.load(self.folder / name / f"{field}.npy", mmap_mode="r", allow_pickle=False)

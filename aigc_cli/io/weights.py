@@ -34,6 +34,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             holds a value that is not finite.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise OSError("it is no regular file")
         stored = load_file(path)
     except FileNotFoundError as error:
         raise AigcError(f"Expected weights at {path}, found no file.", "Check the path.") from error

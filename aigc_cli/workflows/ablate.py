@@ -1,7 +1,6 @@
 """`aigc ablate`: does each idea help? The same folds, seeds and features for every variant."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,20 +12,19 @@ from aigc_cli.core.devices import pick_device
 from aigc_cli.core.metrics import undefined, value
 from aigc_cli.core.splits import grouped_folds
 from aigc_cli.errors import AigcError, Interrupted
-from aigc_cli.io.files import check_output, discard_folder, sweep, write_json, write_text
+from aigc_cli.io.files import check_output, discard_folder, read_json, sweep, write_json, write_text
 from aigc_cli.io.locks import owned
 from aigc_cli.io.plots import ablation_plot
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.cells import Failure, cell_file, load_cell, save_cell
+from aigc_cli.workflows.cells import CELLS, PLAN, Failure, cell_file, load_cell, save_cell
 from aigc_cli.workflows.crossval import Cell, prepare, train_cell
 from aigc_cli.workflows.ratings import TARGETS, Rated, Source, data_digest, read_rated
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, markdown, points, summarise, zero_shot
 from aigc_cli.workflows.variants import Variants, recipes_of
 
 METRIC_NAMES = ("srocc", "plcc")
-PLAN, CELLS = "ablation.json", "cells"
 
 
 def ablate(
@@ -105,7 +103,7 @@ def _begin(
 def _check_plan(output: Path, plan: Mapping[str, Any]) -> None:
     """Refuses to resume what has changed, and says what."""
     try:
-        old = json.loads((output / PLAN).read_text(encoding="utf-8"))
+        old = read_json(output / PLAN)
     except (OSError, ValueError) as error:
         raise AigcError(f"Expected an ablation to resume in {output}, found none.", "Leave out --resume.") from error
     changed = []

@@ -1,12 +1,12 @@
 """`aigc recommend --run`: what a finished run's curves show, and the next run to try. Imports no torch."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aigc_cli.core.diagnosis import NOTHING_LEFT, Curves, diagnose, next_change
 from aigc_cli.errors import AigcError
+from aigc_cli.io.files import read_json
 from aigc_cli.io.results import read_rows
 from aigc_cli.recipe import Recipe, read_recipe
 from aigc_cli.workflows.recommend import Recommendation, source_options, train_command
@@ -69,7 +69,7 @@ def _description(run: Path) -> dict[str, Any]:
             "Is it still training? If it was interrupted, train again.",
         )
     try:
-        said = json.loads((run / FILES[0]).read_text(encoding="utf-8"))
+        said = read_json(run / FILES[0])
     except (OSError, ValueError) as error:
         raise AigcError(f"Expected JSON in {run / FILES[0]}: {error}.", "Train again.") from error
     if not isinstance(said, dict):

@@ -1,7 +1,7 @@
 """`aigc eval`: how far a model's scores agree with people's."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,28 @@ from torch import Tensor
 
 from aigc_cli import __version__
 from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.domain import features_of
 from aigc_cli.core.judge import Judge
+from aigc_cli.core.metrics import interval_rows
 from aigc_cli.core.training import Data, predict
 from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
-from aigc_cli.workflows.models import load_model
+from aigc_cli.recipe import Recipe
+from aigc_cli.workflows.models import Model, load_model
 from aigc_cli.workflows.ratings import (
     TARGETS,
     Source,
     image_features,
+    prompt_digest,
     read_rated,
     tell_skipped,
+    to_mos,
     training_data,
     with_recorded,
 )
 from aigc_cli.workflows.reports import evaluation_gallery
-from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows, prompt_digest, to_mos
+from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows
 
 UNSEEN = "unseen"
 
@@ -89,11 +94,11 @@ def evaluate(
     data = training_data(images, judge.freezing, rated, recipe)
     everyone = range(len(rated.samples))
     scores = predict(judge, data, everyone)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, everyone)}
+    bars = _error_bars(model, data, scores, recipe)
     memory = model.checkpoint.description.get("prompts", {})
     part_of = {digest: split for split in ("val", "train") for digest in memory.get(split, ())}
     splits = [part_of.get(prompt_digest(prompt), UNSEEN) for prompt in data.prompts]
-    metrics: list[dict[str, Any]] = []
-    name = model.metadata()["model"]
+    metrics, name = list[dict[str, Any]](), model.metadata()["model"]
     for split in (UNSEEN, "val", "train"):
         rows = [row for row, found in enumerate(splits) if found == split]
         chosen: dict[str, list[int]] = {"all": rows}
@@ -104,11 +109,33 @@ def evaluate(
             metrics += evaluation_rows(
                 {target: scores[target][members] for target in (*TARGETS, ZERO_SHOT)}, data, members, recipe, labels
             )
+            metrics += _bars_rows(bars, data, members, recipe, labels)
     if output:
         write_table(output, "metrics", metrics, {"aigc_version": __version__, **model.metadata()})
-    shown = evaluation_gallery(rated.samples, {target: to_mos(scores[target], recipe) for target in TARGETS}, splits)
+    predicted = {target: to_mos(scores[target], recipe) for target in TARGETS} | bars
+    shown = evaluation_gallery(rated.samples, predicted, splits)
     metadata = model.metadata() | {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
     return EvalResult(metrics, rated.skipped, name, shown, {"aigc_version": __version__, **metadata})
+
+
+def _error_bars(model: Model, data: Data, scores: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Any]:
+    """{column: (N,)} of the error bars of all images of `data`; nothing without a calibration."""
+    if model.calibration is None:
+        return {}
+    features = features_of(model.judge, data, range(len(data.prompts)))
+    return model.calibration.columns(features, scores, (recipe.mos_min, recipe.mos_max))
+
+
+def _bars_rows(
+    bars: Mapping[str, Any], data: Data, rows: Sequence[int], recipe: Recipe, labels: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """How often the intervals of images `rows` hold what people said, and how wide they are."""
+    chosen = list(rows)
+    human = (recipe.mos_min + (recipe.mos_max - recipe.mos_min) * data.targets[chosen].cpu().double()).numpy()
+    there = [target for target in TARGETS if f"{target}_low" in bars]
+    intervals = {target: (bars[f"{target}_low"][chosen], bars[f"{target}_high"][chosen]) for target in there}
+    prompts = [data.prompts[row] for row in chosen]
+    return interval_rows(intervals, dict(zip(TARGETS, human.T, strict=True)), prompts, labels)
 
 
 def _zero_shot(judge: Judge, data: Data, rows: Sequence[int]) -> Tensor:

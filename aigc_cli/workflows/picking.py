@@ -203,7 +203,13 @@ def _file_of(row: Mapping[str, Any], images: Path | None) -> Path:
     if images is None:
         if not row["path"]:
             raise AigcError(f"Expected a path for {shown}, found none.", "Name the images' folder by --images.")
-        return Path(row["path"])
+        path, name = Path(row["path"]), PurePosixPath(row["name"])
+        if path.parts[-len(name.parts) :] != name.parts:
+            raise AigcError(
+                f"Expected a path that ends in the name {shown}, found {printable(row['path'], 200)}.",
+                "Was the table changed? Name the images' folder by --images.",
+            )
+        return path
     name = PurePosixPath(row["name"])
     if name.is_absolute() or ".." in name.parts:
         raise AigcError(f"Expected names inside the image folder, found '{shown}'.", "Mend it.")

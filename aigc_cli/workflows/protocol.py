@@ -9,14 +9,16 @@ import numpy as np
 
 from aigc_cli import __version__
 from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.metrics import Part, crossval_rows
+from aigc_cli.core.calibration import crossfit_intervals
+from aigc_cli.core.metrics import Part, crossval_rows, interval_rows
 from aigc_cli.core.splits import grouped_folds
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
-from aigc_cli.workflows.crossval import Column, Prepared, prepare, train_cell
+from aigc_cli.workflows.cells import prediction_rows, save_predictions
+from aigc_cli.workflows.crossval import Cell, Column, Prepared, prepare, train_cell
 from aigc_cli.workflows.partitions import Folds, saved_folds, straddling
 from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, with_recorded
 from aigc_cli.workflows.train import ZERO_SHOT, without_units
@@ -31,6 +33,7 @@ class Plan:
         folds, repeats: how many; a repeat draws other folds and trains with the next seed.
         saved: a splits table whose folds are used instead.
         save: where the folds that were used go, if anywhere.
+        predictions: where every image's held-out score goes, if anywhere; of the first repeat.
     """
 
     protocol: str = "prompt"
@@ -38,6 +41,7 @@ class Plan:
     repeats: int = 1
     saved: Path | None = None
     save: Path | None = None
+    predictions: Path | None = None
 
     def protocols(self) -> list[str]:
         """The protocol, and behind an image split the one that says how new prompts fare."""
@@ -71,6 +75,8 @@ class _Repeat:
     folds: Folds
     predicted: Mapping[str, tuple[Column, Column]]
     prompts: Sequence[str]
+    cells: Sequence[Cell]
+    intervals: Mapping[str, tuple[Column, Column]]
 
     def part(self, rows: Sequence[int]) -> Part:
         chosen = list(rows)
@@ -102,7 +108,7 @@ def cross_validate(
         AigcError: the plan, the table, the saved folds or the output is not as it should be; nothing was written.
         Diverged: a training's loss was not finite.
     """
-    for path in (output, plan.save):
+    for path in (output, plan.save, plan.predictions):
         if path:
             check_output(path, overwrite=overwrite)
     recipe = resolved.recipe
@@ -122,17 +128,15 @@ def cross_validate(
         for number, parts in enumerate(repeats):
             seeded = replace(recipe, seed=recipe.seed + number)
             found.append(_repeat(ready, groups, parts, seeded, labels["split"], progress))
+        if plan.predictions and protocol != "image":
+            rows = [row for cell in found[0].cells for row in prediction_rows(cell)]
+            save_predictions(plan.predictions, rows, recipe, {"aigc_version": __version__, "protocol": protocol})
         metrics += _means(found, rated.groups(by) if by else [], by, labels)
         single = _single(found, labels)
         spread += _spread(single, labels["split"], len(repeats))
         folds += single
-    meta = {
-        "aigc_version": __version__,
-        "protocol": plan.protocol,
-        "data": source.describe(),
-        "recipe": to_yaml(resolved),
-        "warnings": " ".join(warnings),
-    }
+    meta = {"aigc_version": __version__, "protocol": plan.protocol, "data": source.describe()}
+    meta |= {"recipe": to_yaml(resolved), "warnings": " ".join(warnings)}
     if output:
         write_table(output, "metrics", [*metrics, *folds], meta)
     if plan.save:
@@ -198,13 +202,28 @@ def _repeat(
     """Trains every fold and puts its predictions where its images are."""
     n = len(ready.rated.samples)
     sides = {target: (np.empty(n), np.empty(n)) for target in (*TARGETS, ZERO_SHOT)}
+    unusual, cells = np.empty(n), []
     for number, held_out in enumerate(folds):
         progress.say(f"{split}: fold {number + 1} of {len(folds)}, seed {recipe.seed}")
-        found = train_cell(ready, groups, held_out, number, recipe, progress)
+        found = train_cell(ready, groups, held_out, number, recipe, progress, unusual=True)
+        unusual[held_out] = found.out_of_domain
+        cells.append(found)
         for target in TARGETS:
             sides[target][0][held_out], sides[target][1][held_out] = found.predicted[target], found.human[target]
         sides[ZERO_SHOT][0][held_out], sides[ZERO_SHOT][1][held_out] = found.cosine, found.human["consistency"]
-    return _Repeat(folds, sides, ready.data.prompts)
+    prompts = ready.data.prompts
+    intervals = {target: _intervals(*sides[target], unusual, prompts, recipe) for target in TARGETS}
+    return _Repeat(folds, sides, prompts, cells, {target: found for target, found in intervals.items() if found})
+
+
+def _intervals(
+    predicted: Column, human: Column, unusual: Column, prompts: Sequence[str], recipe: Recipe
+) -> tuple[Column, Column] | None:
+    """The 90% intervals in MOS units that a calibrated model would give; None where there are too few images."""
+    low, span = recipe.mos_min, recipe.mos_max - recipe.mos_min
+    unusual = np.where(np.isnan(unusual), 0.5, unusual)
+    found = crossfit_intervals((predicted - low) / span, (human - low) / span, unusual, prompts)
+    return found and (low + span * found[0], low + span * found[1])
 
 
 def _means(
@@ -212,10 +231,20 @@ def _means(
 ) -> list[dict[str, Any]]:
     """Means over folds; the values of a column, which a fold may hold too few of, over all folds together."""
     found = crossval_rows([[one.part(rows) for rows in one.folds] for one in repeats], {**labels, "group": "all"})
+    found += _held(repeats[0], range(len(repeats[0].prompts)), {**labels, "group": "all"})
     for value in sorted(set(groups)):
         rows = [row for row, group in enumerate(groups) if group == value]
         found += crossval_rows([[one.part(rows)] for one in repeats], {**labels, "group": f"{by}={value}"})
+        found += _held(repeats[0], rows, {**labels, "group": f"{by}={value}"})
     return without_units(found)
+
+
+def _held(one: _Repeat, rows: Sequence[int], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """How often the intervals of images `rows` hold, and how wide they are."""
+    chosen = list(rows)
+    intervals = {target: (low[chosen], high[chosen]) for target, (low, high) in one.intervals.items()}
+    human = {target: one.predicted[target][1][chosen] for target in TARGETS}
+    return interval_rows(intervals, human, [one.prompts[row] for row in chosen], labels)
 
 
 def _single(repeats: Sequence[_Repeat], labels: Mapping[str, str]) -> list[dict[str, Any]]:

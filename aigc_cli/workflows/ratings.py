@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone, Freezing
 from aigc_cli.core.features import (
@@ -236,6 +237,16 @@ def training_data(images: ImageFeatures, freezing: Freezing, rated: Rated, recip
     device = next(images.backbone.image.module.parameters()).device
     texts = TextFeatures(images.backbone, freezing.text, prompts)
     return Data(images, texts, prompts, torch.tensor(scores, dtype=torch.float32, device=device))
+
+
+def to_mos(score: Tensor, recipe: Recipe) -> Any:
+    """Scores on [0, 1] as MOS, clipped to the range that people could give; float64 array of the same length."""
+    return (recipe.mos_min + score.clamp(0, 1).double() * (recipe.mos_max - recipe.mos_min)).numpy()
+
+
+def prompt_digest(prompt: str) -> str:
+    """A short name for a prompt: a model remembers which ones it was trained on without carrying their texts."""
+    return sha256(prompt.strip().encode()).hexdigest()[:12]
 
 
 def tell_skipped(skipped: Sequence[tuple[str, str]], progress: Progress) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 from aigc_cli import __version__
 from aigc_cli.io.plots import comparison_plot
 from aigc_cli.io.report import Figure, Report, Table, write_report
-from aigc_cli.io.results import iter_rows, read_metadata
+from aigc_cli.io.results import iter_rows, read_metadata, scale_of
 from aigc_cli.progress import Progress
 from aigc_cli.workflows.compare import Comparison
+from aigc_cli.workflows.picking import metadata_of
 from aigc_cli.workflows.ratings import TARGETS
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, shown
 
@@ -26,7 +27,7 @@ def report_scores(table: Path, report: Path, progress: Progress, thumbs: Path | 
         EnvironmentProblem: the report can't be written.
     """
     metadata = read_metadata(table)
-    page = Report(f"Scores of {table.name}", facts_of(metadata), rows=list(iter_rows(table)), scale=_scale(metadata))
+    page = Report(f"Scores of {table.name}", facts_of(metadata), rows=list(iter_rows(table)), scale=scale_of(metadata))
     write_report(report, page, progress, thumbs)
 
 
@@ -60,7 +61,7 @@ def report_evaluation(
     columns = ("images", "group", "metric", *(target.replace("_", " ") for target in targets), "n")
     note = "Intervals are 95% bootstrap intervals over prompts."
     table = Table("Agreement", columns, cells, note)
-    page = Report(title, facts_of(metadata), tables=[table], rows=rows, scale=_scale(metadata))
+    page = Report(title, facts_of(metadata), tables=[table], rows=rows, scale=scale_of(metadata))
     write_report(report, page, progress, thumbs)
 
 
@@ -113,10 +114,10 @@ def report_comparison(
     rows = [
         row | {"table": label} for table, label in zip(tables, found.labels, strict=True) for row in iter_rows(table)
     ]
-    metadata = read_metadata(tables[0])
+    metadata = metadata_of(tables[0])
     facts = {"Tables": ", ".join(found.labels), "Version": __version__}
     page = Report("Comparison", facts, found.notes, [Table("Differences", columns, cells, note)], [figure], rows)
-    write_report(report, replace(page, scale=_scale(metadata)), progress, thumbs)
+    write_report(report, replace(page, scale=scale_of(metadata)), progress, thumbs)
 
 
 def _spanned(row: Mapping[str, Any], value: str, low: str, high: str, form: str) -> str:
@@ -133,7 +134,7 @@ def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
         "Weights": metadata.get("model_hash", "")[:HASH_SHOWN],
         "Backbone": metadata.get("backbone"),
         "Backbone weights": metadata.get("backbone_hash", "")[:HASH_SHOWN],
-        "Scale": f"{float(metadata['mos_min']):g} to {float(metadata['mos_max']):g}" if "mos_min" in metadata else "",
+        "Scale": "{:g} to {:g}".format(*scale_of(metadata)) if "mos_min" in metadata else "",
         "Preprocessing": metadata.get("preprocessing", "").strip("{}").replace("'", ""),
         "Version": metadata.get("aigc_version"),
     }
@@ -163,10 +164,6 @@ def evaluation_gallery(
         | {name: float(values[i]) for name, values in predicted.items()}
         for i, (sample, split) in enumerate(zip(samples, splits, strict=True))
     ]
-
-
-def _scale(metadata: Mapping[str, str]) -> tuple[float, float]:
-    return float(metadata.get("mos_min", 0)), float(metadata.get("mos_max", 5))
 
 
 def _estimate(row: Mapping[str, Any] | None) -> str:

@@ -32,6 +32,7 @@ from aigc_cli.workflows.scorer import Entry, Scorer, Texts
 
 SHOWN = 5
 BINS = 10
+UNUSUAL = 0.95
 SHARD_SECONDS = 10.0  # the most work that a crash costs; the first shard is written after one batch
 SHARD_ROWS = 4096
 ROW_GROUP = 4096
@@ -50,6 +51,7 @@ class ScoreSummary:
         histograms: {score: rows in each of `BINS` equal parts of the scale, from its lower end}.
         reasons: {reason: rows}.
         sources: {where prompts come from: rows}.
+        unusual: how many rows lie farther from the training images than `UNUSUAL` of those; None where it is not known.
     """
 
     output: Path
@@ -62,6 +64,7 @@ class ScoreSummary:
     histograms: dict[str, list[int]]
     reasons: dict[str, int]
     sources: dict[str, int]
+    unusual: int | None
 
 
 def score_folder(
@@ -246,6 +249,7 @@ class _Summary:
         self.histograms = {name: [0] * BINS for name in self.sums}
         self.reasons: dict[str, int] = {}
         self.sources: dict[str, int] = {}
+        self.unusual: int | None = None
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows += len(rows)
@@ -261,6 +265,8 @@ class _Summary:
             total[1] += sum(values)
             for value in values:
                 self.histograms[name][self._bin(value)] += 1
+        if shares := [row["out_of_domain"] for row in scored if row.get("out_of_domain") is not None]:
+            self.unusual = (self.unusual or 0) + sum(share > UNUSUAL for share in shares)
         quality: Callable[[dict[str, Any]], float] = lambda row: row["quality"]  # noqa: E731
         judged = [row for row in scored if row["quality"] is not None]
         self.best = sorted(self.best + judged, key=quality, reverse=True)[:SHOWN]
@@ -283,4 +289,5 @@ class _Summary:
             self.histograms,
             self.reasons,
             self.sources,
+            self.unusual,
         )

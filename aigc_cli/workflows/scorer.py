@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import ImageFeatures
+from aigc_cli.core.domain import joined
 from aigc_cli.core.engines import Engines
 from aigc_cli.core.features import prefetch
 from aigc_cli.core.judge import Judge
@@ -209,7 +210,8 @@ class Scorer:
         if good:
             text, cut = texts([_prompt(entry, found) for entry, found in good])
             features = self._features([found.begun for _, found in good])
-            columns = self._mos(score_batch(self.model.judge, features, text))
+            scores = score_batch(self.model.judge, features, text)
+            columns = self._mos(scores) | self._bars(features, scores)
             scored = (
                 self._good_row(entry, found, {name: float(column[i]) for name, column in columns.items()}, cut[i])
                 for i, (entry, found) in enumerate(good)
@@ -251,6 +253,13 @@ class Scorer:
             "clip_cosine": scores.cosine,
         }
 
+    def _bars(self, features: ImageFeatures, scores: Any) -> dict[str, Any]:
+        """Error bars in MOS units, how unusual the images are, and percentiles; nothing without a calibration."""
+        if self.model.calibration is None:
+            return {}
+        scale = (self.model.recipe.mos_min, self.model.recipe.mos_max)
+        return self.model.calibration.columns(joined(features), scores._asdict(), scale)
+
     def _good_row(self, entry: Entry, found: Loaded, values: dict[str, float], cut: bool) -> dict[str, Any]:
         values = {name: value for name, value in values.items() if name.split("_")[0] not in self._untrained}
         said = found.recorded
@@ -258,7 +267,7 @@ class Scorer:
         row |= {name: value for name, value in said.settings().items() if value is not None}
         notes = [found.note, entry.note]
         if _prompt(entry, found) is None:
-            values = {k: v for k, v in values.items() if k.startswith("quality")}
+            values = {k: v for k, v in values.items() if k.startswith("quality") or k == "out_of_domain"}
             notes += ["no_prompt", said.fault]
         else:
             values |= {"prompt_truncated": cut}

@@ -8,23 +8,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 
 from aigc_cli import __version__
+from aigc_cli.core.agreement import auc
 from aigc_cli.core.features import prefetch
 from aigc_cli.core.metrics import mean_estimate, value
 from aigc_cli.core.model import Scores
 from aigc_cli.core.perturb import PERTURBATIONS
 from aigc_cli.errors import AigcError
 from aigc_cli.io.decoder import decode_file
-from aigc_cli.io.files import check_output, write_text
+from aigc_cli.io.files import check_output, sweep, write_text
 from aigc_cli.io.images import ImageFault, from_pil
+from aigc_cli.io.locks import owned
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.models import Model, load_model
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, tell_skipped
-from aigc_cli.workflows.train import to_mos
+from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, tell_skipped, to_mos
 
 SHUFFLED, EMPTIED = "shuffled prompt", "emptied prompt"
 MAX_IMAGES = 200
@@ -89,25 +89,27 @@ def stress(
 
     Raises:
         AigcError: the model, the table or the output is not as it should be, or there is only one prompt.
+        RunHeld: another process works in `output`.
     """
-    check_output(output, overwrite=overwrite, suffixes=())
-    model = load_model(place, device)
-    rated = read_rated(source, model.recipe, progress)
-    rows = sorted(np.random.default_rng(seed).permutation(len(rated.samples))[:images].tolist())
-    prompts = [rated.samples[row].prompt or "" for row in rows]
-    swapped = _others(prompts, np.random.default_rng(seed))
-    scores, faults = _scores(model, rated, rows, prompts, swapped, seed, progress)
-    tell_skipped([*rated.skipped, *faults], progress)
-    groups = [rated.samples[row].prompt or "" for row in rows if rated.samples[row].name not in dict(faults)]
-    if not groups:
-        raise AigcError("Expected at least one image that can be read, found none.", "Check --images.")
-    found = _judge(model.metadata()["model"], scores, groups)
-    output.mkdir(parents=True, exist_ok=True)
-    labels = {"model": found.model}
-    meta = {"aigc_version": __version__, "data": source.describe(), **model.metadata()}
-    write_table(output / "stress.parquet", "stress", [labels | asdict(shift) for shift in found.shifts], meta)
-    write_text(output / "stress.md", markdown(found, source.describe()))
-    return found
+    with owned(output):
+        check_output(output, overwrite=overwrite, suffixes=())
+        model = load_model(place, device)
+        rated = read_rated(source, model.recipe, progress)
+        rows = sorted(np.random.default_rng(seed).permutation(len(rated.samples))[:images].tolist())
+        prompts = [rated.samples[row].prompt or "" for row in rows]
+        swapped = _others(prompts, np.random.default_rng(seed))
+        scores, faults = _scores(model, rated, rows, prompts, swapped, seed, progress)
+        tell_skipped([*rated.skipped, *faults], progress)
+        groups = [rated.samples[row].prompt or "" for row in rows if rated.samples[row].name not in dict(faults)]
+        if not groups:
+            raise AigcError("Expected at least one image that can be read, found none.", "Check --images.")
+        found = _judge(model.metadata()["model"], scores, groups)
+        sweep(output)
+        labels = {"model": found.model}
+        meta = {"aigc_version": __version__, "data": source.describe(), **model.metadata()}
+        write_table(output / "stress.parquet", "stress", [labels | asdict(shift) for shift in found.shifts], meta)
+        write_text(output / "stress.md", markdown(found, source.describe()))
+        return found
 
 
 def _others(prompts: Sequence[str], random: np.random.Generator) -> list[str]:
@@ -186,13 +188,13 @@ def _judge(model: str, scores: Mapping[str, Mapping[str, Column]], groups: Seque
         if name and (name not in (SHUFFLED, EMPTIED) or target == "consistency")  # quality never sees the prompt
     ]
     matched, shuffled = scores[""]["consistency"], scores[SHUFFLED]["consistency"]
-    auc = float(stats.mannwhitneyu(matched, shuffled).statistic / (len(matched) * len(shuffled)))
+    above = auc(matched, shuffled)
     shift = next(shift for shift in shifts if shift.perturbation == SHUFFLED)
     verdict = (
         f"With prompts shuffled across images consistency moves by {shift.change:+.2f}, and a matched prompt scores "
-        f"above a shuffled one in {auc:.0%} of pairs (chance 50%): {_reading(shift, auc)}."
+        f"above a shuffled one in {above:.0%} of pairs (chance 50%): {_reading(shift, above)}."
     )
-    return Stress(model, shifts, auc, verdict)
+    return Stress(model, shifts, above, verdict)
 
 
 def _reading(shift: Shift, auc: float) -> str:

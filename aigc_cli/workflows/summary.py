@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from aigc_cli.core.agreement import auc, partial_srocc
+from aigc_cli.core.bootstrap import is_constant
 from aigc_cli.core.metrics import Estimate, fold_mean, interval, verdict
 from aigc_cli.workflows.cells import Failure
 from aigc_cli.workflows.crossval import Cell
@@ -35,12 +37,27 @@ class Summary:
     seed_spread: dict[str, float]
     seconds: float | None
     trainable: int | None
+    reading: "Reading | None" = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Whether a variant's consistency reads the prompt; means over its cells.
+
+    Attributes:
+        auc: the chance that a matched prompt scores above another one on an image of about the same quality; 0.5 is
+            chance.
+        partial: SROCC of consistency with the human scores after human quality was taken out of both.
+    """
+
+    auc: float
+    partial: float
 
 
 def zero_shot(cell: Cell) -> Cell:
     """The baseline beside every variant: the raw cosine for consistency, nothing for quality."""
     predicted = {"quality": np.zeros_like(cell.cosine), "consistency": cell.cosine}
-    return replace(cell, predicted=predicted, seconds=0.0, trainable=0)
+    return replace(cell, predicted=predicted, seconds=0.0, trainable=0, mismatched=None)
 
 
 def summarise(results: Mapping[str, Sequence[Cell | Failure]]) -> list[Summary]:
@@ -58,7 +75,16 @@ def summarise(results: Mapping[str, Sequence[Cell | Failure]]) -> list[Summary]:
         seconds = float(np.mean([cell.seconds for cell in done])) if done else None
         spread = _seed_spread(done) if len(done) == len(cells) else {}
         summaries.append(
-            Summary(name, srocc, difference, verdicts, spread, seconds, done[0].trainable if done else None)
+            Summary(
+                name,
+                srocc,
+                difference,
+                verdicts,
+                spread,
+                seconds,
+                done[0].trainable if done else None,
+                _reading(done) if len(done) == len(cells) else None,
+            )
         )
     return summaries
 
@@ -71,6 +97,22 @@ def _mean(cells: Sequence[Cell | Failure], target: str) -> tuple[Estimate, Any]:
         reason = f"{len(failures)} of {len(cells)} failed: {failures[0].reason}"
         return Estimate(None, None, None, sum(len(cell.names) for cell in done), reason), np.full(1, np.nan)
     return fold_mean("srocc", [cell.rated(target) for cell in done], [cell.fold for cell in done])
+
+
+def _reading(cells: Sequence[Cell]) -> Reading | None:
+    """None where a cell has no other prompt, or where a side is constant or unrated."""
+    found = []
+    for cell in cells:
+        human_q, human_c = cell.human["quality"], cell.human["consistency"]
+        rows = np.flatnonzero(~np.isnan(human_q) & ~np.isnan(human_c))
+        if cell.mismatched is None or len(rows) < 2:
+            return None
+        predicted = cell.predicted["consistency"]
+        if any(is_constant(side[rows]) for side in (predicted, human_q, human_c)):
+            return None
+        found.append((auc(predicted, cell.mismatched), partial_srocc(predicted[rows], human_c[rows], human_q[rows])))
+    means = np.mean(found, axis=0) if found else np.array([np.nan])
+    return Reading(*means.tolist()) if np.isfinite(means).all() else None
 
 
 def _seed_spread(cells: Sequence[Cell]) -> dict[str, float]:
@@ -159,6 +201,12 @@ def _notes(summaries: Sequence[Summary]) -> list[str]:
         if summary.seed_spread:
             spread = ", ".join(f"{target} {value:.3f}" for target, value in summary.seed_spread.items())
             notes.append(f"- {summary.variant}: standard deviation between seeds: {spread}.")
+        if summary.reading:
+            notes.append(
+                f"- {summary.variant}: a matched prompt scores above another image's, of about the same quality, in "
+                f"{summary.reading.auc:.1%} of pairs (chance 50%); SROCC of consistency with human quality taken out "
+                f"{summary.reading.partial:.3f}."
+            )
         reasons = {estimate.reason for estimate in summary.srocc.values() if estimate.reason}
         notes += [f"- {summary.variant}: {reason}" for reason in sorted(reasons) if summary.variant != ZERO_SHOT]
     return notes

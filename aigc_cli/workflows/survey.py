@@ -3,15 +3,18 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aigc_cli.core.opinions import ASSUMED_RATERS, Opinions, Survey, survey
 from aigc_cli.errors import AigcError
+from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, image_digest, read_bytes
 from aigc_cli.io.samples import Sample
 from aigc_cli.io.tables import read_ratings
+from aigc_cli.progress import Progress, Silent
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.recommend import (
     POLICY,
@@ -38,6 +41,7 @@ def recommend_for(
     columns: Mapping[str, str] | None = None,
     sep: str = ",",
     raters: int | None = None,
+    progress: Progress | None = None,
 ) -> Recommendation:
     """The recommended settings for a table of ratings, by its size and by what it shows.
 
@@ -57,7 +61,7 @@ def recommend_for(
         data, folder, mos_min=low, mos_max=high, columns=columns, sep=sep, without_images=images is None
     )
     looked = any(os.path.lexists(sample.path) for sample in samples)
-    kept, digests, left_out = _usable(samples, looked)
+    kept, digests, left_out = _usable(samples, looked, progress or Silent())
     if not kept:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(left_out.items()))
         raise AigcError(f"Expected rated images in {data}, found none usable ({reasons}).", "Check --images.")
@@ -71,19 +75,39 @@ def recommend_for(
     return Recommendation(result.n, result.recipe, result.reasons, result.command, result.neighbours, {"data": seen})
 
 
-def _usable(samples: Sequence[Sample], looked: bool) -> tuple[list[Sample], list[str], dict[str, int]]:
+def _usable(
+    samples: Sequence[Sample], looked: bool, progress: Progress
+) -> tuple[list[Sample], list[str], dict[str, int]]:
     """(samples that training would use, the digest of each one's file, {reason: how many} of the others)."""
     kept, digests, left_out = [], [], Counter[str]()
-    for sample in samples:
-        if not sample.prompt:
-            left_out["no_prompt"] += 1
-            continue
-        try:
-            digests.append(image_digest(read_bytes(sample.path)) if looked else sample.name)
-            kept.append(sample)
-        except ImageFault as fault:
-            left_out[fault.reason] += 1
+    if looked:
+        progress.start("checking images", len(samples))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for sample, found in zip(samples, pool.map(_look if looked else _named, samples), strict=True):
+            if isinstance(found, ImageFault):
+                left_out[found.reason] += 1
+            else:
+                kept.append(sample)
+                digests.append(found)
+            if looked:
+                progress.advance()
     return kept, digests, dict(left_out)
+
+
+def _named(sample: Sample) -> str | ImageFault:
+    return sample.name if sample.prompt else ImageFault("no_prompt")
+
+
+def _look(sample: Sample) -> str | ImageFault:
+    """The digest of an image's bytes, or why training would leave it out."""
+    if not sample.prompt:
+        return ImageFault("no_prompt")
+    try:
+        digest = image_digest(read_bytes(sample.path))
+        decode_file(sample.path)
+    except ImageFault as fault:
+        return ImageFault(fault.reason)  # a new one: that one holds on to the bytes of the file
+    return digest
 
 
 def _copies(samples: Sequence[Sample], digests: Sequence[str]) -> dict[str, Any]:

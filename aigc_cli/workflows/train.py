@@ -4,7 +4,6 @@ import datetime
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,29 @@ from aigc_cli.io.results import write_table
 from aigc_cli.io.signals import graceful
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
+from aigc_cli.workflows.calibrate import (
+    Calibrated,
+    Calibrating,
+    HeldOut,
+    calibrated,
+    from_folds,
+    from_part,
+    from_predictions,
+)
+from aigc_cli.workflows.cells import CELLS, PREDICTIONS, save_predictions
 from aigc_cli.workflows.partitions import saved_holdout, straddling
 from aigc_cli.workflows.ratings import (
     Rated,
     Source,
     image_features,
     prepare_views,
+    prompt_digest,
     read_rated,
     tell_skipped,
+    to_mos,
     training_data,
 )
-from aigc_cli.workflows.unfinished import Keeper, finish, is_unfinished, plan_of, resumable
+from aigc_cli.workflows.unfinished import Keeper, finish, is_unfinished, plan_of, read_plan, resumable, states_folder
 
 ZERO_SHOT = "zero_shot_cosine"
 
@@ -58,6 +69,7 @@ class TrainResult:
         n_train, n_val: images in both parts.
         trainable: parameters that were trained.
         chosen_on_val: whether the validation part chose the checkpoint, so that its figures are a little optimistic.
+        calibration: what the model's description says of its error bars.
     """
 
     run: Path
@@ -69,11 +81,7 @@ class TrainResult:
     n_val: int
     trainable: int
     chosen_on_val: bool
-
-
-def prompt_digest(prompt: str) -> str:
-    """A short name for a prompt: a model remembers which ones it was trained on without carrying their texts."""
-    return sha256(prompt.strip().encode()).hexdigest()[:12]
+    calibration: dict[str, Any]
 
 
 def default_run(recipe: str | None, folder: Path = Path("runs")) -> Path:
@@ -94,11 +102,16 @@ def train(
     overwrite: bool = False,
     freeze_layers: int | None = None,
     resume: bool = False,
+    calibrating: Calibrating | None = None,
 ) -> TrainResult:
     """Trains one model as the recipe says and writes the run folder.
 
     The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, run.json and checkpoint/; until those
     are whole, also training/, from which `resume` goes on.
+
+    Args:
+        calibrating: what the error bars are computed from, by default the validation part; a resumed training does as
+            it was begun.
 
     Raises:
         AigcError: the recipe, the table or the output is not as it should be, or not as it was when the run to resume
@@ -118,6 +131,8 @@ def train(
         sweep(run)
         place = pick_device(device)
         rated = read_rated(source, resolved.recipe, progress)
+        calibrating = read_plan(run).calibrating if resume else calibrating or Calibrating()
+        calibrating.check(rated, resolved.recipe)
         rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
         parts = _parts(rated, resolved.recipe, source.splits) if source.splits else ()
         if freeze_layers is not None:
@@ -125,12 +140,12 @@ def train(
         _announce(resolved, straddling(rated.groups("prompt"), parts), progress)
         backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
         backbone.modules().to(place)
-        plan, start = plan_of(resolved, source, rated, backbone.weights_hash), None
+        plan, start = plan_of(resolved, source, rated, backbone.weights_hash, calibrating), None
         if resume:
             start = plan.go_on(run, progress)
         else:
             plan.begin(run)
-        return _train(resolved, source, run, rated, backbone, start, cache, progress)
+        return _train(resolved, source, run, rated, backbone, start, calibrating, cache, progress)
 
 
 def _train(
@@ -140,6 +155,7 @@ def _train(
     rated: Rated,
     backbone: Backbone,
     start: Snapshot | None,
+    calibrating: Calibrating,
     cache: bool | float,
     progress: Progress,
 ) -> TrainResult:
@@ -163,7 +179,11 @@ def _train(
     progress.say(f"Training waited for data for {waited:.0%} of its time.")
     scores = predict(judge, data, rows_val)._asdict() | {ZERO_SHOT: zero_shot}
     metrics = evaluation_rows(scores, data, rows_val, recipe, {"run": run.name, "split": "val", "group": "all"})
-    write_run(run, resolved, rated, splits, result, metrics, judge, source)
+    bars = Calibrated(None, {})
+    if not result.diverged:
+        held_out = _held_out(calibrating, rated, data, scores, rows_val, recipe, run, cache, progress)
+        bars = calibrated(judge, data, rows_train, held_out, recipe)
+    write_run(run, resolved, rated, splits, result, metrics, judge, source, bars)
     finish(run)
     if result.diverged:
         raise Diverged(
@@ -181,7 +201,28 @@ def _train(
         n_val=len(rows_val),
         trainable=judge.trainable(),
         chosen_on_val=recipe.chooses,
+        calibration=bars.description,
     )
+
+
+def _held_out(
+    calibrating: Calibrating,
+    rated: Rated,
+    data: Data,
+    scores: Mapping[str, Tensor],
+    rows_val: Sequence[int],
+    recipe: Recipe,
+    run: Path,
+    cache: bool | float,
+    progress: Progress,
+) -> HeldOut:
+    """What the error bars are computed from."""
+    if calibrating.predictions:
+        return from_predictions(calibrating.predictions, rated, recipe)
+    if calibrating.folds:
+        device, cells = data.targets.device.type, states_folder(run) / CELLS
+        return from_folds(calibrating.folds, rated, recipe, cells, device=device, cache=cache, progress=progress)
+    return from_part(scores, rows_val, len(rated.samples), recipe)
 
 
 def _parts(rated: Rated, recipe: Recipe, splits: Path | None) -> tuple[list[int], list[int]]:
@@ -223,11 +264,6 @@ def with_frozen_layers(resolved: Resolved, layers: int) -> Resolved:
     recipe = replace(resolved.recipe, freeze="partial", freeze_depth=layers / blocks)
     sources = {**resolved.sources, "freeze": "flag", "freeze_depth": f"flag, {layers} of {blocks} blocks"}
     return Resolved(recipe, sources, resolved.warnings)
-
-
-def to_mos(score: Tensor, recipe: Recipe) -> Any:
-    """Scores on [0, 1] as MOS, clipped to the range that people could give; float64 array of the same length."""
-    return (recipe.mos_min + score.clamp(0, 1).double() * (recipe.mos_max - recipe.mos_min)).numpy()
 
 
 def evaluation_rows(
@@ -299,6 +335,7 @@ def write_run(
     metrics: Sequence[dict[str, Any]],
     judge: Judge,
     source: Source,
+    bars: Calibrated,
 ) -> None:
     """Writes the run folder; run.json comes last and says that everything else is whole."""
     run.mkdir(parents=True, exist_ok=True)
@@ -306,7 +343,8 @@ def write_run(
     prompts = {split: {rated.samples[row].prompt or "" for row in rows} for split, rows in splits.items()}
     targets = rated.targets(splits["train"])
     description = {"targets": targets, **describe(judge, resolved, result, metrics, source, prompts)}
-    save_checkpoint(run / "checkpoint", judge.state(), description)
+    description |= {"calibration": bars.description}
+    save_checkpoint(run / "checkpoint", judge.state(), description, calibration=bars.tensors())
     meta = {"aigc_version": __version__, "weights_hash": judge.backbone.weights_hash, "run": run.name}
     write_text(run / "recipe.yaml", to_yaml(resolved))
     rows = [
@@ -317,6 +355,9 @@ def write_run(
     write_table(run / "splits.parquet", "splits", rows, meta)
     write_table(run / "epochs.parquet", "epochs", [{"run": run.name, **row} for row in result.epochs], meta)
     write_table(run / "metrics.parquet", "metrics", metrics, meta)
+    (run / PREDICTIONS).unlink(missing_ok=True)
+    if bars.rows:
+        save_predictions(run / PREDICTIONS, bars.rows, resolved.recipe, meta)
     write_json(
         run / "run.json",
         {

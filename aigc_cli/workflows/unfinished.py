@@ -8,7 +8,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 from aigc_cli.core.loop_state import Loop, Snapshot
 from aigc_cli.errors import AigcError, Diverged, EnvironmentProblem, Interrupted
 from aigc_cli.io.checkpoints import load_state, save_state
-from aigc_cli.io.files import discard_folder, sweep, whole_folder
+from aigc_cli.io.files import discard_folder, read_json, sweep, whole_folder
 from aigc_cli.io.locks import owned
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, checked, find_recipe, read_recipe
+from aigc_cli.workflows.calibrate import Calibrating
 from aigc_cli.workflows.ratings import Rated, Source, data_digest
 
 PLAN = "plan.json"
@@ -41,17 +42,20 @@ class Plan:
         source: the table and the folder; both may have moved when it is resumed.
         data: digest of images, prompts and scores.
         weights: digest of the backbone's weights before training.
+        calibrating: what the error bars are to be computed from.
     """
 
     resolved: Resolved
     source: Source
     data: str
     weights: str
+    calibrating: Calibrating = field(default_factory=Calibrating)
 
     def begin(self, run: Path) -> None:
         """Writes the plan; the states of an earlier training go."""
         with whole_folder(states_folder(run)) as folder:
             body = {**asdict(self), "source": self.source.to_json(), "folder": str(Path.cwd())}
+            body["calibrating"] = self.calibrating.to_json()
             (folder / PLAN).write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
 
     def go_on(self, run: Path, progress: Progress) -> Snapshot | None:
@@ -74,9 +78,11 @@ class Plan:
         return Snapshot(tensors, facts)
 
 
-def plan_of(resolved: Resolved, source: Source, rated: Rated, weights: str) -> Plan:
+def plan_of(
+    resolved: Resolved, source: Source, rated: Rated, weights: str, calibrating: Calibrating | None = None
+) -> Plan:
     """The plan of a training that is about to begin or to go on."""
-    return Plan(resolved, source, data_digest(rated), weights)
+    return Plan(resolved, source, data_digest(rated), weights, calibrating or Calibrating())
 
 
 def read_plan(run: Path) -> Plan:
@@ -87,14 +93,16 @@ def read_plan(run: Path) -> Plan:
     """
     place = states_folder(run) / PLAN
     try:
-        said = json.loads(place.read_text(encoding="utf-8"))
+        said = read_json(place)
         settings = {key: checked(key, value, str(place)) for key, value in said["resolved"]["recipe"].items()}
         resolved = Resolved(Recipe(**settings), said["resolved"]["sources"], tuple(said["resolved"]["warnings"]))
         table, folder = said["source"], Path(said["folder"])
         folder = Path() if folder == Path.cwd() else folder  # so that paths stay as they were given
         data, images, splits = (table[key] and folder / table[key] for key in ("data", "images", "splits"))
         source = Source(data, images, table["columns"] or None, table["sep"], splits)
-        return Plan(resolved, source, said["data"], said["weights"])
+        bars = said.get("calibrating", Calibrating().to_json())
+        predictions = folder / bars["predictions"] if bars["predictions"] else None
+        return Plan(resolved, source, said["data"], said["weights"], Calibrating(bars["folds"], predictions))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AigcError(
             f"Expected an unfinished training in {run}, found none.", "Leave out --resume, or name another folder."
@@ -145,8 +153,8 @@ def is_finished(run: Path) -> bool:
         RunHeld: another process works in `run`.
     """
     try:
-        status = str(json.loads((run / "run.json").read_text(encoding="utf-8"))["status"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        status = str(read_json(run / "run.json")["status"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     if is_unfinished(run):
         return False

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,15 +11,19 @@ from typing import Any
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.folders import list_images
-from aigc_cli.io.results import iter_rows, read_metadata
+from aigc_cli.io.results import ERROR_BARS, iter_rows, read_metadata
 from aigc_cli.io.text import printable
+from aigc_cli.io.thumbnails import Finder
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.scorer import Entry, Scorer
 
 TOLERANCE = 1e-3  # MOS; batches and engines move scores by a tenth of it at most
 COMPARED = ("model_hash", "backbone", "backbone_hash", "preprocessing", "mos_min", "mos_max")
+LATER = ("calibration",)  # what tables of earlier versions don't say
 SCORES = ("quality", "consistency")
+BARS_TOLERANCE = 0.02  # MOS of an interval, a share of a distance or a percentile
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,12 @@ def verify(
     if table.suffix not in (".parquet", ".csv", ".jsonl"):
         raise AigcError(f"Expected a table .parquet, .csv or .jsonl, found {printable(str(table))}.", "Name a table.")
     said = read_metadata(table)
-    scored, rows = _sample((row for row in iter_rows(table) if row["status"] == "ok"), n, seed)
+    known = (row for row in iter_rows(table) if row["status"] == "ok" and not _rewritten(row, table))
+    scored, rows = _sample(known, n, seed)
     scorer = Scorer(load_model(model, device), progress=progress)
     now = scorer.model.metadata()
-    problems = [f"{key}: {said.get(key)} in the table, {now[key]} now" for key in COMPARED if said.get(key) != now[key]]
+    compared = [*COMPARED, *(key for key in LATER if key in said)]
+    problems = [f"{key}: {said.get(key)} in the table, {now[key]} now" for key in compared if said.get(key) != now[key]]
     if problems:
         return Verification(scored, 0, None, problems)
     entries = _entries(rows, images)
@@ -82,6 +89,11 @@ def verify(
     ]
     numbers = [change for change in changes if not isinstance(change, str)]
     return Verification(scored, len(rows), max(numbers, default=None), problems)
+
+
+def _rewritten(row: Mapping[str, Any], table: Path) -> bool:
+    """Whether a CSV table may hold an escape where the prompt had a control character: another prompt, so no check."""
+    return table.suffix == ".csv" and _ESCAPE.search(row["prompt"] or "") is not None
 
 
 def _sample(rows: Iterable[dict[str, Any]], n: int, seed: int) -> tuple[int, list[dict[str, Any]]]:
@@ -97,11 +109,11 @@ def _sample(rows: Iterable[dict[str, Any]], n: int, seed: int) -> tuple[int, lis
 
 def _entries(rows: Sequence[Mapping[str, Any]], images: Path | None) -> list[Entry]:
     shown = {} if images is None else {printable(name): name for name in list_images(images)}
-    entries = []
+    find, entries = Finder(), []
     for row in rows:
         name = str(row["name"])
         if images is None:
-            place = Path(row["path"] or "")
+            place = find(row["path"]) or Path(row["path"] or "")
         else:
             parts = PurePosixPath(shown.get(name, name))
             if parts.is_absolute() or ".." in parts.parts:
@@ -119,4 +131,9 @@ def _change(row: Mapping[str, Any], again: Mapping[str, Any]) -> float | str:
     if any((one is None) != (other is None) for one, other in pairs):
         return "has a score now where it had none, or none where it had one"
     largest = max((abs(one - other) for one, other in pairs if one is not None), default=0.0)
+    for name in ERROR_BARS:
+        one, other = row.get(name), again[name]
+        percent = 100 if name.endswith("percentile") else 1
+        if one is not None and (other is None or not abs(one - other) <= BARS_TOLERANCE * percent):
+            return f"its {name} is {one:.3f} in the table, {'none' if other is None else f'{other:.3f}'} now"
     return largest if math.isfinite(largest) else "has a score that is no number"

@@ -375,7 +375,7 @@ def test_null_where_nothing_is_defined(work: Work, monkeypatch: pytest.MonkeyPat
     nothing = {"run": "r", "split": "unseen", "group": "all", "target": "quality", "metric": "srocc"}
     row: dict[str, Any] = nothing | {"value": None, "ci_low": None, "ci_high": None, "n": 1}
     row["reason"] = "n = 1, at least 2 are needed"
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: evaluate.EvalResult([row], [], "r"))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: evaluate.EvalResult([row], [], "r", [], {}))
     assert json.loads(aigc("eval", "--json").out)["metrics"] == [row]
     out = aigc("eval").out
     assert re.search(r"SROCC +- *\n", out)

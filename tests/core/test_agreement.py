@@ -156,3 +156,24 @@ def test_the_map_is_the_least_squares_fit_of_all_four_parameters() -> None:
     fitted, _ = curve_fit(curve, x, y, (1.0, 4.0, 5.0, 1.0))
     expected = stats.pearsonr(curve(x, *fitted), y).statistic
     assert value("plcc_logistic", x, y) == pytest.approx(expected, abs=1e-7)
+
+
+def test_partial_srocc_is_the_correlation_of_what_the_control_leaves_of_the_ranks() -> None:
+    random = np.random.default_rng(0)
+    control = random.normal(size=200).round(1)  # with ties
+    x, y = control + random.normal(size=200), control + random.normal(size=200).round(1)
+    ranks = [stats.rankdata(side) for side in (x, y, control)]
+    left = [side - np.polyval(np.polyfit(ranks[2], side, 1), ranks[2]) for side in ranks[:2]]
+    assert agreement.partial_srocc(x, y, control) == pytest.approx(stats.pearsonr(*left).statistic, abs=1e-12)
+    assert agreement.srocc(x, y) > agreement.partial_srocc(x, y, control) + 0.2
+
+
+def test_partial_srocc_is_nothing_where_the_control_says_it_all() -> None:
+    x = np.arange(5.0)
+    assert math.isnan(agreement.partial_srocc(x, x[[1, 0, 2, 3, 4]], x))
+
+
+def test_auc_counts_pairs_and_halves_ties() -> None:
+    matched, shuffled = np.array([3.0, 1.0, 2.0]), np.array([2.0, 0.0])
+    expected = np.mean([(m > s) + 0.5 * (m == s) for m in matched for s in shuffled])
+    assert agreement.auc(matched, shuffled) == expected

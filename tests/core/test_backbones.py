@@ -76,6 +76,11 @@ def test_boundaries_of_four_blocks(tiny: Backbone, mode: Any, depth: float, expe
     assert tiny.boundaries(mode, depth) == expected
 
 
+def test_the_text_tower_may_be_frozen_otherwise(tiny: Backbone) -> None:
+    assert tiny.boundaries("partial", 0.5, "all") == Freezing(2, 5)
+    assert tiny.boundaries("all", 0.5, "none") == Freezing(5, UNFROZEN)
+
+
 def test_embeddings_are_those_of_open_clip_itself(tiny: Backbone, tiny_folder: Path, noise_image: Image.Image) -> None:
     network = open_clip.create_model(f"local-dir:{tiny_folder}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tiny_folder}")

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from aigc_cli.core.losses import LOSSES, RANK_MARGIN, loss_named
+from aigc_cli.core.losses import (
+    CONTRAST_TEMPERATURE,
+    LOSSES,
+    MISMATCH_MARGIN,
+    RANK_MARGIN,
+    contrastive_loss,
+    loss_named,
+    mismatch_loss,
+)
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import LOSS_NAMES
 
@@ -121,3 +129,33 @@ def test_blanks_around_the_plus_do_not_matter() -> None:
 
 def test_the_recipes_know_every_loss() -> None:
     assert set(LOSS_NAMES) == set(LOSSES)
+
+
+def test_contrast_is_infonce_weighted_by_what_is_shown() -> None:
+    image, text = (torch.nn.functional.normalize(torch.randn(3, 4), dim=1) for _ in range(2))
+    text[2] = text[1]  # rows 1 and 2 have the same prompt
+    same = torch.tensor([[True, False, False], [False, True, True], [False, True, True]])
+    shown = torch.tensor([0.5, math.nan, 1.0])
+    s = [[math.exp(float(image[i] @ text[j]) / CONTRAST_TEMPERATURE) for j in range(3)] for i in range(3)]
+    rows = [
+        -math.log(s[0][0] / (s[0][0] + s[0][1] + s[0][2])) - math.log(s[0][0] / (s[0][0] + s[1][0] + s[2][0])),
+        -math.log(s[2][2] / (s[2][2] + s[2][0])) - math.log(s[2][2] / (s[2][2] + s[0][2])),
+    ]
+    expected = (0.5 * rows[0] + 1.0 * rows[1]) / (2 * 1.5)
+    assert float(contrastive_loss(image, text, shown, same)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_contrast_without_a_rated_row_is_nothing() -> None:
+    image = torch.eye(2, requires_grad=True)
+    loss = contrastive_loss(image, torch.eye(2), torch.full((2,), math.nan), torch.eye(2, dtype=torch.bool))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert image.grad is not None
+    assert image.grad.abs().sum() == 0
+
+
+def test_mismatch_wants_a_lead_of_the_margin() -> None:
+    own, other = torch.tensor([0.9, 0.5, 0.5, 0.5]), torch.tensor([0.1, 0.5, 0.9, 0.9])
+    shown, differs = torch.tensor([1.0, 0.5, 1.0, math.nan]), torch.tensor([True, True, False, True])
+    expected = (0 + MISMATCH_MARGIN * 2 * 0.5 + 0 + 0) / 4
+    assert float(mismatch_loss(own, other, shown, differs)) == pytest.approx(expected)

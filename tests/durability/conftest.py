@@ -14,6 +14,8 @@ from killing import Forge
 
 from aigc_cli.io.samples import Sample
 
+sys.path.append(str(Path(__file__).parents[1] / "fuzz"))  # its damage is used here too
+
 # Runs in every process of this Python, before anything else: the names of some files make the reader misbehave.
 MISBEHAVE = """
 import os, time

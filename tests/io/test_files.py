@@ -12,7 +12,17 @@ import pytest
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io import files
-from aigc_cli.io.files import check_output, whole_file, write_json, write_text
+from aigc_cli.io.files import (
+    LOCK,
+    check_output,
+    discard_folder,
+    read_json,
+    sweep,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 
 def refused(call: Callable[[], object], kind: type[AigcError], message: str, hint: str) -> None:
@@ -188,6 +198,100 @@ def test_an_unwritable_folder_as_an_ordinary_user() -> None:
         folder.mkdir()
         folder.chmod(0o555)
         Path(name).chmod(0o755)
-        done = subprocess.run([sys.executable, "-c", UNWRITABLE, folder], capture_output=True, text=True, timeout=60)
-    line = f"4 The folder {folder} can't be written. Change its permissions, or -o."
-    assert (done.stdout.splitlines(), done.stderr) == ([line, line], "")
+        plain = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}  # it could not write that
+        line = [sys.executable, "-c", UNWRITABLE, folder]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=plain)
+    shown = f"4 The folder {folder} can't be written. Change its permissions, or -o."
+    assert (done.stdout.splitlines(), done.stderr) == ([shown, shown], "")
+
+
+# --- folders
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_appears_whole_or_the_old_one_stays(there: bool, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    if there:
+        path.mkdir()
+        (path / "old").write_text("old")
+
+    def stop_half_way() -> None:
+        with whole_folder(path) as folder:
+            (folder / "new").write_text("half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        stop_half_way()
+    assert [p.name for p in tmp_path.rglob("*")] == (["checkpoint", "old"] if there else [])
+    with whole_folder(path) as folder:
+        (folder / "new").write_text("new")
+    assert [p.name for p in tmp_path.rglob("*")] == ["checkpoint", "new"]
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, honest = tmp_path / "checkpoint", Path.rename
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def rename(self: Path, target: Path) -> Path:
+        if (self / "new").exists():
+            raise OSError(5, "Input/output error")
+        return honest(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    failed = pytest.raises(EnvironmentProblem, match="checkpoint could not be written: Input/output error")
+    with failed, whole_folder(path) as folder:
+        (folder / "new").write_text("new")
+    assert [p.name for p in tmp_path.rglob("*")] == ["checkpoint", "old"]
+
+
+def test_a_folder_that_is_discarded(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_text("x")
+    discard_folder(tmp_path / "a")
+    discard_folder(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_our_own_leavings_are_swept(tmp_path: Path) -> None:
+    (tmp_path / ".aigc-folder").mkdir()
+    (tmp_path / ".aigc-folder" / "x").write_text("x")
+    (tmp_path / ".aigc-file").write_text("x")
+    (tmp_path / ".aigc-link").symlink_to(tmp_path)
+    for name in (LOCK, ".aigc", "mine.txt"):
+        (tmp_path / name).write_text("x")
+    sweep(tmp_path, tmp_path / "nowhere")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".aigc", LOCK, "mine.txt"]
+
+
+def test_a_system_that_cannot_open_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = os.open
+
+    def opened(path: Path, flags: int, *more: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied")
+        return honest(path, flags, *more)
+
+    monkeypatch.setattr(files.os, "open", opened)
+    with whole_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("x")
+    assert (tmp_path / "a" / "x").read_text() == "x"
+
+
+# --- what others wrote
+
+
+def test_json_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "caf\udce9", "é": [1]})
+    assert read_json(path) == {"name": "caf\udce9", "é": [1]}
+    for content in (b"{", b"\xff", b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError):
+            read_json(path)
+    path.unlink()
+    with pytest.raises(OSError, match="No such file"):
+        read_json(path)
+    os.mkfifo(path)  # would wait for ever
+    with pytest.raises(OSError, match="no regular file"):
+        read_json(path)

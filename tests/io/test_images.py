@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import socket
 import struct
 import threading
@@ -22,6 +23,7 @@ from aigc_cli.io.images import (
     FORMATS,
     MAX_ASPECT,
     MAX_PIXELS,
+    NOTES,
     REASONS,
     DecodedImage,
     ImageFault,
@@ -85,6 +87,13 @@ SAMPLES = {kind: saved(noise(), kind) for kind in FORMATS}
 def test_every_reason_is_explained() -> None:
     assert set(get_args(Reason)) == set(REASONS)
     assert all(text and "\n" not in text for text in REASONS.values())
+
+
+def test_the_documentation_lists_exactly_these_reasons() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reasons.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*)\. \|$", page, re.M)
+    texts = {word: f"{text[0].upper()}{text[1:]}" for word, text in REASONS.items()}
+    assert rows == [(word, "scored" if word in NOTES else "failed", text) for word, text in texts.items()]
 
 
 def test_a_fault_says_its_reason_and_survives_pickling() -> None:

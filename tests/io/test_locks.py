@@ -66,3 +66,11 @@ def test_what_cannot_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem), owned(Path("/proc/nothing/here")):
         pass
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_holder_that_did_not_say_who_it_is(tmp_path: Path) -> None:
+    with owned(tmp_path / "run"):
+        for content in (b"", b"\xff"):
+            (tmp_path / "run" / LOCK).write_bytes(content)
+            with pytest.raises(RunHeld, match="held by process unknown"), owned(tmp_path / "run"):
+                pass

@@ -1,11 +1,12 @@
 """Files that are copied, linked or moved: none is overwritten, none is lost, and all of it can be taken back."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from aigc_cli.errors import AigcError
+from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io import placing
 from aigc_cli.io.placing import Action, place, plan_placing, undo
 
@@ -221,3 +222,82 @@ def test_a_list_of_somebody_else_is_refused(files: list[Path], tmp_path: Path) -
     with pytest.raises(AigcError, match="Expected a list"):
         undo(elsewhere)
     assert os.path.lexists(tmp_path / "best" / "b.png")
+
+
+def test_a_disk_that_fills_up_says_how_to_undo(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state(tmp_path)
+    honest, copied = placing.shutil.copy2, list[Path]()
+
+    def full(source: Path, target: Path) -> None:
+        copied.append(source)
+        if len(copied) == 3:
+            target.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        honest(source, target)
+
+    monkeypatch.setattr(placing.shutil, "copy2", full)
+    with pytest.raises(EnvironmentProblem, match="could not be made: No space left on device") as caught:
+        carry_out("copy", files, tmp_path / "best")
+    (record,) = (tmp_path / "best").glob("undo-*")
+    assert str(record) in caught.value.hint
+    assert len(state(tmp_path / "best")) == 3  # two copies and the list
+    assert undo(record) == (2, [])
+    assert state(tmp_path) == before
+
+
+def test_between_file_systems_a_move_is_a_copy(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, honest = state(tmp_path), Path.stat
+
+    def stat(self: Path, **options: bool) -> os.stat_result:
+        found = list(honest(self, **options))
+        found[2] += self.name == "best"  # st_dev: the folder lies on another disk
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    (record,) = carry_out("move", files, tmp_path / "best")
+    assert not any(os.path.lexists(file) for file in files)
+    assert undo(record)[1] == []
+    assert state(tmp_path) == before
+
+
+def test_what_was_put_in_the_place_of_a_pick_stays(files: list[Path], tmp_path: Path) -> None:
+    for action in ("copy", "move", "symlink"):
+        best = tmp_path / action
+        (record,) = carry_out(action, files[3:] if action == "move" else files[:1], best)
+        (placed,) = [path for path in best.iterdir() if path != record]
+        placed.unlink()
+        placed.symlink_to(record)
+        count, left = undo(record)
+        reason = "it is no longer the link that was made" if action == "symlink" else "something else is there now"
+        assert (count, [why for _, why in left]) == (0, [reason])
+        assert placed.is_symlink()
+
+
+def test_a_place_that_cannot_be_taken_back(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (record,) = carry_out("copy", files, tmp_path / "best")
+
+    honest = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self.suffix == ".png":
+            raise OSError(30, "Read-only file system")
+        honest(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(EnvironmentProblem, match="could not be taken back: Read-only file system"):
+            undo(record)
+    assert undo(record) == (4, [])
+
+
+@pytest.mark.parametrize("change", [{"version": 9}, {"action": "burn"}, {"files": [["a", "b"]]}, {"files": 5}])
+def test_a_list_that_was_changed(change: dict[str, object], files: list[Path], tmp_path: Path) -> None:
+    (record,) = carry_out("copy", files, tmp_path / "best")
+    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    with pytest.raises(AigcError, match="Expected a list"):
+        undo(record)
+    assert len(list((tmp_path / "best").iterdir())) == 5

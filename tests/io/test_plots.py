@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from aigc_cli.io.plots import ablation_plot
+from aigc_cli.io.plots import ablation_plot, comparison_plot
 
 POINTS: list[dict[str, Any]] = [
     {"variant": name, "target": target, "seconds": seconds, "value": value, "low": low, "high": high}
@@ -41,3 +41,28 @@ def test_one_target_or_nothing(tmp_path: Path) -> None:
     assert "consistency" not in (tmp_path / "one.svg").read_text()
     ablation_plot([], [tmp_path / "none.svg"])
     assert (tmp_path / "none.svg").stat().st_size > 100
+
+
+ROWS: list[dict[str, Any]] = [
+    {"table": "b", "baseline": "a", "target": target, "group": group, "difference": value}
+    | {"ci_low": None if low is None else value - low, "ci_high": None if low is None else value + low}
+    for target in ("quality", "consistency")
+    for group, value, low in (("all", 0.3, 0.1), (f"sampler={'x' * 70}", -0.2, None), ("cost=$5$", 0.1, 0.2))
+]
+
+
+def test_differences_are_drawn_beside_zero(tmp_path: Path) -> None:
+    unknown = ROWS[0] | {"group": "unknown", "difference": None}
+    for name in ("a", "b"):
+        comparison_plot([*ROWS, unknown], [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert all(label in text for label in ("b - a", "b - a, cost=$5$", "quality", "consistency", "xxx..."))
+    assert "unknown" not in text
+    assert text == (tmp_path / "b.svg").read_text(encoding="utf-8")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_no_difference_at_all(tmp_path: Path) -> None:
+    comparison_plot([], [tmp_path / "none.png"])
+    with Image.open(tmp_path / "none.png") as picture:
+        assert picture.format == "PNG"

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,25 @@ import pytest
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.results import (
-    ADDED,
+    LATER,
     SCHEMA_VERSION,
     SCHEMAS,
     Kind,
     TableWriter,
     clean,
     iter_rows,
+    read_metadata,
     read_rows,
+    read_splits,
+    scale_of,
     write_table,
 )
 
 EXPECTED = {
     "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
     "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason "
-    "prompt_raw model sampler steps:i cfg:f seed",
+    "quality_low:f quality_high:f consistency_low:f consistency_high:f out_of_domain:f quality_percentile:f "
+    "consistency_percentile:f prompt_raw model sampler steps:i cfg:f seed",
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
     "saturated_q:f saturated_c:f unused_q:f unused_c:f",
@@ -34,7 +39,8 @@ EXPECTED = {
     "stress": "model perturbation target n:i change:f ci_low:f ci_high:f lower:f srocc:f",
     "comparison": "table baseline target group pairs:i prompts:i mean:f baseline_mean:f difference:f ci_low:f "
     "ci_high:f win_rate:f win_low:f win_high:f verdict reason",
-    "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f",
+    "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f "
+    "out_of_domain:f mismatched:f",
     "splits": "name prompt split fold:i repeat:i",
 }
 TYPES = {"": pa.string(), "f": pa.float64(), "i": pa.int64(), "b": pa.bool_()}
@@ -193,8 +199,8 @@ def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (damaged, tmp_path / "missing.parquet"):
         with pytest.raises(AigcError) as caught:
             read_rows(path)
-        assert caught.value.message.startswith(f"Expected a Parquet table at {path}: ")
-        assert caught.value.hint == "Is the run complete?"
+        assert caught.value.message.startswith(f"Expected a Parquet table at {path}, found ")
+        assert caught.value.hint == "Is it whole, and as it was written?"
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -202,23 +208,177 @@ def test_rows_come_back_with_their_further_columns(suffix: str, tmp_path: Path) 
     """Whatever the format, and with what a CSV cell had to be written as undone."""
     path = tmp_path / f"t{suffix}"
     with TableWriter(path, "scores", {}, extra=("note",)) as table:
-        table.write([{"name": "=1+1", "quality": 2.5, "prompt_truncated": False, "width": 7, "note": "-x"}])
-    row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "=1+1", "quality": 2.5, "prompt_truncated": False}
-    assert list(iter_rows(path)) == [row | {"width": 7, "note": "-x"}]
+        row = {"name": "=1+1", "status": "ok", "quality": 2.5, "prompt_truncated": False, "width": 7, "note": "-x"}
+        table.write([row])
+    assert list(iter_rows(path)) == [dict.fromkeys(SCHEMAS["scores"].names) | row]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_table_of_the_first_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables were written before images' own prompts and settings were columns; those are null."""
+def test_a_table_of_an_earlier_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Error bars, images' own prompts and settings became columns later; they are null."""
     path, names = tmp_path / f"t{suffix}", SCHEMAS["scores"].names
-    old = pa.schema([field for field in SCHEMAS["scores"] if field.name not in ADDED["scores"]])
-    assert [name for name in names if name in ADDED["scores"]] == names[-len(ADDED["scores"]) :]
+    old = pa.schema([field for field in SCHEMAS["scores"] if field.name not in LATER])
+    assert set(names[len(old) :]) == LATER
+    row = {"name": "a", "status": "ok", "quality": 2.5}
     with monkeypatch.context() as patch:
         patch.setitem(SCHEMAS, "scores", old)
-        write_table(path, "scores", [{"name": "a", "quality": 2.5}], {})
-    assert list(iter_rows(path)) == [dict.fromkeys(names) | {"name": "a", "quality": 2.5}]
-    with monkeypatch.context() as patch:
-        patch.setitem(SCHEMAS, "scores", old.remove(0))
-        write_table(tmp_path / f"bad{suffix}", "scores", [{"quality": 2.5}], {})
-    with pytest.raises(AigcError, match="no column name"):
-        list(iter_rows(tmp_path / f"bad{suffix}"))
+        write_table(path, "scores", [row], {})
+    assert list(iter_rows(path)) == [dict.fromkeys(names) | row]
+
+
+# --- tables of scores that others may have written
+
+
+def scores(path: Path, **given: Any) -> Path:
+    row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "a", "status": "ok", "quality": 1.5, "width": 3}
+    write_table(path, "scores", [row | given], {"mos_min": "0", "mos_max": "5"})
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(AigcError) as caught:
+        list(iter_rows(path))
+    assert caught.value.hint == "Is it whole, and as it was written?"
+    return caught.value.message
+
+
+def test_a_cell_too_many_is_named_with_its_line(tmp_path: Path) -> None:
+    """Else a comma in a prompt would move every score after it into another column."""
+    path = scores(tmp_path / "t.csv")
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("a,", "a,b,", 1) + "\n")
+    columns = len(SCHEMAS["scores"])
+    assert refusal(path) == f"Expected a CSV table at {path}, found {columns + 1} cells instead of {columns} in line 3."
+
+
+def test_columns_that_are_not_there_or_twice(tmp_path: Path) -> None:
+    path = scores(tmp_path / "t.csv")
+    text = path.read_text()
+    path.write_text(text.replace("status", "state", 1))
+    assert refusal(path).endswith("found no column status.")
+    path.write_text(text.replace("prompt_source", "prompt", 1).replace("path", "prompt_source", 1))
+    assert refusal(path).endswith("found no column path.")
+    path.write_text(text.replace(",reason", ",reason,reason", 1))
+    assert refusal(path).endswith("found the column reason twice.")
+    path.write_text(text.replace(",", ";"))
+    assert "its one column is 'name;path;prompt;prompt_source;quality;c...': is it separated by commas?" in refusal(
+        path
+    )
+    path.write_text("")
+    assert "found no column name, path" in refusal(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = scores(tmp_path / "t.csv")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n")
+    assert [row["name"] for row in iter_rows(path)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new", "found"),
+    [
+        (".csv", ",1.5,", ",high,", "a cell of another kind in line 2: could not convert string to float: 'high'"),
+        (".csv", ",1.5,", ",inf,", "inf in the column quality of row 1 instead of a finite number"),
+        (".csv", ",3,", ",3.5,", "a cell of another kind in line 2: invalid literal for int() with base 10: '3.5'"),
+        (".csv", "\na,", "\n,", "'None' in the column name of row 1 instead of a text"),
+        (".csv", ",ok,", ',"ok,', "unexpected end of data"),
+        (".jsonl", "1.5", '"high"', "'high' in the column quality of row 1 instead of a finite number"),
+        (".jsonl", "1.5", "NaN", "nan in the column quality of row 1 instead of a finite number"),
+        (".jsonl", "1.5", "true", "'True' in the column quality of row 1 instead of a finite number"),
+        (".jsonl", '"ok"', "null", "'None' in the column status of row 1 instead of a text"),
+        (".jsonl", '"ok"', '"\\u001b"', None),
+        (".jsonl", "1.5", "1" + "0" * 400, "int too large to convert to float"),
+        (".jsonl", "{", "[", "Expecting"),
+        (".jsonl", '{"name"', '{"nome"', "no column name"),
+        (".jsonl", '"a"', "[" * 9999, "maximum recursion depth exceeded"),
+    ],
+)
+def test_a_value_that_its_column_cannot_hold(
+    suffix: str, old: str, new: str, found: str | None, tmp_path: Path
+) -> None:
+    path = scores(tmp_path / f"t{suffix}")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    if found is None:  # a text like any other; whoever shows it escapes it
+        assert [row["status"] for row in iter_rows(path)] == ["\x1b"]
+    else:
+        assert f"found {found}" in refusal(path)
+
+
+def test_a_parquet_column_of_another_type(tmp_path: Path) -> None:
+    path = scores(tmp_path / "t.parquet")
+    table = pq.read_table(path)
+    place = table.column_names.index("quality")
+    pq.write_table(table.set_column(place, "quality", pa.array(["high"])), path)
+    assert refusal(path).endswith("found 'high' in the column quality of row 1 instead of a finite number.")
+    pq.write_table(table.append_column("name", pa.array(["b"])), path)
+    assert refusal(path).endswith("found the column name twice.")
+
+
+def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
+    for name in ("t.csv", "t.jsonl", "t.parquet", "n.csv.meta.json"):
+        os.mkfifo(tmp_path / name)
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        assert refusal(tmp_path / name).endswith("found no such file.")
+    with pytest.raises(AigcError, match="it is no regular file"):
+        read_metadata(scores_without_note(tmp_path / "n.csv"))
+
+
+def scores_without_note(path: Path) -> Path:
+    path.write_text("name\n")
+    return path
+
+
+@pytest.mark.parametrize("scale", [("x", "5"), ("5", "0"), ("0", "inf"), ("nan", "5")])
+def test_a_scale_that_is_none(scale: tuple[str, str], tmp_path: Path) -> None:
+    for suffix in FORMATS:
+        path = tmp_path / f"t{suffix}"
+        write_table(path, "scores", [], {"mos_min": scale[0], "mos_max": scale[1]})
+        with pytest.raises(AigcError, match=r"found .* to .*"):
+            scale_of(read_metadata(path))
+    assert scale_of({"mos_min": "1", "mos_max": "7.5"}) == (1.0, 7.5)
+    assert scale_of({}) == (0.0, 5.0)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_is_not_utf8_is_written_as_escapes(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "scores", [row_named("caf\udce9")], {"model": "run\udcff"})
+    assert [row["name"] for row in iter_rows(path)] == ["caf\\udce9"]
+    assert read_metadata(path)["model"] == "run\\udcff"
+
+
+def row_named(name: str) -> dict[str, Any]:
+    return dict.fromkeys(SCHEMAS["scores"].names) | {"name": name, "status": "ok"}
+
+
+def test_a_column_that_looks_like_a_formula(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    with TableWriter(path, "scores", {}, extra=("=cmd",)) as table:
+        table.write([row_named("a") | {"=cmd": "x"}])
+    assert path.read_text().splitlines()[0].endswith(",'=cmd")
+    assert [row["=cmd"] for row in iter_rows(path)] == ["x"]
+
+
+# --- splits
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_splits_of_any_format(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"s{suffix}"
+    write_table(path, "splits", [{"name": "=a", "split": "val", "fold": 1}, {"name": "b"}], {})
+    nothing = {"split": None, "fold": None, "repeat": None}
+    assert read_splits(path) == [nothing | {"name": "=a", "split": "val", "fold": 1}, nothing | {"name": "b"}]
+
+
+def test_splits_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"fold": 1}\n')
+    with pytest.raises(AigcError, match="Expected a column name"):
+        read_splits(path)
+    for fold in ('"x"', "[]", "Infinity"):
+        path.write_text(f'{{"name": "a", "fold": {fold}}}\n')
+        with pytest.raises(AigcError, match="Expected whole numbers in the column fold"):
+            read_splits(path)
+    path.write_text("no JSON\n")
+    with pytest.raises(AigcError, match="Expected a JSON lines table"):
+        read_splits(path)

@@ -1,6 +1,7 @@
 """Tensors on disk: eight bits within their bound, and nothing but whole, finite safetensors is opened."""
 
 import math
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.weights import load_tensors, quantise, save_tensors, tensors_digest
+from aigc_cli.io.weights import load_tensors, quantise, save_tensors, tensors_digest, write_sums, wrong_sums
 
 rows = st.lists(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), min_size=1, max_size=5)
 
@@ -151,3 +152,35 @@ def test_the_digest_is_of_names_types_shapes_and_values() -> None:
         {name: tensor for name, tensor in base.items() if name != "b"},
     ]
     assert len({tensors_digest(other) for other in [base, *others]}) == len(others) + 1
+
+
+def test_sums_name_what_changed(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for name in ("a.bin", "below/b.bin"):
+        (tmp_path / name).write_bytes(name.encode())
+    write_sums(tmp_path)
+    assert wrong_sums(tmp_path) == []
+    assert (tmp_path / "SHA256SUMS").read_text().splitlines()[1].endswith("  below/b.bin")
+    (tmp_path / "a.bin").write_bytes(b"changed")
+    (tmp_path / "below" / "b.bin").unlink()
+    assert wrong_sums(tmp_path) == ["a.bin", "below/b.bin"]
+
+
+@pytest.mark.parametrize("text", [None, "one word", "\udcff"])
+def test_sums_that_are_none(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "SHA256SUMS").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(AigcError, match=r"Expected digests in .*SHA256SUMS, found none") as caught:
+        wrong_sums(tmp_path)
+    assert caught.value.hint == "Install aigc again."
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        save_tensors(tmp_path / "nowhere" / "w.safetensors", {"a": torch.zeros(2)})
+
+
+def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.safetensors")
+    with pytest.raises(AigcError, match="it is no regular file"):
+        load_tensors(tmp_path / "w.safetensors")

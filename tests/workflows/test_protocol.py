@@ -1,6 +1,7 @@
 """Cross-validation: nothing that is reported was trained on, folds come back from a file, figures are the folds'."""
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Resolved, resolve
 from aigc_cli.workflows import crossval
-from aigc_cli.workflows.crossval import Prepared, prepare, train_cell
+from aigc_cli.workflows.crossval import Prepared, other_prompts, prepare, train_cell
 from aigc_cli.workflows.protocol import Plan, ProtocolResult, cross_validate
 from aigc_cli.workflows.ratings import Rated, Source
 
@@ -328,3 +329,9 @@ def test_images_that_cannot_be_read_are_left_out_and_may_stand_in_the_file(
     found = validate(Plan("prompt", saved=tmp_path / "s.parquet"), Source(table, source.images))
     assert list(found.skipped) == [("gone.jpg", "missing_file")]
     assert {row["n"] for row in rows_of(found.metrics, metric="rmse")} == {48}
+
+
+def test_prompts_change_hands_between_images_of_about_equal_quality() -> None:
+    prompts, quality = ["a", "b", "a", "a", "c"], [1.0, 2.0, 1.1, 3.0, math.nan]
+    assert other_prompts(prompts, quality) == ["b", "a", "b", "c", "a"]
+    assert other_prompts(["a", "a"], [1.0, 2.0]) is None

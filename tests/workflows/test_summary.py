@@ -1,5 +1,7 @@
 """Verdicts on made-up folds: none that the numbers don't carry."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,28 @@ def test_a_difference_over_few_prompts_has_no_interval() -> None:
     assert found.value is not None
     assert (found.low, found.high, second.verdict["quality"]) == (None, None, UNTOLD)
     assert found.reason == "no interval: fewer than 5 prompts"
+
+
+def test_whether_consistency_reads_the_prompt() -> None:
+    """One that sees only quality has nothing left without it; one that sees the prompt has."""
+    random = np.random.default_rng(0)
+    n = 400
+    quality = random.uniform(0, 5, n)
+    human = {"quality": quality, "consistency": 0.5 * quality + random.uniform(0, 2.5, n)}
+    names, groups = [str(i) for i in range(n)], [str(i // 4) for i in range(n)]
+
+    def reading(consistency: Any, mismatched: Any) -> Any:
+        predicted = {"quality": quality, "consistency": consistency}
+        cell = Cell(0, 0, names, groups, predicted, human, quality, 1.0, 5, mismatched=mismatched)
+        (summary,) = [s for s in summarise({"one": [cell]}) if s.variant == "one"]
+        return summary
+
+    blind = reading(quality + random.normal(size=n), quality + random.normal(size=n))
+    sees = reading(human["consistency"] + random.normal(size=n), 0.5 * quality - 1)
+    assert blind.reading.auc == pytest.approx(0.5, abs=0.05)
+    assert blind.reading.partial == pytest.approx(0, abs=0.1)
+    assert sees.reading.auc > 0.85
+    assert sees.reading.partial > 0.4
+    assert f"{sees.reading.auc:.1%} of pairs (chance 50%)" in "\n".join(page([sees]))
+    assert reading(quality, None).reading is None
+    assert reading(np.zeros(n), np.zeros(n)).reading is None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from aigc_cli.errors import AigcError
 from aigc_cli.workflows.recommend import Recommendation, recommend
@@ -109,11 +110,13 @@ def test_the_same_bytes_are_found_across_prompts(table: Callable[..., Path], tmp
     images = tmp_path / "images"
     images.mkdir()
     rows = [("a", "one", 1, 1), ("b", "one", 2, 2), ("c", "two", 3, 3), ("d", "two", 4, 4), ("gone", "two", 4, 1)]
-    for name, data in (("a", b"x"), ("b", b"x"), ("c", b"x"), ("d", b"y")):
-        (images / name).write_bytes(data)
+    for name, colour in (("a", "red"), ("b", "red"), ("c", "red"), ("d", "blue")):
+        Image.new("RGB", (8, 8), colour).save(images / name, "PNG")
+    rows.append(("cut", "two", 4, 1))
+    (images / "cut").write_bytes((images / "a").read_bytes()[:40])
     seen = look(table(rows), images)
     assert seen["duplicates"] == {"images": 2, "across_prompts": 1, "examples": [["a", "b"], ["a", "c"]]}
-    assert (seen["found"].n, seen["images"], seen["left_out"]) == (4, 4, {"missing_file": 1})
+    assert (seen["found"].n, seen["images"], seen["left_out"]) == (4, 4, {"missing_file": 1, "truncated": 1})
     assert any(note.startswith("2 images are byte for byte another one, 1 of them") for note in seen["notes"])
 
 

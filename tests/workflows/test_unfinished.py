@@ -45,15 +45,15 @@ def breaks(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException, int], No
     """From step number `step` on, a training ends with `error`."""
 
     def make(error: BaseException, step: int) -> None:
-        plain, steps = training.forward, [0]
+        plain, steps = training.embed, [0]
 
-        def forward(*arguments: Any) -> Any:
+        def embed(*arguments: Any) -> Any:
             steps[0] += torch.is_grad_enabled()
             if steps[0] > step:
                 raise error
             return plain(*arguments)
 
-        monkeypatch.setattr(training, "forward", forward)
+        monkeypatch.setattr(training, "embed", embed)
 
     return make
 
@@ -104,7 +104,7 @@ def test_another_runtime_error_stays_what_it_is(
 def begun(resolved: Resolved, source: Source, tmp_path: Path, breaks: Callable[..., None]) -> Path:
     """A run folder whose training ended in its second epoch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "forward", training.forward)
+        patch.setattr(training, "forward", training.embed)
         breaks(KeyboardInterrupt(), 4)
         with pytest.raises(Interrupted) as caught:
             go(resolved, source, tmp_path / "run")
@@ -212,4 +212,4 @@ def test_a_plan_that_is_none(text: str, tmp_path: Path) -> None:
 
 def test_the_plan_holds_no_more_than_is_needed(begun: Path) -> None:
     said = json.loads((states_folder(begun) / "plan.json").read_text())
-    assert set(said) == {"resolved", "source", "folder", "data", "weights"}
+    assert set(said) == {"resolved", "source", "folder", "data", "weights", "calibrating"}

@@ -1,7 +1,7 @@
 // One image large, with what its scores are made of.
 
 const SVG = "http://www.w3.org/2000/svg";
-const REST = ["table", "generator", "model", "sampler", "steps", "cfg", "seed", "prompt_source", "clip_cosine", "prompt_truncated", "path"];
+const REST = ["table", "generator", "model", "sampler", "steps", "cfg", "seed", "prompt_source", "clip_cosine", "quality_percentile", "consistency_percentile", "out_of_domain", "prompt_truncated", "path"];
 
 function bar(name, kind, from, to) {
   const [low, high] = data.scale;
@@ -36,6 +36,8 @@ function partsOf(name, row) {
   }
   if (final !== null) lines.push(["Final", "final", low, final, shown(final)]);
   if (human !== null) lines.push(["People", "final", low, human, shown(human)]);
+  const [least, most] = [value(`${name}_low`, row), value(`${name}_high`, row)];
+  if (least !== null && most !== null) lines.push(["90%", "interval", least, most, `${shown(least, 1)}–${shown(most, 1)}`]);
   for (const [label, kind, from, to, text] of lines) {
     const part = make("div", "part");
     part.append(make("span", "", label), bar(name, kind, from, to), make("output", "", text));

@@ -1,0 +1,75 @@
+"""Error bars on the terminal: beside the best and worst, how wide they are, and where they can't be relied on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import aigc
+
+from aigc_cli.cli.commands import _print_bars
+from aigc_cli.cli.console import print_metrics
+from aigc_cli.cli.overview import show_scores
+from aigc_cli.workflows.score import ScoreSummary
+
+
+def summary(bars: dict[str, float | None], unusual: int | None) -> ScoreSummary:
+    row = {"name": "a.png", "path": None, "prompt": "a fox", "quality": 3.412, "consistency": None} | bars
+    means: dict[str, float | None] = {"quality": 3.412, "consistency": None}
+    bins = {"quality": [0] * 6 + [1] + [0] * 3, "consistency": [0] * 10}
+    return ScoreSummary(Path("s.csv"), 1, 0, [row], [row], means, (0, 5), bins, {}, unusual)
+
+
+def test_the_best_and_worst_have_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    show_scores(summary({"quality_low": 2.56, "quality_high": 4.24, "consistency_low": None}, 0))
+    out = capsys.readouterr().out
+    assert "Best and worst by quality, with 90% intervals" in out
+    assert "3.41 [2.6, 4.2]" in out
+    assert "out_of_domain" not in out
+
+
+def test_images_unlike_those_trained_on_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    show_scores(summary({}, 7))
+    out = capsys.readouterr().out
+    assert "7 images lie farther from the training images than 95% of those" in out
+    assert "with 90% intervals" not in out
+    assert "3.41 " in out
+
+
+def test_a_training_says_how_wide_its_intervals_are_and_what_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_bars(
+        {
+            "held_out": "the validation part",
+            "targets": {"quality": {"images": 470, "prompts": 48, "width": 1.7351}},
+            "notes": ["no consistency intervals: no images were held out"],
+        }
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "90% interval of quality: 1.74 MOS wide on average, from 470 images of 48 prompts (the validation part)",
+        "No consistency intervals: no images were held out.",
+    ]
+
+
+def test_coverage_is_among_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    row: dict[str, Any] = {"split": "unseen", "group": "all", "target": "quality", "n": 90, "reason": ""}
+    ends = {"ci_low": 0.88, "ci_high": 0.92}
+    print_metrics("Title", [row | {"metric": "coverage90", "value": 0.9} | ends])
+    assert "in 90% interval" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train --resume runs/x --calibrate-folds 3", "Expected --resume without -o, --overwrite"),
+        ("train --calibrate-folds 1", "Expected --calibrate-folds of 2 or more, or 0, found 1."),
+        ("train --calibrate-from nowhere", "Expected a Parquet table at nowhere"),
+        ("eval --predictions-out p.parquet", "Expected --protocol beside --predictions-out, found none."),
+    ],
+)
+def test_options_that_can_not_work_are_refused(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ending = aigc(*line.split())
+    assert ending.code == 2
+    assert message in ending.err
+    assert list(tmp_path.glob("runs/*/*.*")) == []

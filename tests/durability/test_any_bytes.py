@@ -1,0 +1,236 @@
+"""Whatever the bytes of a file are, a command ends with 0, 2 or 3, shows no traceback and writes only its output.
+
+tests/fuzz goes on with this for as long as one likes; what it found is tried again here.
+"""
+
+import json
+import os
+import random
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacks import Attack, image_attack
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from mutate import mutate
+from sandbox import Sandbox
+from seeds import images
+
+from aigc_cli.core import metrics
+from aigc_cli.recipe import FIELDS, field_type
+
+CORPUS = Path(__file__).parents[1] / "fuzz" / "corpus"
+KEPT = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
+QUICK = settings(
+    derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
+FEW = settings(QUICK, max_examples=5)
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIGC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for function in (metrics.metric_rows, metrics.crossval_rows):
+            patch.setattr(function, "__defaults__", (20,))  # the intervals have tests of their own
+        yield Sandbox(tmp_path_factory.mktemp("box") / "box")
+
+
+def honest(box: Sandbox, attack: Attack) -> bytes:
+    return (box.root / (attack.like or attack.file.removeprefix("out/"))).read_bytes()
+
+
+# --- bytes
+
+
+def damaged(data: bytes) -> st.SearchStrategy[bytes]:
+    """A file with some bytes changed, put in or taken out, or cut; or, once in a while, anything at all."""
+    changes = st.lists(st.tuples(st.integers(0, len(data)), st.binary(max_size=4), st.integers(0, 4)), max_size=4)
+
+    def apply(case: tuple[list[tuple[int, bytes, int]], int]) -> bytes:
+        copy = data
+        for at, new, old in case[0]:
+            copy = copy[:at] + new + copy[at + old :]
+        return copy[: case[1]]
+
+    end = st.just(len(data) + 99) | st.integers(0, len(data))
+    return st.tuples(changes, end).map(apply) | st.binary(max_size=64)
+
+
+def knowing(data: bytes) -> st.SearchStrategy[bytes]:
+    """Damage that passes the format's outer checks: other values under a checksum that is right."""
+    return st.integers(0, 2**32).map(lambda seed: mutate(data, random.Random(seed)))
+
+
+@pytest.mark.parametrize("number", range(len(images())))
+@settings(FEW, max_examples=3)
+@given(choice=st.data())
+def test_images(number: int, box: Sandbox, choice: st.DataObject) -> None:
+    attack, data = image_attack("demo_0000.jpg"), images()[number]
+    line = choice.draw(st.sampled_from(attack.lines[:1] * 2 + attack.lines[3:4]))
+    ending = box.attacked(attack, line, choice.draw(damaged(data) | knowing(data)))
+    assert ending.code == 0  # one bad image is a row or left out, never an error
+
+
+def test_an_image_in_every_command(box: Sandbox) -> None:
+    attack = image_attack("demo_0000.jpg")
+    for line in attack.lines:
+        assert box.attacked(attack, line, images()[1][:60]).code in (0, 3)  # 3: `verify` misses it
+
+
+PIECES = [
+    b"name",
+    b"prompt",
+    b"mos_quality",
+    b"demo_0000.jpg",
+    b"../",
+    b"1",
+    b" ",
+    b",",
+    b";",
+    b'"',
+    b"\n",
+    b"\r",
+    b"\0",
+]
+CONTENT = st.one_of(
+    st.binary(max_size=80),
+    st.lists(st.sampled_from([*PIECES, b"\xff", b"\xef\xbb\xbf", b"=1+1", b"\x1b[2J"]), max_size=30).map(b"".join),
+)
+
+
+@settings(QUICK, max_examples=30)
+@given(choice=st.data())
+def test_tables(box: Sandbox, choice: st.DataObject) -> None:
+    attack = box.attacks["ratings"]
+    start = honest(box, attack)
+    content = CONTENT | CONTENT.map(lambda rest: start + rest) | damaged(start) | knowing(start)
+    box.attacked(attack, choice.draw(st.sampled_from(attack.lines[:4])), choice.draw(content))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+@settings(QUICK, max_examples=20)
+@given(choice=st.data())
+def test_tables_of_scores(suffix: str, box: Sandbox, choice: st.DataObject) -> None:
+    attack = box.attacks[f"scores.{suffix}"]
+    data = honest(box, attack)
+    box.attacked(attack, choice.draw(st.sampled_from(attack.lines)), choice.draw(damaged(data) | knowing(data)))
+
+
+OTHERS = ("undo", "run", "run's recipe", "run's epochs", "training", "state", "state's tensors", "scoring")
+OTHERS += ("scoring's inputs", "scoring's rows", "folds", "parts", "note", "backbone", "backbone's weights")
+OTHERS += ("weights", "model")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@settings(FEW)
+@given(choice=st.data())
+def test_files_that_aigc_wrote(name: str, box: Sandbox, choice: st.DataObject) -> None:
+    """Checkpoints, states and tables, which somebody else may have written."""
+    attack = box.attacks[name]
+    data = honest(box, attack)
+    line = choice.draw(st.sampled_from(attack.lines))
+    box.attacked(attack, line, choice.draw(knowing(data) | damaged(data)))
+
+
+# --- YAML, and the values of a recipe
+
+KEYS = st.sampled_from([*FIELDS, "extends", "? [a]", "{a: b}", "<<", "''", "!x a", "5", "no", "low"])
+SCALARS = [
+    "1e-4",
+    "no",
+    "quick",
+    "'",
+    "|",
+    "*a",
+    "&a 1",
+    "\x1b[2J",
+    "9" * 400,
+    "\t",
+    "---",
+    "",
+    ".inf",
+    "0x1",
+    "!!null ''",
+]
+TAGS = st.sampled_from(["", "", "!!map ", "!!python/object/apply:os.abort ", "! ", "&a "])
+NODES = st.recursive(
+    st.sampled_from(SCALARS),
+    lambda inner: (
+        st.builds("{}[{}, {}]".format, TAGS, inner, inner) | st.builds("{}{{{}: {}}}".format, TAGS, inner, inner)
+    ),
+    max_leaves=4,
+)
+YAML = st.lists(st.builds("{}: {}".format, KEYS, NODES), max_size=4).map(lambda lines: "\n".join(lines).encode())
+
+
+@pytest.mark.parametrize("name", ["recipe", "settings", "variants"])
+@settings(QUICK, max_examples=30)
+@given(content=st.binary(max_size=100) | YAML)
+def test_yaml(name: str, box: Sandbox, content: bytes) -> None:
+    box.attacked(box.attacks[name], box.attacks[name].lines[0], content)
+
+
+WORDS = st.text(string.printable.replace(" ", ""), max_size=6) | st.sampled_from(
+    ["nan", "-inf", "1e999", "9" * 400, "0"]
+)
+
+
+GIVEN = st.dictionaries(st.sampled_from(sorted(FIELDS)), WORDS | st.integers() | st.floats(), min_size=1, max_size=3)
+
+
+@settings(QUICK, max_examples=30)
+@given(values=GIVEN)
+@example(values={"mos_min": "5"})
+@example(values={"w_q": 0, "w_c": 0})
+def test_any_values(box: Sandbox, values: dict[str, Any]) -> None:
+    """Whatever is given for a setting, in a file or as an option: the resolved recipe, or one clear error."""
+    text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
+    box.attacked(box.attacks["recipe"], box.attacks["recipe"].lines[0], text.encode())
+    lines = [f"--set {key}={''.join(str(value).split())}" for key, value in values.items()]
+    line = f"eval --protocol prompt --data none.csv {' '.join(lines)}"
+    assert box.attacked(Attack("values", "any.csv", (line,)), line, b"").code == 2  # there is no none.csv
+
+
+def allowed(name: str) -> st.SearchStrategy[Any]:
+    """Values that a setting may have; those that decide how long it takes are small."""
+    meta, (kind, _) = FIELDS[name].metadata, field_type(name)
+    if meta["choices"]:
+        return st.sampled_from(meta["choices"])
+    if kind is bool:
+        return st.booleans()
+    low, high = meta["low"], meta["high"]
+    if kind is int:
+        return st.integers(low or 0, min(low + 3, high or low + 3))
+    return st.floats(low, 10.0 if high is None else high, allow_nan=False)
+
+
+BESIDE = {"backbone", "image_size", "group_by", "loss", "mos_min", "mos_max", "seed", "hidden_q", "hidden_c"}
+TRAINED = {name: allowed(name) for name in FIELDS if name not in BESIDE}
+
+
+@settings(QUICK, max_examples=6)
+@given(choice=st.data())
+def test_values_that_are_allowed_train(box: Sandbox, choice: st.DataObject) -> None:
+    """A training may diverge (6), as it says; it never ends in another way than it should."""
+    names = choice.draw(st.lists(st.sampled_from(sorted(TRAINED)), unique=True, min_size=1, max_size=4))
+    values = {name: choice.draw(TRAINED[name]) for name in names}
+    text = "extends: short.yaml\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
+    line = "train --data ratings.csv --images images --recipe any.yaml --device cpu -q -o out/run"
+    box.attacked(Attack("values", "any.yaml", (line,), codes=frozenset({0, 2, 6})), line, text.encode())
+
+
+# --- what was found before
+
+
+@pytest.mark.skipif(not KEPT, reason="nothing was found yet")
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: os.fspath(path.relative_to(CORPUS)))
+def test_what_was_found_before(path: Path, box: Sandbox) -> None:
+    name = path.parent.name
+    attack = image_attack("demo_0000.jpg") if name == "image" else box.attacks[name]
+    for line in attack.lines:
+        if not line.startswith("ablate"):
+            box.attacked(attack, line, path.read_bytes())

@@ -1,0 +1,19 @@
+"""python -m tests.fuzz --minutes 5: see README.md here."""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def start() -> int:
+    """Finds the helpers of the tests, as pytest does, and attacks."""
+    sys.path[:0] = [str(HERE.parent), str(HERE.parent / "durability"), str(HERE)]
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+    from run import main
+
+    return main()
+
+
+sys.exit(start())

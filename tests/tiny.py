@@ -1,0 +1,51 @@
+"""Models so small that a test can afford them: a random CLIP in open_clip's format, and untrained heads on it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.training import new_judge
+from aigc_cli.io.checkpoints import save_checkpoint
+from aigc_cli.io.weights import save_tensors
+from aigc_cli.recipe import Recipe
+
+TINY_VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 4}
+TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4}
+CLIP_PREPROCESSING = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+
+def save_open_clip_folder(folder: Path, vision: dict[str, Any], seed: int = 0) -> Path:
+    """A random CLIP with the image tower `vision` and a small text tower, in open_clip's local-dir format."""
+    import open_clip
+
+    size = vision["image_size"]
+    model = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TINY_TEXT}
+    text = json.dumps({"model_cfg": model, "preprocess_cfg": {"size": [size, size], **CLIP_PREPROCESSING}})
+    (folder / "open_clip_config.json").write_text(text)
+    torch.manual_seed(seed)
+    network = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_tensors(folder / "open_clip_model.safetensors", network.state_dict())
+    return folder
+
+
+def save_tiny_model(run: Path, backbone: Path) -> Path:
+    """The run folder of an untrained model on the CLIP in `backbone`; its scale is 0 to 5."""
+    recipe = Recipe(backbone=f"local-dir:{backbone}", freeze="all")
+    judge = new_judge(load_backbone(recipe.backbone), recipe)
+    torch.manual_seed(1)
+    for parameter in judge.heads.parameters():  # fresh heads answer the same to everything
+        torch.nn.init.normal_(parameter, std=0.2)
+    said = {"name": recipe.backbone, "image_size": None, "weights_hash": judge.backbone.weights_hash}
+    said |= {"preprocessing": asdict(judge.backbone.preprocessing), "frozen_blocks": asdict(judge.freezing)}
+    description = {"backbone": said, "heads": judge.heads.config.to_json(), "recipe": asdict(recipe)}
+    save_checkpoint(run / "checkpoint", judge.state(), description)
+    return run
