@@ -26,6 +26,16 @@ class Images:
         """The first n of them, with a table of their own."""
         return _with_table(self.paths[:n], self.prompts[:n], self.table.with_name(f"first-{n}.csv"))
 
+    def small(self, n: int, side: int) -> "Images":
+        """The first n of them at `side` x `side` pixels, in a folder of their own."""
+        folder, paths = _made(self.table.with_name(f"small-{side}")), []
+        for path in self.paths[:n]:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB").resize((side, side))
+            paths.append(folder / f"{path.stem}.jpg")
+            image.save(paths[-1], quality=QUALITY)
+        return _with_table(paths, self.prompts[:n], folder / "ratings.csv")
+
 
 def images(folder: Path, n: int, given: Path | None) -> Images:
     """n images out of the folder `given`, or made in `folder`."""

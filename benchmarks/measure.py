@@ -19,6 +19,8 @@ class Row:
         at_least: whether more is better.
         unit: `x` for a ratio, `s`, `img/s` or `GFLOP/s`.
         note: what the reader must know.
+        why: what holds it back, for where the target is missed.
+        firm: whether a short run may fail on it.
     """
 
     part: str
@@ -28,6 +30,8 @@ class Row:
     at_least: bool = True
     unit: str = "x"
     note: str = ""
+    why: str = ""
+    firm: bool = True
 
     @property
     def median(self) -> float:
@@ -44,7 +48,7 @@ class Row:
     @property
     def far_off(self) -> bool:
         """Whether a ratio is so far from its target that no noise explains it; seconds never are."""
-        return self.unit == "x" and self.share < FAR_OFF
+        return self.firm and self.unit == "x" and self.share < FAR_OFF
 
     def cells(self) -> tuple[str, ...]:
         """As the report shows it."""

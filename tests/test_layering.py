@@ -11,7 +11,7 @@ import aigc_cli
 PACKAGE = Path(aigc_cli.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 LAYERS = {"cli": 4, "workflows": 3, "core": 2, "io": 1}  # everything else (recipe, errors, progress) is 0
-BOTTOM = {"recipe", "errors", "progress"}
+BOTTOM = {"recipe", "strict_yaml", "errors", "progress"}
 SIDEWAYS = {"workflows.scorer"}  # `from aigc_cli import Scorer` is the one door from the package's root
 
 
@@ -68,7 +68,8 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_the_bottom_knows_nobody() -> None:
-    allowed = {"recipe": {"errors.AigcError"}, "errors": set(), "progress": set()}
+    yaml = {"errors.AigcError", "strict_yaml.read_yaml"}
+    allowed = {"recipe": yaml, "strict_yaml": {"errors.AigcError"}, "errors": set(), "progress": set()}
     assert {name: set(ours(PACKAGE / f"{name}.py")) for name in BOTTOM} == allowed
 
 

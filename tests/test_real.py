@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_cli.io.results import SCHEMAS
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.ratings import Source

@@ -16,11 +16,11 @@ from aigc_cli.recipe import (
     Resolved,
     find_recipe,
     read_recipe,
-    read_yaml,
     recipe_names,
     resolve,
     to_yaml,
 )
+from aigc_cli.strict_yaml import read_yaml
 
 DEFAULTS: dict[str, Any] = (
     {"backbone": "mini", "image_size": None, "residual": True, "scale_q": 0.2, "scale_c": 0.2}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from aigc_cli.errors import AigcError
-from aigc_cli.recipe import FIELDS, LOSS_NAMES, Recipe, checked, read_recipe, read_yaml, recipe_folder, recipe_names
+from aigc_cli.recipe import FIELDS, LOSS_NAMES, Recipe, checked, read_recipe, recipe_folder, recipe_names
+from aigc_cli.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "recipes" / "schema.json"

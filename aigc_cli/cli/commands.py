@@ -23,9 +23,6 @@ Unfinished = Annotated[
     typer.Option(help="Go on with the unfinished training in this run folder, as it was begun.", autocompletion=runs),
 ]
 SavedSplits = Annotated[Optional[Path], typer.Option(help="Train and validate on the parts of this splits file.")]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
-Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
-Exclude = Annotated[Optional[list[str]], typer.Option(help="No names or folders that fit; may be repeated.")]
 CalibrateFolds = Annotated[
     int,
     typer.Option(help="Error bars from so many further trainings, each without a part of the prompts; 0: validation."),
@@ -34,6 +31,9 @@ CalibrateFrom = Annotated[
     Optional[Path],
     typer.Option(help="Error bars from such trainings: an `ablate` or `train` folder, or `eval --predictions-out`."),
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
+Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
+Exclude = Annotated[Optional[list[str]], typer.Option(help="No names or folders that fit; may be repeated.")]
 FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 

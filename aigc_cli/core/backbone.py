@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc_cli.core.hints import Hints
+from aigc_cli.core.preprocess import Picture, Preprocessing
 from aigc_cli.core.towers import UNFROZEN, Tower
 from aigc_cli.io.weights import tensors_digest
 
@@ -21,26 +21,6 @@ class ImageFeatures(NamedTuple):
 
     embedding: Tensor
     levels: Tensor
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes pixels, as the checkpoint says (the fields of open_clip's PreprocessCfg).
-
-    Attributes:
-        size: height and width in pixels.
-        mean, std: per channel, for values in [0, 1].
-        interpolation: "bicubic" or "bilinear".
-        resize_mode: "shortest" (then centre crop), "longest" (then pad) or "squash".
-        fill_color: padding value, 0 to 255.
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    resize_mode: str
-    fill_color: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +44,6 @@ class Backbone:
         tokenize: texts to int64 token ids (B, L).
         truncates: whether a text is longer than the text tower's window.
         preprocessing: how an image becomes pixels.
-        transform: does it: an RGB image in, float32 pixels (3, H, W) out.
         embed_dim: D, the size of both embeddings.
         hints: choices that a recipe leaves to the backbone.
         weights_hash: SHA-256 of the loaded weights.
@@ -78,7 +57,6 @@ class Backbone:
     tokenize: Callable[[Sequence[str]], Tensor]
     truncates: Callable[[str], bool]
     preprocessing: Preprocessing
-    transform: Callable[[Image.Image], Tensor]
     embed_dim: int
     hints: Hints
     weights_hash: str = field(init=False)
@@ -88,6 +66,10 @@ class Backbone:
         self.weights_hash = tensors_digest(self.modules().state_dict())
         self.modules().eval().requires_grad_(False)
         self.image.module.to(memory_format=torch.channels_last)
+
+    def transform(self, image: Picture) -> Tensor:
+        """Float32 pixels (3, H, W) of an RGB image."""
+        return self.preprocessing.scaled(self.preprocessing.fitted(image)[None])[0]
 
     def modules(self) -> nn.ModuleDict:
         """Both networks under the names `image` and `text`."""

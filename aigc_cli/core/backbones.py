@@ -1,18 +1,20 @@
 """Backbones by name: `mini`, open_clip's, or a folder of one's own. The only place that imports open_clip."""
 
+import contextlib
 import difflib
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
-from aigc_cli.core.backbone import Backbone, Preprocessing
+from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.hints import CONFIG_NAME, MINI, hints_from
 from aigc_cli.core.hub import cached_only, hub_answers
+from aigc_cli.core.preprocess import Preprocessing
 from aigc_cli.core.sentence import SentenceEncoder, SentenceTokenizer
 from aigc_cli.core.towers import ClipTextTower, SentenceTower, Tower, image_tower
 from aigc_cli.errors import AigcError, EnvironmentProblem
@@ -156,6 +158,23 @@ def _nearest(word: str, known: list[str]) -> str:
     return difflib.get_close_matches(word, known, 1, 0.0)[0]
 
 
+class _Blank(TorchFunctionMode):
+    """Leaves out the drawing of random weights, a second for a ViT-B/32, where others are loaded right after it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return (*args, *kwargs.values())[0] if func in _DRAWN else func(*args, **kwargs)
+
+
+_DRAWN: tuple[Any, ...] = (
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    torch.nn.init.normal_,
+    torch.nn.init.uniform_,
+    torch.nn.init.kaiming_uniform_,
+)
+
+
 def _from_open_clip(
     name: str,
     model: str,
@@ -175,15 +194,16 @@ def _from_open_clip(
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         try:
-            network = open_clip.create_model(
-                model,
-                weights,
-                load_weights=file is None,
-                force_custom_text=True,
-                force_image_size=image_size,
-                pretrained_text=False,
-                **options,
-            )
+            with contextlib.nullcontext() if file is None else _Blank():
+                network = open_clip.create_model(
+                    model,
+                    weights,
+                    load_weights=file is None,
+                    force_custom_text=True,
+                    force_image_size=image_size,
+                    pretrained_text=False,
+                    **options,
+                )
             if file is not None:
                 open_clip.load_checkpoint(network, str(file))
         finally:
@@ -200,7 +220,7 @@ def _from_open_clip(
         text=text,
         tokenize=lambda texts: tokenizer(list(texts)),
         truncates=lambda prompt: _fills_context(tokenizer, prompt),
-        **_preprocessing(cfg),
+        preprocessing=_preprocessing(cfg),
         embed_dim=_embed_dim(text),
         hints=hints_from(hints, len(image.blocks)),
     )
@@ -231,18 +251,16 @@ def _two_towers(name: str, folder: Path, config: Mapping[str, Any], weights: Pat
         text=SentenceTower(text),
         tokenize=tokenizer,
         truncates=tokenizer.truncates,
-        **_preprocessing(config["preprocess_cfg"] | {"size": visual.image_size}),
+        preprocessing=_preprocessing(config["preprocess_cfg"] | {"size": visual.image_size}),
         embed_dim=model_cfg["embed_dim"],
         hints=hints_from(config.get("aigc_cfg"), len(image.blocks)),
     )
 
 
-def _preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's `preprocessing` as the checkpoint says it, and its `transform`, which is open_clip's own."""
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
+def _preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
+    """As the checkpoint says it."""
     size = cfg["size"]
-    chosen = Preprocessing(
+    return Preprocessing(
         size=(size, size) if isinstance(size, int) else tuple(size),
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
@@ -250,7 +268,6 @@ def _preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
         resize_mode=cfg["resize_mode"],
         fill_color=cfg.get("fill_color", 0),
     )
-    return {"preprocessing": chosen, "transform": image_transform_v2(PreprocessCfg(**asdict(chosen)), is_train=False)}
 
 
 def _embed_dim(text: Tower) -> int:

@@ -7,12 +7,14 @@ On a CPU every image runs by itself, on one thread, in the thread that has decod
 another, and makes a score depend on no other image. On other devices images run in batches.
 """
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -29,8 +31,11 @@ from aigc_cli.io.store import cache_folder
 from aigc_cli.io.weights import tensors_digest
 from aigc_cli.progress import Progress, Silent
 
-EXPORT_PAYS = 1000  # images; below it, exporting (5 s, once for each model) takes longer than it saves
+EXPORT_PAYS = 100  # images; below it, exporting (half a second, once for each model) takes longer than it saves
 TOLERANCE = 1e-3  # of the largest feature: an engine that differs by more is not the same network
+
+_Run = Callable[[Tensor], ImageFeatures]  # of one fitted image
+_Maker = Callable[[Path | bytes], _Run]  # of an exported graph
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Engine:
 
     Attributes:
         name: eager, onnx or openvino.
-        each: what the decoding threads do with one image's pixels (3, H, W).
+        each: what the decoding threads do with one fitted image, uint8 (H, W, 3).
         together: the features of the B images that `each` returned, on the judge's device.
     """
 
@@ -98,7 +103,7 @@ def compiled(backbone: Backbone, name: str) -> Engine:
                 os.utime(place)  # when it was last used
             except Exception:  # whatever is wrong with a kept graph: a new one is made
                 place.unlink(missing_ok=True)
-        return _each_alone(name, run or _checked(_COMPILED[name](_keep(_export(backbone), place)), backbone))
+        return _each_alone(name, run or _exported(backbone, _COMPILED[name], place))
     except Exception as error:  # an exporter fails in as many ways as there are networks
         reason = next(iter(f"{error}".strip().splitlines()), "") or type(error).__name__
         hint = f"pip install 'aigc[{name}]', or use --engine eager" if isinstance(error, ImportError) else ""
@@ -122,35 +127,64 @@ def _key(backbone: Backbone) -> str:
 
 
 class _ImageTower(nn.Module):
-    """The image tower as the exporter wants it: pixels (1, 3, H, W) to embedding (1, D) and levels (1, L)."""
+    """The image tower as the exporter wants it: uint8 pixels (1, H, W, 3) to embedding (1, D) and levels (1, L)."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.module = backbone.image.module
-        self._encode = backbone.encode_image
+        self._encode, self._scaled = backbone.encode_image, backbone.preprocessing.scaled
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(self._encode(pixels))  # type: ignore[return-value]
+        return tuple(self._encode(self._scaled(pixels)))  # type: ignore[return-value]
 
 
-def _export(backbone: Backbone) -> bytes:
+def _exported(backbone: Backbone, engine: _Maker, place: Path) -> _Run:
+    """The engine of a graph that is exported now, and kept.
+
+    The exporter that traces the network takes a tenth of the time of the one that analyses it, but PyTorch means to
+    drop it, and it does not know every network: what it can't do goes the long way.
+    """
+    try:
+        graph = _export(backbone, dynamo=False)
+        run = _checked(engine(graph), backbone)
+    except ImportError:
+        raise
+    except Exception:
+        graph = _export(backbone, dynamo=True)
+        run = _checked(engine(graph), backbone)
+    _keep(graph, place)
+    return run
+
+
+def _export(backbone: Backbone, dynamo: bool) -> bytes:
     """The image tower as ONNX, for one image at a time."""
-    tower = _ImageTower(backbone).eval()
-    with torch.no_grad(), warnings.catch_warnings():
+    tower, stream = _ImageTower(backbone).eval(), io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings(), _plain_attention():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             tower,
-            (torch.zeros(1, 3, *backbone.preprocessing.size),),
+            (torch.zeros(1, *backbone.preprocessing.size, 3, dtype=torch.uint8),),
+            None if dynamo else stream,  # type: ignore[arg-type]  # the tracing exporter writes into streams
             input_names=["pixels"],
             output_names=["embedding", "levels"],
-            dynamo=True,
+            dynamo=dynamo,
             verbose=False,
         )
-    assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+    return bytes(program.model_proto.SerializeToString()) if program is not None else stream.getvalue()
 
 
-def _keep(graph: bytes, place: Path) -> bytes:
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention out of operators that ONNX has, not PyTorch's fused one."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _keep(graph: bytes, place: Path) -> None:
     """Keeps the graph for the next time where that is possible."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -158,12 +192,12 @@ def _keep(graph: bytes, place: Path) -> bytes:
             stream.write(graph)
     except (OSError, EnvironmentProblem):
         pass  # a full or read-only cache costs the next run its export, no more
-    return graph
 
 
-def _checked(run: Callable[[Tensor], ImageFeatures], backbone: Backbone) -> Callable[[Tensor], ImageFeatures]:
+def _checked(run: _Run, backbone: Backbone) -> _Run:
     """`run`, when it gives the features of noise that eager mode gives."""
-    pixels = torch.randn(3, *backbone.preprocessing.size, generator=torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (*backbone.preprocessing.size, 3), dtype=torch.uint8, generator=noise)
     for found, wanted in zip(run(pixels), _eager(backbone)(pixels), strict=True):
         gap = float((found - wanted).abs().max()) if wanted.numel() else 0.0
         if found.shape != wanted.shape or not gap <= TOLERANCE * float(wanted.abs().max() if wanted.numel() else 1):
@@ -171,7 +205,7 @@ def _checked(run: Callable[[Tensor], ImageFeatures], backbone: Backbone) -> Call
     return run
 
 
-def _onnx(graph: Path | bytes) -> Callable[[Tensor], ImageFeatures]:
+def _onnx(graph: Path | bytes) -> _Run:
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -184,7 +218,7 @@ def _onnx(graph: Path | bytes) -> Callable[[Tensor], ImageFeatures]:
     return run
 
 
-def _openvino(graph: Path | bytes) -> Callable[[Tensor], ImageFeatures]:
+def _openvino(graph: Path | bytes) -> _Run:
     core = importlib.import_module("openvino").Core()
     streams = torch.get_num_threads()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": streams, "NUM_STREAMS": streams}
@@ -200,22 +234,22 @@ def _openvino(graph: Path | bytes) -> Callable[[Tensor], ImageFeatures]:
     return run
 
 
-_COMPILED: dict[str, Callable[[Path | bytes], Callable[[Tensor], ImageFeatures]]] = {
+_COMPILED: dict[str, _Maker] = {
     "onnx": _onnx,
     "openvino": _openvino,
 }
 ENGINES = ("auto", "eager", *_COMPILED)
 
 
-def _eager(backbone: Backbone) -> Callable[[Tensor], ImageFeatures]:
+def _eager(backbone: Backbone) -> _Run:
     def run(pixels: Tensor) -> ImageFeatures:
         with torch.inference_mode():
-            return backbone.encode_image(pixels[None])
+            return backbone.encode_image(backbone.preprocessing.scaled(pixels[None]))
 
     return run
 
 
-def _each_alone(name: str, run: Callable[[Tensor], ImageFeatures]) -> Engine:
+def _each_alone(name: str, run: _Run) -> Engine:
     def together(found: Sequence[ImageFeatures]) -> ImageFeatures:
         return ImageFeatures(*[torch.cat(column) for column in zip(*found, strict=True)])
 
@@ -227,6 +261,6 @@ def _batched(backbone: Backbone) -> Engine:
 
     def together(pixels: Sequence[Tensor]) -> ImageFeatures:
         with torch.inference_mode():
-            return backbone.encode_image(torch.stack([*pixels]).to(device))
+            return backbone.encode_image(backbone.preprocessing.scaled(torch.stack([*pixels]).to(device)))
 
     return Engine("eager", lambda pixels: pixels, together)

@@ -5,19 +5,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.windows import joined, parts_of
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
-from aigc_cli.io.images import ImageFault, image_digest, read_bytes
+from aigc_cli.io.images import ImageFault, Pixels, image_digest, read_bytes
 from aigc_cli.io.store import Bank, shown_size, store_size
 from aigc_cli.progress import Progress
 
@@ -45,21 +45,22 @@ class ViewSettings:
     flip: bool
 
 
-def augment(image: Image.Image, digest: str, view: int, settings: ViewSettings) -> Image.Image:
-    """View number `view` of an image: a random crop of the same aspect, mirrored or not.
+def augment(pixels: Pixels, digest: str, view: int, settings: ViewSettings) -> Pixels:
+    """View number `view` of an image (H, W, 3): a random crop of the same aspect, mirrored or not.
 
     The same view of the same bytes is the same picture in every run; `EVALUATION` is the image itself.
     """
     if view == EVALUATION:
-        return image
+        return pixels
     random = np.random.default_rng([VIEW_SEED, view, int(digest[:12], 16)])
     side = float(np.sqrt(random.uniform(settings.crop_scale_min, 1.0)))
-    width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
-    left, top = random.integers(image.width - width + 1), random.integers(image.height - height + 1)
-    image = image.crop((int(left), int(top), int(left) + width, int(top) + height))
+    full_height, full_width = pixels.shape[:2]
+    width, height = max(1, round(full_width * side)), max(1, round(full_height * side))
+    left, top = random.integers(full_width - width + 1), random.integers(full_height - height + 1)
+    pixels = pixels[top : top + height, left : left + width]
     if settings.flip and random.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 class ImageFeatures:
@@ -233,8 +234,8 @@ class ImageFeatures:
         row, views = job
         if digest_of(self.paths[row]) != self.digests[row]:
             raise image_changed(self.paths[row], "other content")
-        image, digest = decode_file(self.paths[row]).image, self.digests[row]
-        return torch.stack([self._transform(augment(image, digest, view, self.settings)) for view in views])
+        pixels, digest = decode_file(self.paths[row]).pixels, self.digests[row]
+        return torch.stack([self._transform(augment(pixels, digest, view, self.settings)) for view in views])
 
     def _load_again(self, job: tuple[int, Sequence[int]]) -> State:
         """`_load` of an image that could be read before."""
@@ -290,20 +291,53 @@ class TextFeatures:
     """The state at the freeze boundary of every distinct prompt of a data set, each computed once.
 
     A prompt that is longer than the text tower's window is embedded in parts, as when images are scored.
+
+    Args:
+        store: the folder of the feature store, for the embeddings of a tower that is frozen as a whole; None computes.
     """
 
-    def __init__(self, backbone: Backbone, boundary: int, prompts: Sequence[str]) -> None:
+    def __init__(self, backbone: Backbone, boundary: int, prompts: Sequence[str], store: Path | None = None) -> None:
         self.backbone, self.boundary = backbone, boundary
         self.prompts = list(dict.fromkeys(prompts))
         parts = {prompt: parts_of(prompt, backbone.truncates) for prompt in self.prompts}
         texts = list(dict.fromkeys(part for pieces in parts.values() for part in pieces))
         row = {text: index for index, text in enumerate(texts)}
         self._rows = {prompt: [row[part] for part in pieces] for prompt, pieces in parts.items()}
-        device = next(backbone.text.module.parameters()).device
-        tokens = backbone.tokenize(texts).to(device) if texts else torch.empty(0, 1, dtype=torch.long)
-        with torch.no_grad():
-            states = [backbone.text_boundary(part, boundary) for part in torch.split(tokens, CHUNK)]
-        self._state = {name: torch.cat([state[name] for state in states]) for name in (states[0] if texts else {})}
+        whole = boundary > len(backbone.text.blocks)
+        self._state = self._embedded(texts, store) if whole else self._computed(texts, CHUNK)
+
+    def _computed(self, texts: Sequence[str], size: int) -> State:
+        """The boundary state of `texts`, so many at a time."""
+        device = next(self.backbone.text.module.parameters()).device
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+
+        def compute(part: Sequence[str]) -> State:
+            with torch.no_grad():
+                return self.backbone.text_boundary(self.backbone.tokenize(part).to(device), self.boundary)
+
+        if device.type != "cpu" or size > 1:
+            return _stacked([compute(part) for part in parts])
+        with ThreadPoolExecutor(torch.get_num_threads(), "texts", torch.set_num_threads, (1,)) as pool:
+            return _stacked(list(pool.map(compute, parts)))
+
+    def _embedded(self, texts: Sequence[str], store: Path | None) -> State:
+        """The embeddings of `texts`, from the store where they are there.
+
+        On a CPU each text runs by itself, so that what is stored does not depend on its neighbours.
+        """
+        device = next(self.backbone.text.module.parameters()).device
+        size = 1 if device.type == "cpu" else CHUNK
+        if store is None or not texts:
+            return self._computed(texts, size)
+        key = {"backbone": self.backbone.name, "weights": self.backbone.weights_hash, "boundary": self.boundary}
+        bank = Bank(store, {**key, "texts": True})
+        name_of = {text: sha256(text.encode()).hexdigest() for text in texts}
+        missing = set(bank.missing(name_of.values()))
+        if new := [text for text in texts if name_of[text] in missing]:
+            found = self._computed(new, size)
+            bank.append([name_of[text] for text in new], {name: value.cpu().numpy() for name, value in found.items()})
+        stored = bank.read([name_of[text] for text in texts])
+        return {name: torch.from_numpy(value).to(device) for name, value in stored.items()}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """L2-normalised embeddings (len(prompts), D); each distinct prompt runs through the rest of the tower once."""
@@ -314,6 +348,11 @@ class TextFeatures:
         embeddings = joined(parts, [len(self._rows[prompt]) for prompt in distinct])
         position = {prompt: index for index, prompt in enumerate(distinct)}
         return embeddings[torch.tensor([position[prompt] for prompt in prompts], device=embeddings.device)]
+
+
+def _stacked(parts: Sequence[State]) -> State:
+    """States of several batches as one; nothing where there is none."""
+    return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
 
 
 def image_changed(path: Path, found: str) -> EnvironmentProblem:

@@ -11,7 +11,7 @@ from torch import Tensor
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.tally import Tally
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import SCHEMAS
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.recipe import Recipe
 
 

@@ -50,7 +50,7 @@ def _name(path: Path) -> str:
     """For features, the backbone, what of it is frozen and the view; else the file's name."""
     try:
         key = read_json(path / "key.json")
-        view = f"view {key['view']['number']}" if "view" in key else "as they are"
+        view = "prompts" if "texts" in key else f"view {key['view']['number']}" if "view" in key else "as they are"
         return f"{key['backbone']}, {key['boundary']} blocks, {view}"
     except (OSError, ValueError, KeyError, TypeError):
         return path.name

@@ -7,7 +7,9 @@ image says of its making), and the pixels. It has the image reader loaded and no
 
 import atexit
 import contextlib
+import io
 import json
+import math
 import os
 import select
 import signal
@@ -16,18 +18,18 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from PIL import Image
+import numpy as np
 
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.generators import Recorded
-from aigc_cli.io.images import DecodedImage, ImageFault, decode, read_bytes
+from aigc_cli.io.images import DecodedImage, ImageFault, Pixels, decode, read_bytes
 
 PATIENCE = 60.0  # seconds; the largest image allowed takes a few
 MEMORY = 4 << 30  # address space; the largest image allowed takes half of it
 ATTEMPTS = 2  # a process may have been killed from outside, which is no fault of its image
-CHUNK = 1 << 20
+PIPE = 1 << 20  # bytes
 _START = "import sys; sys.path.append(sys.argv[1]); from aigc_cli.io.decoder import serve; serve()"
 
 
@@ -72,7 +74,11 @@ class _Process:
                 stderr=subprocess.DEVNULL,  # what libraries print as they die
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
                 process_group=0 if os.name == "posix" else None,  # Ctrl-C is for the one who started it all
+                bufsize=0,
             )
+            assert self._child.stdout is not None
+            self._pipe = cast(io.RawIOBase, self._child.stdout)
+            _widen(self._pipe)
             self._answer(PATIENCE)
         except OSError as error:
             with contextlib.suppress(AttributeError):
@@ -89,9 +95,10 @@ class _Process:
         answer = self._answer(PATIENCE)
         if "reason" in answer:
             raise ImageFault(answer["reason"])
-        size = answer["width"], answer["height"]
-        image = Image.frombytes("RGB", size, self._read(3 * size[0] * size[1], PATIENCE))
-        return DecodedImage(image, *size, answer["note"], Recorded(**answer["recorded"]))
+        shape = answer["height"], answer["width"], 3
+        return DecodedImage(
+            self._read(math.prod(shape), PATIENCE).reshape(shape), answer["note"], Recorded(**answer["recorded"])
+        )
 
     def kill(self) -> None:
         self._child.kill()
@@ -111,23 +118,29 @@ class _Process:
         self.close()
 
     def _answer(self, patience: float) -> dict[str, Any]:
-        line = self._read(int.from_bytes(self._read(4, patience), "little"), patience)
-        return dict(json.loads(bytes(line)))
+        line = self._read(int.from_bytes(self._read(4, patience).tobytes(), "little"), patience)
+        return dict(json.loads(line.tobytes()))
 
-    def _read(self, count: int, patience: float) -> bytearray:
+    def _read(self, count: int, patience: float) -> Pixels:
         """Exactly `count` bytes; reads the pipe itself, so that nothing is held in a buffer while we wait."""
-        assert self._child.stdout is not None
-        pipe, found, done = self._child.stdout.fileno(), bytearray(count), 0
-        view = memoryview(found)
+        found, done = np.empty(count, np.uint8), 0
+        view = found.data
         while done < count:
-            if not _readable(pipe, patience):
+            if not _readable(self._pipe.fileno(), patience):
                 raise TimeoutError
-            part = os.read(pipe, min(CHUNK, count - done))
+            part = self._pipe.readinto(view[done:])
             if not part:
                 raise OSError("it ended without an answer")
-            view[done : done + len(part)] = part
-            done += len(part)
+            done += part
         return found
+
+
+def _widen(pipe: io.RawIOBase) -> None:
+    """Lets a pipe hold as much as the system allows, since both ends wait for each other whenever it is full."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux has it
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
 
 
 def _readable(pipe: int, patience: float) -> bool:
@@ -191,8 +204,8 @@ def serve() -> None:
             _alarm(2 * PATIENCE)  # whoever started this may have gone while it hangs
             try:
                 decoded = decode(read_bytes(Path(os.fsdecode(bytes.fromhex(line.decode())))))
-                said = {"width": decoded.width, "height": decoded.height, "note": decoded.note}
-                _reply(out, said | {"recorded": asdict(decoded.recorded)}, decoded.image.tobytes())
+                size = {"width": decoded.width, "height": decoded.height, "note": decoded.note}
+                _reply(out, size | {"recorded": asdict(decoded.recorded)}, decoded.pixels.data.cast("B"))
             except ImageFault as fault:
                 _reply(out, {"reason": fault.reason})
             except MemoryError:
@@ -206,7 +219,7 @@ def _alarm(seconds: float) -> None:
         signal.alarm(int(seconds))
 
 
-def _reply(out: Any, answer: dict[str, Any], pixels: bytes = b"") -> None:
+def _reply(out: Any, answer: dict[str, Any], pixels: bytes | memoryview = b"") -> None:
     text = json.dumps(answer).encode()
     out.write(len(text).to_bytes(4, "little") + text)
     out.write(pixels)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from aigc_cli.io.generators import Recorded
@@ -41,6 +42,8 @@ Reason = Literal[
     "bad_sidecar",
     "animated_first_frame",
 ]
+
+Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 8 * MAX_PIXELS  # 16-bit RGBA, uncompressed: no image within the pixel limit needs more
@@ -134,18 +137,29 @@ class DecodedImage:
     """An image ready for any model.
 
     Attributes:
-        image: mode RGB, 8 bits a channel, upright, without transparency.
-        width: pixels, of the upright image.
-        height: pixels, of the upright image.
+        pixels: RGB, uint8 (height, width, 3), upright, without transparency; may be written to.
         note: `animated_first_frame` where there were more frames than the one taken, else None.
         recorded: what the image says of its making.
     """
 
-    image: Image.Image
-    width: int
-    height: int
+    pixels: Pixels
     note: str | None = None
     recorded: Recorded = NOTHING
+
+    @property
+    def width(self) -> int:
+        """Pixels, of the upright image."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Pixels, of the upright image."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def image(self) -> Image.Image:
+        """The pixels as Pillow's image, mode RGB."""
+        return Image.fromarray(self.pixels)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -208,7 +222,7 @@ def _normalise(image: Image.Image) -> DecodedImage:
     pixels = _to_rgb(image)
     if turn is not None:
         pixels = pixels.transpose(turn)
-    return DecodedImage(pixels, *pixels.size, recorded=read_metadata(image))
+    return DecodedImage(np.array(pixels), recorded=read_metadata(image))
 
 
 def _check_size(width: int, height: int) -> None:

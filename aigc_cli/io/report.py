@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from aigc_cli.io.files import check_output, whole_file, write_text
 from aigc_cli.io.images import REASONS
-from aigc_cli.io.results import ERROR_BARS
+from aigc_cli.io.schemas import ERROR_BARS
 from aigc_cli.io.text import printable
 from aigc_cli.io.thumbnails import Finder, thumbnails
 from aigc_cli.progress import Progress

@@ -1,4 +1,4 @@
-"""Result tables: fixed, versioned schemas in Parquet, CSV or JSON lines."""
+"""Result tables in Parquet, CSV or JSON lines; their columns stand in `schemas.py`."""
 
 import contextlib
 import csv
@@ -9,102 +9,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import read_json, whole_file, write_json
-from aigc_cli.io.generators import SETTINGS
+from aigc_cli.io.schemas import LATER, SCHEMA_VERSION, SCHEMAS, Kind
 from aigc_cli.io.tables import MAX_FIELD, read_table
 from aigc_cli.io.text import printable
 
-SCHEMA_VERSION = 2
 _NEVER_NULL = frozenset({"name", "status"})
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not the white space that a quoted cell may hold
 
-_text, _real, _whole, _flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-
-ERROR_BARS = (
-    *("quality_low", "quality_high", "consistency_low", "consistency_high"),  # the 90% interval
-    *("out_of_domain", "quality_percentile", "consistency_percentile"),
-)
-LATER = frozenset({*ERROR_BARS, "prompt_raw", *SETTINGS})  # columns that tables of earlier versions lack
-
-SCHEMAS: dict[str, pa.Schema] = {
-    "scores": pa.schema(
-        [
-            ("name", _text),
-            ("path", _text),
-            ("prompt", _text),
-            ("prompt_source", _text),
-            *[(name, _real) for name in ("quality", "consistency", "quality_base", "quality_delta")],
-            *[(name, _real) for name in ("consistency_base", "consistency_delta", "clip_cosine")],
-            ("prompt_truncated", _flag),
-            ("width", _whole),
-            ("height", _whole),
-            ("status", _text),
-            ("reason", _text),
-        ]
-        + [(name, _real) for name in ERROR_BARS]
-        + [("prompt_raw", _text), ("model", _text), ("sampler", _text), ("steps", _whole), ("cfg", _real)]
-        + [("seed", _text)]
-    ),
-    "metrics": pa.schema(
-        [
-            ("run", _text),
-            ("split", _text),
-            ("group", _text),
-            ("target", _text),
-            ("metric", _text),
-            ("value", _real),
-            ("ci_low", _real),
-            ("ci_high", _real),
-            ("n", _whole),
-            ("reason", _text),
-        ]
-    ),
-    "epochs": pa.schema(
-        [("run", _text), ("epoch", _whole), ("split", _text)]
-        + [(name, _real) for name in ("loss", "loss_q", "loss_c", "srocc_q", "srocc_c", "plcc_q", "plcc_c")]
-        + [("lr", _real), ("seconds", _real)]
-        + [(name, _real) for name in ("saturated_q", "saturated_c", "unused_q", "unused_c")]
-    ),
-    "ablation": pa.schema(
-        [
-            ("variant", _text),
-            ("fold", _whole),
-            ("seed", _whole),
-            ("target", _text),
-            ("metric", _text),
-            ("value", _real),
-            ("seconds", _real),
-            ("trainable_parameters", _whole),
-            ("reason", _text),
-        ]
-    ),
-    "stress": pa.schema(
-        [("model", _text), ("perturbation", _text), ("target", _text), ("n", _whole)]
-        + [(name, _real) for name in ("change", "ci_low", "ci_high", "lower", "srocc")]
-    ),
-    "comparison": pa.schema(
-        [("table", _text), ("baseline", _text), ("target", _text), ("group", _text), ("pairs", _whole)]
-        + [("prompts", _whole)]
-        + [(name, _real) for name in ("mean", "baseline_mean", "difference", "ci_low", "ci_high")]
-        + [(name, _real) for name in ("win_rate", "win_low", "win_high")]
-        + [("verdict", _text), ("reason", _text)]
-    ),
-    "predictions": pa.schema(
-        [("name", _text), ("group", _text)]
-        + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
-        + [("out_of_domain", _real), ("mismatched", _real)]
-    ),
-    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
-}
-
-Kind = Literal["scores", "metrics", "epochs", "ablation", "comparison", "predictions", "splits", "stress"]
 Row = Mapping[str, Any]
 
 
@@ -132,7 +51,7 @@ class TableWriter:
         self.path, self.kind = path, kind
         said = {key: clean(text) for key, text in metadata.items()}
         self.metadata = {"schema": kind, "schema_version": str(SCHEMA_VERSION), **said}
-        self.schema = pa.schema([*SCHEMAS[kind], *[(name, _text) for name in extra]])
+        self.schema = pa.schema([*SCHEMAS[kind], *[(name, pa.string()) for name in extra]])
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -207,9 +126,7 @@ def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
             raise ValueError("no such file")
         for number, row in enumerate(_READERS[path.suffix](path, schema), 1):
             for name, form in _columns(schema):
-                row[name] = _typed(
-                    row.get(name), name, form, number
-                )  # null where an earlier version had no such column
+                row[name] = _typed(row.get(name), name, form, number)
             yield row
 
 
@@ -226,7 +143,7 @@ def _csv_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
         lines = csv.reader(stream, strict=True)
         names = [_plain(name) for name in next(lines, ())]
         _check_columns(names, schema)
-        forms = [schema.field(name).type if name in schema.names else _text for name in names]
+        forms = [schema.field(name).type if name in schema.names else pa.string() for name in names]
         for cells in filter(None, lines):
             if len(cells) != len(names):
                 raise ValueError(f"{len(cells)} cells instead of {len(names)} in line {lines.line_num}")
@@ -318,11 +235,11 @@ def _from_cell(cell: str | None, kind: pa.DataType) -> Any:
     """What `_cell` made a cell of."""
     if not cell:
         return None
-    if kind == _flag:
+    if kind == pa.bool_():
         return {"true": True, "false": False}[cell]
-    if kind == _text:
+    if kind == pa.string():
         return _plain(cell)
-    return int(cell) if kind == _whole else float(cell)
+    return int(cell) if kind == pa.int64() else float(cell)
 
 
 _UNREADABLE = (

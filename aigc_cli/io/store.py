@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.files import read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _TEMPORARY = ".tmp-"
 
 Arrays = dict[str, NDArray[Any]]

@@ -235,7 +235,7 @@ def training_data(images: ImageFeatures, freezing: Freezing, rated: Rated, recip
         for sample in rated.samples
     ]
     device = next(images.backbone.image.module.parameters()).device
-    texts = TextFeatures(images.backbone, freezing.text, prompts)
+    texts = TextFeatures(images.backbone, freezing.text, prompts, images.store)
     return Data(images, texts, prompts, torch.tensor(scores, dtype=torch.float32, device=device))
 
 

@@ -50,8 +50,8 @@ class ScoreSummary:
         scale: the lowest and the highest score there can be, MOS.
         histograms: {score: rows in each of `BINS` equal parts of the scale, from its lower end}.
         reasons: {reason: rows}.
-        sources: {where prompts come from: rows}.
         unusual: how many rows lie farther from the training images than `UNUSUAL` of those; None where it is not known.
+        sources: {where prompts come from: rows}.
     """
 
     output: Path
@@ -63,8 +63,8 @@ class ScoreSummary:
     scale: tuple[float, float]
     histograms: dict[str, list[int]]
     reasons: dict[str, int]
-    sources: dict[str, int]
     unusual: int | None
+    sources: dict[str, int]
 
 
 def score_folder(
@@ -248,8 +248,8 @@ class _Summary:
         self.sums = {"quality": [0, 0.0], "consistency": [0, 0.0]}
         self.histograms = {name: [0] * BINS for name in self.sums}
         self.reasons: dict[str, int] = {}
-        self.sources: dict[str, int] = {}
         self.unusual: int | None = None
+        self.sources: dict[str, int] = {}
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows += len(rows)
@@ -288,6 +288,6 @@ class _Summary:
             self.scale,
             self.histograms,
             self.reasons,
-            self.sources,
             self.unusual,
+            self.sources,
         )

@@ -23,7 +23,7 @@ from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.generators import Recorded
 from aigc_cli.io.images import ImageFault, Reason, from_pil
-from aigc_cli.io.results import SCHEMAS
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.io.shards import batched
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
@@ -117,7 +117,7 @@ class Scorer:
         self._engine = self._engines.choose(0)
         self._largest = BATCH  # images that fit into the device's memory at a time, as far as is known
         self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
-        self._transform = model.judge.backbone.transform
+        self._fitted = model.judge.backbone.preprocessing.fitted
 
     @classmethod
     def load(cls, model: str | Path | None = None, device: str = "auto", engine: str = "auto") -> "Scorer":
@@ -201,7 +201,7 @@ class Scorer:
             decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
         except ImageFault as fault:
             return ImageFault(fault.reason)  # a new one: that one holds on to the bytes of the file
-        begun = self._engine.each(self._transform(decoded.image))
+        begun = self._engine.each(self._fitted(decoded.pixels))
         return Loaded(begun, decoded.width, decoded.height, decoded.note, decoded.recorded)
 
     def _batch_rows(self, loaded: Sequence[tuple[Entry, Loaded | ImageFault]], texts: Texts) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from aigc_cli.errors import AigcError
-from aigc_cli.recipe import Recipe, checked, find_recipe, read_recipe, read_yaml
+from aigc_cli.recipe import Recipe, checked, find_recipe, read_recipe
+from aigc_cli.strict_yaml import read_yaml
 
 Variants = Mapping[str, Mapping[str, Any]]
 

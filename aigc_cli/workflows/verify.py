@@ -11,7 +11,8 @@ from typing import Any
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.folders import list_images
-from aigc_cli.io.results import ERROR_BARS, iter_rows, read_metadata
+from aigc_cli.io.results import iter_rows, read_metadata
+from aigc_cli.io.schemas import ERROR_BARS
 from aigc_cli.io.text import printable
 from aigc_cli.io.thumbnails import Finder
 from aigc_cli.progress import Progress, Silent

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from harness import aigc, process
 
-from aigc_cli.io.results import SCHEMAS, iter_rows, write_table
+from aigc_cli.io.results import iter_rows, write_table
+from aigc_cli.io.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 

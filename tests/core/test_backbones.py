@@ -113,7 +113,8 @@ def test_pixels_are_those_of_open_clip_itself(
     ours = load_backbone(f"local-dir:{folder}").transform
     found = ours(image)
     assert found.shape == (3, 32, 32)
-    assert torch.equal(found, preprocess(image))
+    levels = (found - preprocess(image)) * torch.tensor(config["preprocess_cfg"]["std"])[:, None, None] * 255
+    assert levels.abs().max() < 1.001  # PyTorch's resampling beside Pillow's
 
 
 def test_the_preprocessing_is_what_the_folder_says(tiny: Backbone) -> None:

@@ -34,7 +34,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _pixels(backbone: Backbone, n: int = 3) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(3, *backbone.preprocessing.size, generator=generator) for _ in range(n)]
+    size = (*backbone.preprocessing.size, 3)
+    return [torch.randint(256, size, dtype=torch.uint8, generator=generator) for _ in range(n)]
 
 
 def _features(chosen: engines.Engine, pixels: list[torch.Tensor]) -> ImageFeatures:
@@ -51,7 +52,7 @@ def test_every_engine_has_the_features_of_a_plain_batch(name: str, tiny: Backbon
         pytest.importorskip("openvino")
     pixels = _pixels(tiny)
     with torch.inference_mode():
-        expected = tiny.encode_image(torch.stack(pixels))
+        expected = tiny.encode_image(tiny.preprocessing.scaled(torch.stack(pixels)))
     found = _features(Engines(tiny, name).choose(EXPORT_PAYS), pixels)
     assert found.embedding.shape == (3, tiny.embed_dim)
     assert found.levels.shape == (3, tiny.level_dim())
@@ -75,7 +76,9 @@ def test_a_graph_is_exported_once_and_again_when_it_is_damaged(
 ) -> None:
     exports = []
     export = engines._export
-    monkeypatch.setattr(engines, "_export", lambda backbone: (exports.append(backbone), export(backbone))[1])
+    monkeypatch.setattr(
+        engines, "_export", lambda backbone, dynamo: (exports.append(dynamo), export(backbone, dynamo))[1]
+    )
     compiled(tiny, "onnx")
     compiled(tiny, "onnx")
     assert len(exports) == 1
@@ -130,7 +133,7 @@ def test_a_missing_package_is_named(cache: Path, tiny: Backbone, monkeypatch: py
     def missing(name: str) -> None:
         raise ImportError(f"No module named '{name}'")
 
-    monkeypatch.setattr(engines, "_export", lambda backbone: b"")
+    monkeypatch.setattr(engines, "_export", lambda backbone, dynamo: b"")
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(EnvironmentProblem, match="No module named 'openvino'") as raised:
         compiled(tiny, "openvino")
@@ -156,3 +159,20 @@ def test_an_unknown_engine_or_another_device_is_refused(tiny: Backbone) -> None:
     with pytest.raises(AigcError, match="--device cpu beside --engine onnx"):
         Engines(tiny, "onnx")
     assert Engines(tiny).choose(EXPORT_PAYS).name == "eager"
+
+
+def test_a_network_that_cannot_be_traced_is_analysed(
+    cache: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export, tried = torch.onnx.export, []
+
+    def only_dynamo(*given: Any, **named: Any) -> Any:
+        tried.append(named["dynamo"])
+        if not named["dynamo"]:
+            raise RuntimeError("no such operator")
+        return export(*given, **named)
+
+    monkeypatch.setattr(torch.onnx, "export", only_dynamo)
+    pixels = _pixels(tiny)
+    assert _gap(_features(compiled(tiny, "onnx"), pixels), _features(Engines(tiny).choose(0), pixels)) < 1e-4
+    assert tried == [False, True]

@@ -110,36 +110,38 @@ def test_a_view_is_the_same_twice_and_unlike_every_other(tiny: Backbone, paths: 
 
 
 def test_the_evaluation_view_is_the_image_itself(noise_image: Image.Image) -> None:
-    assert augment(noise_image, "0" * 64, EVALUATION, VIEWS) is noise_image
+    pixels = np.array(noise_image)
+    assert augment(pixels, "0" * 64, EVALUATION, VIEWS) is pixels
 
 
 @pytest.mark.parametrize("least", [0.25, 0.8, 1.0])
 def test_a_view_keeps_the_aspect_and_enough_of_the_area(least: float) -> None:
-    image = Image.new("RGB", (300, 200))
+    image = np.zeros((200, 300, 3), np.uint8)
     shares = []
     for view in range(40):
-        found = augment(image, f"{view:064x}"[::-1], view, ViewSettings(least, False))
-        assert found.width / found.height == pytest.approx(1.5, rel=0.02)
-        shares.append(found.width * found.height / 60_000)
+        height, width, _ = augment(image, f"{view:064x}"[::-1], view, ViewSettings(least, False)).shape
+        assert width / height == pytest.approx(1.5, rel=0.02)
+        shares.append(width * height / 60_000)
     assert min(shares) >= least - 0.02
     assert max(shares) <= 1
     assert (max(shares) - min(shares) > 0.1) == (least < 1)
 
 
 def test_half_of_the_views_are_mirrored_where_that_is_asked_for() -> None:
-    image = Image.fromarray(np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(9, axis=0))
+    image = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(9, axis=0)
     for flip, low, high in ((False, 0, 0), (True, 30, 70)):
         settings = ViewSettings(1.0, flip)
-        views = [np.asarray(augment(image, f"{view:064x}", view, settings)) for view in range(100)]
+        views = [augment(image, f"{view:064x}", view, settings) for view in range(100)]
         assert low <= sum(int(view[0, 0, 0]) > int(view[0, -1, 0]) for view in views) <= high
 
 
 def test_views_do_not_depend_on_the_run(noise_image: Image.Image) -> None:
     """Pinned: a view that an earlier version stored must be this one, or FORMAT_VERSION goes up."""
-    found = augment(noise_image, "c0ffee" + "0" * 58, 3, ViewSettings(0.5, True))
-    assert found.size == (47, 28)
+    pixels = np.array(noise_image)
+    found = augment(pixels, "c0ffee" + "0" * 58, 3, ViewSettings(0.5, True))
+    assert found.shape == (28, 47, 3)
     assert sha256(found.tobytes()).hexdigest().startswith("3c81e23ba428ca75")
-    other = augment(noise_image, "decade" + "0" * 58, 3, ViewSettings(0.5, True))
+    other = augment(pixels, "decade" + "0" * 58, 3, ViewSettings(0.5, True))
     assert other.tobytes() != found.tobytes()
 
 
@@ -325,6 +327,25 @@ def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkey
     monkeypatch.setattr(tiny, "text_from_boundary", text_from_boundary)
     assert features.embed(["c", "a", "c", "c"]).shape == (4, 32)
     assert sizes == [2]
+
+
+def test_embeddings_of_prompts_are_stored_and_do_not_depend_on_their_neighbours(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = TextFeatures(tiny, ALL, ["a red fox"]).embed(["a red fox"])
+    TextFeatures(tiny, ALL, ["a long sentence of many words", "a red fox"], tmp_path)
+    counted: list[int] = []
+    original = tiny.text_boundary
+
+    def text_boundary(tokens: Tensor, boundary: int) -> dict[str, Tensor]:
+        counted.append(len(tokens))
+        return original(tokens, boundary)
+
+    monkeypatch.setattr(tiny, "text_boundary", text_boundary)
+    again = TextFeatures(tiny, ALL, ["a red fox", "a blue house"], tmp_path)
+    assert counted == [1]  # the house
+    assert torch.equal(again.embed(["a red fox"]), alone)
+    assert torch.equal(again.embed(["a blue house"]), TextFeatures(tiny, ALL, ["a blue house"]).embed(["a blue house"]))
 
 
 # --- the store's limit

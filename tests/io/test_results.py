@@ -13,10 +13,6 @@ import pytest
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.results import (
-    LATER,
-    SCHEMA_VERSION,
-    SCHEMAS,
-    Kind,
     TableWriter,
     clean,
     iter_rows,
@@ -26,12 +22,13 @@ from aigc_cli.io.results import (
     scale_of,
     write_table,
 )
+from aigc_cli.io.schemas import LATER, SCHEMA_VERSION, SCHEMAS, Kind
 
 EXPECTED = {
     "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
     "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason "
-    "quality_low:f quality_high:f consistency_low:f consistency_high:f out_of_domain:f quality_percentile:f "
-    "consistency_percentile:f prompt_raw model sampler steps:i cfg:f seed",
+    "prompt_raw model sampler steps:i cfg:f seed quality_low:f quality_high:f consistency_low:f consistency_high:f "
+    "out_of_domain:f quality_percentile:f consistency_percentile:f",
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
     "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
     "saturated_q:f saturated_c:f unused_q:f unused_c:f",
@@ -213,19 +210,6 @@ def test_rows_come_back_with_their_further_columns(suffix: str, tmp_path: Path) 
     assert list(iter_rows(path)) == [dict.fromkeys(SCHEMAS["scores"].names) | row]
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_a_table_of_an_earlier_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Error bars, images' own prompts and settings became columns later; they are null."""
-    path, names = tmp_path / f"t{suffix}", SCHEMAS["scores"].names
-    old = pa.schema([field for field in SCHEMAS["scores"] if field.name not in LATER])
-    assert set(names[len(old) :]) == LATER
-    row = {"name": "a", "status": "ok", "quality": 2.5}
-    with monkeypatch.context() as patch:
-        patch.setitem(SCHEMAS, "scores", old)
-        write_table(path, "scores", [row], {})
-    assert list(iter_rows(path)) == [dict.fromkeys(names) | row]
-
-
 # --- tables of scores that others may have written
 
 
@@ -244,10 +228,12 @@ def refusal(path: Path) -> str:
 
 def test_a_cell_too_many_is_named_with_its_line(tmp_path: Path) -> None:
     """Else a comma in a prompt would move every score after it into another column."""
-    path = scores(tmp_path / "t.csv")
+    path, names = scores(tmp_path / "t.csv"), SCHEMAS["scores"].names
     path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("a,", "a,b,", 1) + "\n")
-    columns = len(SCHEMAS["scores"])
-    assert refusal(path) == f"Expected a CSV table at {path}, found {columns + 1} cells instead of {columns} in line 3."
+    assert (
+        refusal(path)
+        == f"Expected a CSV table at {path}, found {len(names) + 1} cells instead of {len(names)} in line 3."
+    )
 
 
 def test_columns_that_are_not_there_or_twice(tmp_path: Path) -> None:
@@ -382,3 +368,24 @@ def test_splits_that_are_none(tmp_path: Path) -> None:
     path.write_text("no JSON\n")
     with pytest.raises(AigcError, match="Expected a JSON lines table"):
         read_splits(path)
+
+
+# --- tables of earlier versions
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_table_of_the_first_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables were written before images' own prompts and settings were columns; those are null."""
+    path, names = tmp_path / f"t{suffix}", SCHEMAS["scores"].names
+    old = pa.schema([field for field in SCHEMAS["scores"] if field.name not in LATER])
+    assert [name for name in names if name in LATER] == names[-len(LATER) :]
+    row = {"name": "a", "status": "ok", "quality": 2.5}
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "scores", old)
+        write_table(path, "scores", [row], {})
+    assert list(iter_rows(path)) == [dict.fromkeys(names) | row]
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "scores", old.remove(0))
+        write_table(tmp_path / f"bad{suffix}", "scores", [{"status": "ok"}], {})
+    with pytest.raises(AigcError, match="no column name"):
+        list(iter_rows(tmp_path / f"bad{suffix}"))

@@ -9,7 +9,8 @@ import pytest
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io import files
-from aigc_cli.io.results import SCHEMAS, TableWriter
+from aigc_cli.io.results import TableWriter
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.io.shards import DONE, INPUT_SCHEMA, INPUTS, SETTINGS, Parts, batched
 
 

@@ -14,8 +14,9 @@ from aigc_cli.core import metrics
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.training import Data
 from aigc_cli.errors import AigcError, Interrupted
-from aigc_cli.io.results import SCHEMAS, read_rows
+from aigc_cli.io.results import read_rows
 from aigc_cli.io.samples import Sample
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, resolve
 from aigc_cli.workflows import ablate as ablation

@@ -15,8 +15,9 @@ from aigc_cli import Scorer
 from aigc_cli.errors import AigcError, Interrupted
 from aigc_cli.io.checkpoints import CALIBRATION, DESCRIPTION, WEIGHTS, load_checkpoint, save_checkpoint
 from aigc_cli.io.demo import demo_samples
-from aigc_cli.io.results import ERROR_BARS, iter_rows, read_rows
+from aigc_cli.io.results import iter_rows, read_rows
 from aigc_cli.io.samples import Sample
+from aigc_cli.io.schemas import ERROR_BARS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Resolved, resolve
 from aigc_cli.workflows import calibrate as module

@@ -9,7 +9,8 @@ import pytest
 
 from aigc_cli.core.metrics import UNTOLD, mean_estimate
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import SCHEMAS, TableWriter, iter_rows, read_rows
+from aigc_cli.io.results import TableWriter, iter_rows, read_rows
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.workflows.compare import Comparison, compare
 
 Rows = list[dict[str, Any]]

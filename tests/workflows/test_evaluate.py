@@ -15,8 +15,9 @@ from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.metrics import METRICS
 from aigc_cli.errors import AigcError
 from aigc_cli.io.images import decode
-from aigc_cli.io.results import SCHEMAS, read_rows
+from aigc_cli.io.results import read_rows
 from aigc_cli.io.samples import Sample
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.evaluate import EvalResult, evaluate

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import SCHEMAS, TableWriter, iter_rows, read_metadata, write_table
+from aigc_cli.io.results import TableWriter, iter_rows, read_metadata, write_table
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.workflows.picking import Choice, Picks, choose, files_of, pick, write_picks
 
 

@@ -17,8 +17,9 @@ from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.features import digest_of
 from aigc_cli.core.metrics import METRICS
 from aigc_cli.errors import AigcError, Diverged
-from aigc_cli.io.results import SCHEMAS, read_rows, write_table
+from aigc_cli.io.results import read_rows, write_table
 from aigc_cli.io.samples import Sample
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Resolved, resolve
 from aigc_cli.workflows import crossval

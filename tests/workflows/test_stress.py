@@ -12,8 +12,9 @@ from test_ablate import write_table
 
 from aigc_cli.core.perturb import PERTURBATIONS
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import SCHEMAS, read_rows
+from aigc_cli.io.results import read_rows
 from aigc_cli.io.samples import Sample
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.ratings import Source

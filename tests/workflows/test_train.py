@@ -21,8 +21,9 @@ from aigc_cli.core.hints import factor_notes
 from aigc_cli.core.metrics import METRICS
 from aigc_cli.errors import AigcError, Diverged
 from aigc_cli.io.checkpoints import load_checkpoint
-from aigc_cli.io.results import SCHEMAS, read_rows
+from aigc_cli.io.results import read_rows
 from aigc_cli.io.samples import Sample
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
 from aigc_cli.workflows import ratings
