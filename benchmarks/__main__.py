@@ -78,7 +78,8 @@ def report(rows: list[Row], cores: int) -> str:
         "- Both sides of a ratio take turns in one process group and get every core; median and spread are of rounds.",
         "- The plain training loop is timed for one epoch; its 20 epochs are 20 times that.",
         "- A short run (`--short`, in continuous integration) fails where less than half of a target is reached: on "
-        "ratios alone, never on seconds, and not on the share of the matrix products, which no engine can reach everywhere.",
+        "ratios alone, never on seconds, and not on the share of the matrix products, which no engine can reach "
+        "everywhere.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * len(HEADER),

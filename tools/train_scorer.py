@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--recipe", default="medium")
+    parser.add_argument("--recipe", default="scorer")
     parser.add_argument("--run", type=Path, help="keep the run in this folder, or use the one that is there")
     parser.add_argument("--calibrate-folds", type=int, default=0, help="error bars from so many further trainings")
     parser.add_argument("--calibrate-from", type=Path, help="error bars from such trainings, see `aigc train`")

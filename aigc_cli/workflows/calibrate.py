@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.calibration import FEWEST_IMAGES, FEWEST_PROMPTS, LEVEL, Calibration, calibrate
+from aigc_cli.core.calibration import FEWEST_IMAGES, FEWEST_PROMPTS, LEVEL, Calibration, calibrate, enough
 from aigc_cli.core.domain import features_of
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.splits import grouped_folds
@@ -168,10 +168,12 @@ class Calibrated:
 def calibrated(judge: Judge, data: Data, trained: Sequence[int], held_out: HeldOut, recipe: Recipe) -> Calibrated:
     """The error bars of `judge`, which was trained on rows `trained` of `data`."""
     human = dict(zip(TARGETS, data.targets.cpu().double().numpy().T, strict=True))
-    features = features_of(judge, data, range(len(data.prompts)))
-    found = calibrate(features, data.prompts, trained, held_out.predicted, human, held_out.out_of_domain)
     said: dict[str, Any] = {"level": LEVEL, "held_out": held_out.origin, "targets": {}, "notes": []}
     least = f"at least {FEWEST_IMAGES} of {FEWEST_PROMPTS} prompts are needed"
+    found = None
+    if enough(len(trained), [data.prompts[row] for row in trained]):
+        features = features_of(judge, data, range(len(data.prompts)))
+        found = calibrate(features, data.prompts, trained, held_out.predicted, human, held_out.out_of_domain)
     if found is None:
         said["notes"].append(f"no error bars: trained on {len(trained)} images, {least}")
         return Calibrated(None, said, held_out.rows)

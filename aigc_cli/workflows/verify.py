@@ -23,8 +23,9 @@ TOLERANCE = 1e-3  # MOS; batches and engines move scores by a tenth of it at mos
 COMPARED = ("model_hash", "backbone", "backbone_hash", "preprocessing", "mos_min", "mos_max")
 LATER = ("calibration",)  # what tables of earlier versions don't say
 SCORES = ("quality", "consistency")
-BARS_TOLERANCE = 0.02  # MOS of an interval, a share of a distance or a percentile
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
+BARS = tuple(name for name in ERROR_BARS if not name.endswith("percentile"))  # the scores fix those
+BARS_TOLERANCE = 0.02  # MOS of an interval, or a share of a distance
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,8 @@ def _change(row: Mapping[str, Any], again: Mapping[str, Any]) -> float | str:
     if any((one is None) != (other is None) for one, other in pairs):
         return "has a score now where it had none, or none where it had one"
     largest = max((abs(one - other) for one, other in pairs if one is not None), default=0.0)
-    for name in ERROR_BARS:
+    for name in BARS:
         one, other = row.get(name), again[name]
-        percent = 100 if name.endswith("percentile") else 1
-        if one is not None and (other is None or not abs(one - other) <= BARS_TOLERANCE * percent):
+        if one is not None and (other is None or not abs(one - other) <= BARS_TOLERANCE):
             return f"its {name} is {one:.3f} in the table, {'none' if other is None else f'{other:.3f}'} now"
     return largest if math.isfinite(largest) else "has a score that is no number"
