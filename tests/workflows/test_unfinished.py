@@ -121,7 +121,7 @@ def test_an_unfinished_training_is_not_begun_anew(
     assert caught.value.message == f"The training in {begun} is not finished."
     assert caught.value.hint == f"Go on with `aigc train --resume {begun}`, or add --overwrite."
     assert go(resolved, source, begun, overwrite=True).kept_epoch == 2
-    assert sorted(path.suffix for path in begun.iterdir() if path.is_file()) == [".json", *[".parquet"] * 3, ".yaml"]
+    assert sorted(path.suffix for path in begun.iterdir() if path.is_file()) == [".json", *[".parquet"] * 4, ".yaml"]
 
 
 def test_what_was_there_stays_until_the_new_results_are_whole(
