@@ -58,7 +58,7 @@ def test_paths_alone(table: Path) -> None:
 
 
 def test_a_path_of_two_lines_needs_null(tmp_path: Path) -> None:
-    row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "a", "path": "a\nb", "status": "ok", "quality": 1.0}
+    row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "a\nb", "path": "a\nb", "status": "ok", "quality": 1.0}
     write_table(tmp_path / "s.parquet", "scores", [row], {})
     assert aigc("pick", "s.parquet", "--paths").err.startswith("aigc: Expected paths of one line each")
     assert aigc("pick", "s.parquet", "--null").out == "a\nb\0"

@@ -27,7 +27,7 @@ from aigc_cli.io.demo import demo_samples
 from aigc_cli.workflows import models, score, train, unfinished
 
 IMAGES = 8
-PATIENCE = 60  # seconds; a training may be asked for a million epochs, and that is no fault
+PATIENCE = 120  # seconds; a training may be asked for a million epochs, and that is no fault
 WRITING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "shutil.rmtree"}
 
 

@@ -1,6 +1,6 @@
 """Scoring that is killed again and again: the table is that of one go, and no half of a file is ever seen.
 
-Repeat a failure with AIGC_TEST_SEED set to the number that it printed.
+Repeat a failure with KILL_SEED set to the number that it printed.
 """
 
 import csv
@@ -20,8 +20,8 @@ KILLS = 20
 def test_twenty_kills(
     tiny_model: Path, many: Callable[..., Path], demo: list[Sample], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    seed = int(os.environ.get("AIGC_TEST_SEED") or random.SystemRandom().randrange(10**6))
-    print(f"AIGC_TEST_SEED={seed}")
+    seed = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(10**6))
+    print(f"KILL_SEED={seed}")
     images, place = many(48), tmp_path / "place"
     place.mkdir()
     for name in ("003.jpg", "017.jpg"):

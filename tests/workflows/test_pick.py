@@ -141,6 +141,10 @@ def test_the_files_of_rows(tmp_path: Path) -> None:
             files_of([row(name, 1.0)], tmp_path)
     with pytest.raises(AigcError, match="Expected a path"):
         files_of([row("b.png", 1.0, path=None)])
+    for path in ("/etc/passwd", "x/ab.png", "b.png/x", ""):  # what is moved is what is shown
+        with pytest.raises(AigcError, match=r"Expected a path .*b\.png"):
+            files_of([row("b.png", 1.0, path=path)])
+    assert files_of([row("x/b.png", 1.0, path="/images/x/b.png")]) == [Path("/images/x/b.png")]
 
 
 def test_a_table_without_rows_picks_nothing(tmp_path: Path) -> None:

@@ -63,6 +63,24 @@ def test_what_was_just_scored_is_verified(
     assert verify(path, n=5).checked == 5
 
 
+def test_without_a_folder_the_paths_of_the_table_are_followed(
+    table: Callable[[str], Path], verify: Callable[..., Verification]
+) -> None:
+    """Though they are shown with escapes where a terminal must not see what they hold."""
+    found = verify(table("parquet"), images=None)
+    assert (found.checked, found.problems) == (12, [])
+
+
+def test_a_prompt_that_csv_had_to_rewrite_is_not_checked(
+    tiny_model: Path, images: Path, tmp_path: Path, verify: Callable[..., Verification]
+) -> None:
+    for suffix, checked in (("csv", 0), ("parquet", 12)):
+        path = tmp_path / f"t.{suffix}"
+        score_folder(images, path, model=tiny_model, device="cpu", prompt="a \x1b[31m fox")
+        found = verify(path)
+        assert (found.checked, found.problems) == (checked, [])
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_score_that_moved(suffix: str, table: Callable[[str], Path], verify: Callable[..., Verification]) -> None:
     path = table(suffix)
