@@ -67,10 +67,11 @@ class PlainLoop:
 def score(images: Images, rounds: int) -> list[Row]:
     """Rows of parts `score` and `limits`."""
     n = len(images.paths)
-    loop = PlainLoop(load_backbone("mini"), images)
     begun = time.perf_counter()
     engines = {"onnx": Scorer.load(device="cpu", engine="onnx")}
     made = time.perf_counter() - begun
+    shipped = engines["onnx"].model.recipe
+    loop = PlainLoop(load_backbone(shipped.backbone, shipped.image_size), images)
     engines["eager"] = Scorer.load(device="cpu", engine="eager")
     with contextlib.suppress(Exception):
         engines["openvino"] = Scorer.load(device="cpu", engine="openvino")
