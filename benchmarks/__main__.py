@@ -54,7 +54,7 @@ def main() -> int:
 def measured(parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path) -> list[Row]:
     """The rows of `parts`, each printed when it is there."""
     rounds = 1 if short else 5
-    pictures = images(scratch, 128 if short else 384, given)
+    pictures = images(scratch, 192 if short else 384, given)
     runs = {
         "score": lambda: score(pictures.first(64 if short else 320), 2 if short else rounds),
         "train": lambda: train(pictures, scratch, short),
@@ -77,9 +77,8 @@ def report(rows: list[Row], cores: int) -> str:
         "- " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         "- Both sides of a ratio take turns in one process group and get every core; median and spread are of rounds.",
         "- The plain training loop is timed for one epoch; its 20 epochs are 20 times that.",
-        "- A short run (`--short`, in continuous integration) fails where less than half of a target is reached: on "
-        "ratios alone, never on seconds, and not on the share of the matrix products, which no engine can reach "
-        "everywhere.",
+        "- A short run (`--short`, in continuous integration) fails where less than half of a target is reached; on "
+        "ratios alone, never on seconds, and not on the share of the matrix products: no engine reaches it everywhere.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * len(HEADER),

@@ -24,6 +24,7 @@ def test_the_sides_take_turns() -> None:
         (Row("p", "w", [1.3], 1.1, at_least=False), "no", False),
         (Row("p", "w", [2.3], 1.1, at_least=False), "no", True),
         (Row("p", "w", [0.1]), "-", False),
+        (Row("p", "w", [0.1], 4.0, firm=False), "no", False),
     ],
 )
 def test_only_a_ratio_of_less_than_half_its_target_is_far_off(row: Row, met: str, far: bool) -> None:
@@ -35,3 +36,11 @@ def test_the_report_has_a_line_for_each_row() -> None:
     text = report([Row("score", "plain over ours", [3.0, 5.0, 9.0], 4.0, note="few images")], cores=2)
     assert "| score | plain over ours | 5 x | 3 - 9 | >= 4 x | yes | few images |" in text
     assert "torch " in text
+    assert "falls short" not in text
+
+
+def test_the_report_says_what_falls_short_and_why() -> None:
+    rows = [Row("score", "plain over ours", [3.0], 4.0, why="The engine is slow."), Row("cli", "help", [0.3], 0.2)]
+    text = report(rows, cores=2)
+    assert "- plain over ours: 75% of the target. The engine is slow." in text
+    assert "- help" in report([Row("cli", "help", [0.3], 0.2, at_least=False, unit="s")], cores=2)

@@ -31,7 +31,7 @@ from aigc_cli.io.store import cache_folder
 from aigc_cli.io.weights import tensors_digest
 from aigc_cli.progress import Progress, Silent
 
-EXPORT_PAYS = 100  # images; below it, exporting (half a second, once for each model) takes longer than it saves
+EXPORT_PAYS = 200  # images; below it, exporting (half a second, once for each model) takes longer than it saves
 TOLERANCE = 1e-3  # of the largest feature: an engine that differs by more is not the same network
 
 _Run = Callable[[Tensor], ImageFeatures]  # of one fitted image

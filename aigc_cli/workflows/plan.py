@@ -20,6 +20,7 @@ from aigc_cli.io.text import printable
 from aigc_cli.workflows.scorer import BATCH, Entry, Scorer, prompt_or_none
 
 SHOWN = 5
+AT_ONCE = 4096  # entries as Python objects twice; of a large folder all at once would be seen in the peak of memory
 _NO_FILE = (None, None)
 
 
@@ -84,6 +85,11 @@ def settings_of(scorer: Scorer, folder: Path) -> dict[str, str]:
 
 def inputs_of(entries: Sequence[Entry]) -> pa.Table:
     """The entries with size and time of change of their files, null where there is no regular file."""
+    parts = [_inputs(entries[start : start + AT_ONCE]) for start in range(0, max(1, len(entries)), AT_ONCE)]
+    return pa.concat_tables(parts)
+
+
+def _inputs(entries: Sequence[Entry]) -> pa.Table:
     signatures = [_signature(entry.source) for entry in entries]
     columns = [
         [os.fsencode(entry.name) for entry in entries],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_cli.core import engines
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.towers import UNFROZEN, ClipTextTower, Tower, fold_batch_norm, image_tower
@@ -71,6 +72,15 @@ def test_an_image_tower_cut_anywhere_is_the_whole_network(backbone: Backbone) ->
             torch.testing.assert_close(found.embedding, expected, atol=1e-5, rtol=0)
             torch.testing.assert_close(found.levels, levels, atol=1e-4, rtol=1e-4)
     assert (expected[0] - expected[1]).abs().max() > 1e-4  # two images are told apart: equality means something
+
+
+def test_the_tracing_exporter_knows_every_family(backbone: Backbone) -> None:
+    """What it does not know it would print, graph and all, among the results on stdout."""
+    run = engines._checked(engines._onnx(engines._export(backbone, dynamo=False)), backbone)
+    assert run(torch.zeros(*backbone.preprocessing.size, 3, dtype=torch.uint8)).embedding.shape == (
+        1,
+        backbone.embed_dim,
+    )
 
 
 def test_a_text_tower_cut_anywhere_is_the_whole_network(backbone: Backbone) -> None:
