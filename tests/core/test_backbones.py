@@ -14,7 +14,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -111,10 +111,16 @@ def test_pixels_are_those_of_open_clip_itself(
     image = noise_image.transpose(Image.Transpose.ROTATE_90) if portrait else noise_image
     _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     ours = load_backbone(f"local-dir:{folder}").transform
-    found = ours(image)
-    assert found.shape == (3, 32, 32)
-    levels = (found - preprocess(image)) * torch.tensor(config["preprocess_cfg"]["std"])[:, None, None] * 255
-    assert levels.abs().max() < 1.001  # PyTorch's resampling beside Pillow's
+    std = torch.tensor(config["preprocess_cfg"]["std"])[:, None, None]
+    # Both resample by rows and columns with rounding in between, not always in the same order: in noise, where values
+    # overshoot, that shows; in a smooth image it does not.
+    smooth = image.filter(ImageFilter.GaussianBlur(2))
+    for picture, most, mean in ((image, 16, 0.6), (smooth, 1.001, 0.2)):
+        found = ours(picture)
+        assert found.shape == (3, 32, 32)
+        levels = ((found - preprocess(picture)) * std * 255).abs()
+        assert levels.max() < most
+        assert levels.mean() < mean
 
 
 def test_the_preprocessing_is_what_the_folder_says(tiny: Backbone) -> None:
