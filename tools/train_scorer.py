@@ -33,7 +33,7 @@ CHECKED = 200
 
 
 def ship(run: Path, target: Path) -> None:
-    """Writes the run's checkpoint to `target` in its small form."""
+    """Writes the run's checkpoint to `target` in its small form; of one that is small already nothing changes."""
     checkpoint = load_checkpoint(run)
     tensors = checkpoint.tensors
     eight_bit = frozenset(name for name, t in tensors.items() if name.startswith("backbone.") and t.ndim > 1)
@@ -72,10 +72,11 @@ def main() -> None:
             bars = Calibrating(arguments.calibrate_folds, arguments.calibrate_from)
             train(resolved, source, run, progress=progress, calibrating=bars)
         ship(run, arguments.out)
+        compare(run, arguments.out, arguments.data, arguments.images)
         if arguments.calibrate_from or arguments.calibrate_folds:
             predictions = arguments.calibrate_from or run / PREDICTIONS
             print(calibrate_checkpoint(arguments.out, source, predictions, progress=progress))
-        compare(run, arguments.out, arguments.data, arguments.images)
+            ship(arguments.out, arguments.out)
     if arguments.out == SHIPPED:
         write_sums(SHIPPED.parent)
     for path in (arguments.out / name for name in (WEIGHTS, CALIBRATION, DESCRIPTION)):

@@ -5,7 +5,6 @@ A model's checkpoint is what training leaves; a training's states are what it go
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,21 +61,6 @@ def save_checkpoint(
         if calibration:
             save_tensors(temporary / CALIBRATION, calibration)
         (temporary / DESCRIPTION).write_text(json.dumps(body, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def save_calibration(folder: Path, calibration: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
-    """Gives the checkpoint in `folder` another calibration, which its description then tells of as `said`.
-
-    Raises:
-        AigcError: there is no whole checkpoint.
-        EnvironmentProblem: the disk is full or the place can't be written; everything stays as it is.
-    """
-    description = {**load_checkpoint(folder).description, "calibration": dict(said)}
-    with whole_folder(folder) as temporary:
-        shutil.copyfile(folder / WEIGHTS, temporary / WEIGHTS)
-        if calibration:
-            save_tensors(temporary / CALIBRATION, calibration)
-        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def find_checkpoint(place: Path | None) -> Path:

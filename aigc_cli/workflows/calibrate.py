@@ -1,11 +1,12 @@
 """Error bars of a model: computed at the end of `aigc train` from images whose prompts training did not see."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from aigc_cli.core.backbones import load_backbone
@@ -15,7 +16,7 @@ from aigc_cli.core.judge import Judge
 from aigc_cli.core.splits import grouped_folds
 from aigc_cli.core.training import Data
 from aigc_cli.errors import AigcError
-from aigc_cli.io.checkpoints import save_calibration
+from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.cells import cell_file, load_cell, prediction_rows, read_predictions, save_cell
@@ -72,12 +73,14 @@ class HeldOut:
         predicted: {target: (N,)} on [0, 1]; NaN where an image has none.
         out_of_domain: (N,) as those models saw the images; NaN: as the final one sees them.
         rows: the same as rows of a predictions table, where they are worth keeping.
+        of_folds: whether they are by other models than the one they calibrate, trained the same way.
     """
 
     origin: str
     predicted: Mapping[str, Any]
     out_of_domain: Any
     rows: Sequence[Mapping[str, Any]] = ()
+    of_folds: bool = False
 
 
 def from_part(predicted: Mapping[str, Tensor], rows: Sequence[int], n: int, recipe: Recipe) -> HeldOut:
@@ -149,7 +152,7 @@ def _placed(
     if wrong or len(readable) < n:
         what = f"other scores of {wrong[0]}" if wrong else f"{len(readable)} of {n} images"
         raise AigcError(f"Expected {origin} to be of the images to train on, found {what}.", "Is it the same --data?")
-    return HeldOut(origin, columns, unusual, list(rows) if keep else ())
+    return HeldOut(origin, columns, unusual, list(rows) if keep else (), of_folds=True)
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,35 @@ class Calibrated:
         return self.calibration.tensors() if self.calibration else {}
 
 
+def lifted(judge: Judge, held_out: HeldOut, human: Any) -> tuple[HeldOut, float]:
+    """Takes out of consistency what all its scores of new prompts have in common.
+
+    The cosine of a prompt seen in training is higher than that of a new one, so on new prompts consistency lies too low
+    as a whole (0.5 MOS for the shipped scorer). Models of folds show by how much, and `b` of the base takes it up; the
+    order of scores stays.
+
+    Args:
+        human: (N,) consistency on [0, 1], NaN where nobody rated.
+
+    Returns:
+        the held-out scores as such models would have given them, and what was added, on [0, 1]; 0 without
+        folds or a base.
+    """
+    if not held_out.of_folds or not judge.heads.config.residual:
+        return held_out, 0.0
+    error = human - held_out.predicted["consistency"]
+    added = float(np.nanmean(error)) if np.isfinite(error).any() else 0.0
+    with torch.no_grad():
+        judge.heads.b.add_(added)
+    predicted = {**held_out.predicted, "consistency": held_out.predicted["consistency"] + added}
+    return replace(held_out, predicted=predicted), added
+
+
 def calibrated(judge: Judge, data: Data, trained: Sequence[int], held_out: HeldOut, recipe: Recipe) -> Calibrated:
-    """The error bars of `judge`, which was trained on rows `trained` of `data`."""
+    """The error bars of `judge`, which was trained on rows `trained` of `data`; its consistency is `lifted`."""
     human = dict(zip(TARGETS, data.targets.cpu().double().numpy().T, strict=True))
-    said: dict[str, Any] = {"level": LEVEL, "held_out": held_out.origin, "targets": {}, "notes": []}
+    held_out, added = lifted(judge, held_out, human["consistency"])
+    said: dict[str, Any] = {"level": LEVEL, "held_out": held_out.origin, "lift": added, "targets": {}, "notes": []}
     least = f"at least {FEWEST_IMAGES} of {FEWEST_PROMPTS} prompts are needed"
     found = None
     if enough(len(trained), [data.prompts[row] for row in trained]):
@@ -194,9 +222,17 @@ def calibrated(judge: Judge, data: Data, trained: Sequence[int], held_out: HeldO
 
 
 def calibrate_checkpoint(
-    place: Path, source: Source, predictions: Path, *, progress: Progress, device: str = "auto", cache: bool = True
+    place: Path,
+    source: Source,
+    predictions: Path,
+    *,
+    progress: Progress,
+    device: str = "auto",
+    cache: bool = True,
 ) -> dict[str, Any]:
-    """Gives a model that was trained on `source` its error bars, from predictions of the same recipe; its weights stay.
+    """Gives a model that was trained on `source` its error bars, from predictions of the same recipe.
+
+    Of its weights only the base of consistency changes, see `lifted`; what an earlier call added is taken back first.
 
     Returns:
         what its description says of them.
@@ -211,6 +247,13 @@ def calibrate_checkpoint(
     data = training_data(images, judge.freezing, rated, recipe)
     seen = set(model.checkpoint.description.get("prompts", {}).get("train", ()))
     trained = [row for row, prompt in enumerate(data.prompts) if prompt_digest(prompt) in seen]
+    if judge.heads.config.residual:
+        with torch.no_grad():
+            judge.heads.b.sub_(model.checkpoint.description.get("calibration", {}).get("lift", 0.0))
     found = calibrated(judge, data, trained, from_predictions(predictions, rated, recipe), recipe)
-    save_calibration(model.checkpoint.folder, found.tensors(), found.description)
+    tensors = dict(model.checkpoint.tensors)
+    if judge.heads.config.residual:
+        tensors["heads.b"] = judge.heads.b.detach().to(tensors["heads.b"].dtype)
+    description = {**model.checkpoint.description, "calibration": found.description}
+    save_checkpoint(model.checkpoint.folder, tensors, description, calibration=found.tensors())
     return found.description

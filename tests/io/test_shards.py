@@ -19,7 +19,13 @@ def row(name: str) -> dict[str, Any]:
 
 
 def inputs(*names: str) -> pa.Table:
-    columns = {"name": [name.encode() for name in names], "prompt": None, "prompt_source": None, "size": 1}
+    columns = {
+        "name": [name.encode() for name in names],
+        "prompt": None,
+        "prompt_source": None,
+        "sidecar": None,
+        "size": 1,
+    }
     rows = len(names)
     values = {key: value if isinstance(value, list) else [value] * rows for key, value in columns.items()}
     return pa.table({**values, "mtime_ns": [2] * rows}, schema=INPUT_SCHEMA)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rated import write_table
 
 from aigc_cli import Scorer
@@ -24,6 +25,7 @@ from aigc_cli.workflows import calibrate as module
 from aigc_cli.workflows.ablate import ablate
 from aigc_cli.workflows.calibrate import Calibrating, calibrate_checkpoint
 from aigc_cli.workflows.evaluate import evaluate
+from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.protocol import Plan, cross_validate
 from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.score import score_folder
@@ -139,8 +141,7 @@ def test_scores_are_the_same_bits_with_and_without_bars(
     folds: TrainResult, resolved: Resolved, source: Source, samples: list[Sample], tmp_path: Path
 ) -> None:
     plain = go(resolved, source, tmp_path / "run").run
-    names = [WEIGHTS]
-    assert all((plain / "checkpoint" / n).read_bytes() == (folds.run / "checkpoint" / n).read_bytes() for n in names)
+    assert_same_but_lifted(plain, folds.run)
     bare = tmp_path / "bare"
     shutil.copytree(folds.run / "checkpoint", bare)
     (bare / CALIBRATION).unlink()
@@ -149,6 +150,13 @@ def test_scores_are_the_same_bits_with_and_without_bars(
     assert one[others].equals(other[others])
     assert other[list(ERROR_BARS)].isna().all(axis=None)
     assert load_checkpoint(bare).digest == load_checkpoint(folds.run).digest
+
+
+def assert_same_but_lifted(plain: Path, other: Path) -> None:
+    """All weights are the same, but for the base of consistency."""
+    one, two = load_checkpoint(plain).tensors, load_checkpoint(other).tensors
+    assert one.keys() == two.keys()
+    assert {name for name in one if not torch.equal(one[name], two[name])} == {"heads.b"}
 
 
 def test_earlier_predictions_give_the_same_bars(
@@ -233,9 +241,9 @@ def test_bars_can_be_added_to_a_checkpoint(
     folds: TrainResult, resolved: Resolved, source: Source, samples: list[Sample], tmp_path: Path
 ) -> None:
     plain = go(resolved, source, tmp_path / "run").run
-    before = (plain / "checkpoint" / WEIGHTS).read_bytes()
+    before = shutil.copytree(plain, tmp_path / "before")
     said = calibrate_checkpoint(plain, source, folds.run, progress=Silent(), device="cpu")
-    assert (plain / "checkpoint" / WEIGHTS).read_bytes() == before
+    assert_same_but_lifted(before, plain)
     one, other = load_checkpoint(plain).calibration, load_checkpoint(folds.run).calibration
     assert all(np.allclose(one[name].numpy(), other[name].numpy(), atol=1e-4) for name in other)
     assert load_checkpoint(plain).description["calibration"] == said
@@ -333,3 +341,20 @@ def test_a_calibration_of_another_model_is_an_error(folds: TrainResult, tmp_path
         save_checkpoint(tmp_path / str(i), found.tensors, found.description, calibration=tensors)
         with pytest.raises(AigcError, match="Expected a calibration that fits the model"):
             Scorer.load(tmp_path / str(i), "cpu")
+
+
+def test_consistency_is_lifted_by_what_all_folds_lack(
+    folds: TrainResult, resolved: Resolved, source: Source, tmp_path: Path
+) -> None:
+    """The mean error on prompts that no model saw is taken up by the base, once, however often it is asked for."""
+    run = shutil.copytree(folds.run, tmp_path / "run")
+    model = load_model(run, "cpu")
+    added = model.checkpoint.description["calibration"]["lift"]
+    rows = read_rows(run / "predictions.parquet")
+    error = [row["human_consistency"] - row["consistency"] for row in rows if row["human_consistency"] is not None]
+    assert added == pytest.approx(np.mean(error) / (resolved.recipe.mos_max - resolved.recipe.mos_min), abs=1e-6)
+    assert abs(added) > 1e-4
+    before = model.judge.heads.b.item()
+    said = calibrate_checkpoint(run, source, run, progress=Silent(), device="cpu")
+    assert said["lift"] == pytest.approx(added, abs=1e-6)
+    assert load_model(run, "cpu").judge.heads.b.item() == pytest.approx(before, abs=1e-6)
