@@ -104,7 +104,7 @@ def test_another_runtime_error_stays_what_it_is(
 def begun(resolved: Resolved, source: Source, tmp_path: Path, breaks: Callable[..., None]) -> Path:
     """A run folder whose training ended in its second epoch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "forward", training.embed)
+        patch.setattr(training, "embed", training.embed)
         breaks(KeyboardInterrupt(), 4)
         with pytest.raises(Interrupted) as caught:
             go(resolved, source, tmp_path / "run")
