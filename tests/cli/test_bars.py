@@ -16,7 +16,7 @@ def summary(bars: dict[str, float | None], unusual: int | None) -> ScoreSummary:
     row = {"name": "a.png", "path": None, "prompt": "a fox", "quality": 3.412, "consistency": None} | bars
     means: dict[str, float | None] = {"quality": 3.412, "consistency": None}
     bins = {"quality": [0] * 6 + [1] + [0] * 3, "consistency": [0] * 10}
-    return ScoreSummary(Path("s.csv"), 1, 0, [row], [row], means, (0, 5), bins, {}, unusual)
+    return ScoreSummary(Path("s.csv"), 1, 0, [row], [row], means, (0, 5), bins, {}, unusual, {})
 
 
 def test_the_best_and_worst_have_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,12 +118,12 @@ def test_effect_per_group(table: Make) -> None:
     sides = []
     for name, shifts in (("a.parquet", (0, 0)), ("b.csv", (1.0, -1.0))):
         rows = scored(shifts[0], sampler="euler") + scored(shifts[1], name="s", sampler="ddim")
-        sides.append(table(name, rows, ("sampler",)))
+        sides.append(table(name, rows))
     found = compare(sides, by="sampler")
     verdicts = {g: of(found, group=g)["verdict"] for g in ("all", "sampler=euler", "sampler=ddim")}
     assert verdicts == {"all": UNTOLD, "sampler=euler": "better", "sampler=ddim": "worse"}
-    with pytest.raises(AigcError, match="Expected a column steps in a, found name"):
-        compare(sides, by="steps")
+    with pytest.raises(AigcError, match="Expected a column scheduler in a, found name"):
+        compare(sides, by="scheduler")
 
 
 def test_what_is_left_out_and_who_scored_is_said(table: Make, tmp_path: Path) -> None:
