@@ -99,27 +99,27 @@ def test_a_choice_that_makes_no_sense(given: dict[str, Any]) -> None:
 
 
 def test_a_column_that_is_not_there() -> None:
-    with pytest.raises(AigcError, match="Expected a column sampler to group by, found name, path"):
-        choose(ROWS, Choice(group="sampler"))
+    with pytest.raises(AigcError, match="Expected a column scheduler to group by, found name, path"):
+        choose(ROWS, Choice(group="scheduler"))
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_picks_are_a_table_of_scores_again(suffix: str, tmp_path: Path) -> None:
     table, output = tmp_path / f"s{suffix}", tmp_path / f"p{suffix}"
-    with TableWriter(table, "scores", {"model_hash": "abc", "inputs": "d"}, extra=("sampler",)) as writer:
-        writer.write([{**r, "sampler": "euler"} for r in ROWS])
-    picks = pick(table, Choice(group="sampler", keep=2))
+    with TableWriter(table, "scores", {"model_hash": "abc", "inputs": "d"}, extra=("scheduler",)) as writer:
+        writer.write([{**r, "scheduler": "euler"} for r in ROWS])
+    picks = pick(table, Choice(group="scheduler", keep=2))
     assert names(picks) == ["f.png", "b.png"]
     write_picks(picks, table, output)
     again = list(iter_rows(output))
-    assert [(r["name"], r["quality"], r["sampler"], r["pick_rank"]) for r in again] == [
+    assert [(r["name"], r["quality"], r["scheduler"], r["pick_rank"]) for r in again] == [
         ("f.png", 4.0, "euler", "1"),
         ("b.png", 3.0, "euler", "2"),
     ]
     metadata = read_metadata(output)
     assert metadata["model_hash"] == "abc"
     assert "inputs" not in metadata  # else it would count as a whole scoring
-    assert names(pick(output, Choice(group="sampler"))) == ["f.png"]
+    assert names(pick(output, Choice(group="scheduler"))) == ["f.png"]
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
