@@ -11,6 +11,7 @@ import numpy as np
 
 from aigc_cli.errors import AigcError
 from aigc_cli.io.results import read_metadata, read_rows, write_table
+from aigc_cli.io.samples import Sample
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.crossval import Cell, Column
 from aigc_cli.workflows.ratings import TARGETS
@@ -54,6 +55,30 @@ def prediction_rows(cell: Cell) -> list[dict[str, Any]]:
             "mismatched": None if cell.mismatched is None else cell.mismatched[i],
         }
         for i, (name, group) in enumerate(zip(cell.names, cell.groups, strict=True))
+    ]
+
+
+def rated_rows(
+    samples: Sequence[Sample], sides: Mapping[str, Any], cosine: Any, **labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of the predictions table, of one model.
+
+    Args:
+        samples: the n rated images.
+        sides: quality and consistency in MOS, each (n,).
+        cosine: (n,) of the backbone before training.
+        labels: further columns of text.
+    """
+    return [
+        {
+            "name": sample.name,
+            "group": sample.prompt,
+            **{target: float(sides[target][row]) for target in TARGETS},
+            **{f"human_{target}": getattr(sample, column) for target, column in TARGETS.items()},
+            "clip_cosine": float(cosine[row]),
+            **{name: texts[row] for name, texts in labels.items()},
+        }
+        for row, sample in enumerate(samples)
     ]
 
 

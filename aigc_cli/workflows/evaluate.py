@@ -18,6 +18,7 @@ from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
+from aigc_cli.workflows.cells import rated_rows
 from aigc_cli.workflows.models import Model, load_model
 from aigc_cli.workflows.ratings import (
     TARGETS,
@@ -31,7 +32,7 @@ from aigc_cli.workflows.ratings import (
     with_recorded,
 )
 from aigc_cli.workflows.reports import evaluation_gallery
-from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows, rated_rows
+from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows
 
 UNSEEN = "unseen"
 
@@ -94,11 +95,11 @@ def evaluate(
     tell_skipped(rated.skipped, progress)
     groups = rated.groups(by) if by else []
     data = training_data(images, judge.freezing, rated, recipe)
-    everyone = range(len(rated.samples))
-    scores = predict(judge, data, everyone)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, everyone)}
+    all_rows = range(len(rated.samples))
+    scores = predict(judge, data, all_rows)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, all_rows)}
     bars = _error_bars(model, data, scores, recipe)
-    splits, name = _splits(model, data.prompts), model.metadata()["model"]
-    metrics: list[dict[str, Any]] = []
+    splits, metrics = _splits(model, data.prompts), list[dict[str, Any]]()
+    name = model.metadata()["model"]
     for split in (UNSEEN, "val", "train"):
         rows = [row for row, found in enumerate(splits) if found == split]
         chosen: dict[str, list[int]] = {"all": rows}
@@ -106,18 +107,27 @@ def evaluate(
             chosen.setdefault(f"{by}={groups[row]}", []).append(row)
         for group, members in sorted(chosen.items(), key=lambda item: (item[0] != "all", item[0])):
             labels = {"run": name, "split": split, "group": group}
-            part = {target: scores[target][members] for target in (*TARGETS, ZERO_SHOT)}
-            metrics += evaluation_rows(part, data, members, recipe, labels)
+            metrics += evaluation_rows(_of(scores, members), data, members, recipe, labels)
             metrics += _bars_rows(bars, data, members, recipe, labels)
     sides = {target: to_mos(scores[target], recipe) for target in TARGETS}
-    scale = {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
-    metadata = {"aigc_version": __version__, **model.metadata(), **scale}
+    metadata = _described(model, recipe)
     if output:
         write_table(output, "metrics", metrics, metadata)
     if predictions:
-        found = rated_rows(rated.samples, sides | {ZERO_SHOT: scores[ZERO_SHOT]}, split=splits)
+        found = rated_rows(rated.samples, sides, scores[ZERO_SHOT], split=splits)
         write_table(predictions, "predictions", found, metadata, ["split"])
     return EvalResult(metrics, rated.skipped, name, evaluation_gallery(rated.samples, sides | bars, splits), metadata)
+
+
+def _of(scores: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
+    """What metrics are of, for images `rows` alone."""
+    return {target: scores[target][list(rows)] for target in (*TARGETS, ZERO_SHOT)}
+
+
+def _described(model: Model, recipe: Recipe) -> dict[str, str]:
+    """What the tables say of their making."""
+    scale = {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
+    return {"aigc_version": __version__, **model.metadata(), **scale}
 
 
 def _splits(model: Model, prompts: Sequence[str]) -> list[str]:

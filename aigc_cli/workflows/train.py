@@ -26,7 +26,6 @@ from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.io.files import check_output, sweep, write_json, write_text
 from aigc_cli.io.locks import owned
 from aigc_cli.io.results import write_table
-from aigc_cli.io.samples import Sample
 from aigc_cli.io.signals import graceful
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, Resolved, to_yaml
@@ -39,7 +38,7 @@ from aigc_cli.workflows.calibrate import (
     from_part,
     from_predictions,
 )
-from aigc_cli.workflows.cells import CELLS, PREDICTIONS, save_predictions
+from aigc_cli.workflows.cells import CELLS, PREDICTIONS, rated_rows, save_predictions
 from aigc_cli.workflows.partitions import saved_holdout, straddling
 from aigc_cli.workflows.ratings import (
     TARGETS,
@@ -186,8 +185,8 @@ def _train(
     if not result.diverged:
         held_out = _held_out(calibrating, rated, data, scores, rows_val, recipe, run, cache, progress)
         bars = calibrated(judge, data, rows_train, held_out, recipe)
-    sides = {target: to_mos(scores[target], recipe) for target in TARGETS} | {ZERO_SHOT: scores[ZERO_SHOT]}
-    predictions = bars.rows or rated_rows([rated.samples[row] for row in rows_val], sides)
+    sides = {target: to_mos(scores[target], recipe) for target in TARGETS}
+    predictions = bars.rows or rated_rows([rated.samples[row] for row in rows_val], sides, scores[ZERO_SHOT])
     write_run(run, resolved, rated, splits, result, metrics, predictions, judge, source, bars)
     finish(run)
     if result.diverged:
@@ -294,27 +293,6 @@ def evaluation_rows(
         ZERO_SHOT: (scores[ZERO_SHOT].numpy(), human[:, 1].numpy()),
     }
     return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
-
-
-def rated_rows(samples: Sequence[Sample], sides: Mapping[str, Any], **labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the predictions table, of one model.
-
-    Args:
-        samples: the n rated images.
-        sides: quality and consistency in MOS and the untrained cosine `ZERO_SHOT`, each (n,).
-        labels: further columns of text.
-    """
-    return [
-        {
-            "name": sample.name,
-            "group": sample.prompt,
-            **{target: float(sides[target][row]) for target in TARGETS},
-            **{f"human_{target}": getattr(sample, column) for target, column in TARGETS.items()},
-            "clip_cosine": float(sides[ZERO_SHOT][row]),
-            **{name: texts[row] for name, texts in labels.items()},
-        }
-        for row, sample in enumerate(samples)
-    ]
 
 
 def without_units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
