@@ -54,6 +54,9 @@ class Recipe:
     hidden_q: int = _setting(128, "Model", "width of the quality head", sensible=(64, 512), low=1)
     hidden_c: int = _setting(256, "Model", "width of the consistency head", sensible=(64, 512), low=1)
     dropout: float = _setting(0.1, "Model", "before each head's last layer", sensible=(0, 0.3), low=0, high=0.95)
+    drop_path: float = _setting(
+        0.0, "Model", "chance to skip the last block in training, less below", sensible=(0, 0.3), low=0, high=0.9
+    )
     freeze: str = _setting("partial", "Freezing", "how much stays frozen", choices=("all", "partial", "none"))
     freeze_depth: float = _setting(
         0.75, "Freezing", "frozen share of each tower's blocks", sensible=(0.66, 0.92), low=0, high=1
@@ -61,16 +64,22 @@ class Recipe:
     freeze_text: str | None = _setting(
         None, "Freezing", "the same for the text tower; default: as freeze", choices=("all", "partial", "none")
     )
+    freeze_text_depth: float | None = _setting(
+        None, "Freezing", "the same for the text tower; 1 trains its projection; default: freeze_depth", low=0, high=1
+    )
     lr: float = _setting(
         3e-5, "Optimisation", "learning rate; a backbone may multiply it", sensible=(1e-6, 1e-3), low=0, high=1
     )
     lr_backbone: float | None = _setting(
         None, "Optimisation", "learning rate of the backbone; default: lr", sensible=(1e-6, 1e-3), low=0, high=1
     )
+    lr_text: float | None = _setting(
+        None, "Optimisation", "the same of the text tower; default: lr_backbone", sensible=(1e-6, 1e-3), low=0, high=1
+    )
     lr_layer_decay: float = _setting(
         1.0,
         "Optimisation",
-        "factor on lr_backbone for each block down the tower",
+        "factor on both for each block down the tower",
         sensible=(0.7, 1),
         low=0.1,
         high=1,
@@ -106,6 +115,7 @@ class Recipe:
         0.0, "Loss", "weight of scoring an image lower with another's prompt", sensible=(0, 1), low=0
     )
     views: int = _setting(4, "Views", "augmented views of each image", sensible=(1, 16), low=1, high=1000)
+    plain_view: bool = _setting(False, "Views", "one of them is the image itself, which needs no computing")
     crop_scale_min: float = _setting(
         0.8, "Views", "smallest share of the area that a view keeps", sensible=(0.6, 1), low=0.05, high=1
     )

@@ -16,7 +16,7 @@ from tiny import TINY_VISION, save_open_clip_folder, save_tiny_model
 from aigc_cli.core import metrics
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.features import digest_of
+from aigc_cli.core.features import EVALUATION, digest_of, views_of
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.training import Data, new_judge
 from aigc_cli.io.demo import demo_samples
@@ -84,7 +84,7 @@ def ready(tiny_folder: Path, demo: list[Sample]) -> Callable[..., tuple[Judge, D
         images, kept = image_features(judge.backbone, judge.freezing, rated, recipe, cache, Silent())
         assert kept is rated
         if images.store is not None:
-            images.prepare({view: range(len(demo)) for view in range(recipe.views)}, Silent())
+            images.prepare({view: range(len(demo)) for view in {EVALUATION, *views_of(recipe)}}, Silent())
         return judge, training_data(images, judge.freezing, rated, recipe)
 
     return make

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,7 @@ from aigc_cli.core.hints import Hints
 from aigc_cli.core.preprocess import Picture, Preprocessing
 from aigc_cli.core.towers import UNFROZEN, Tower
 from aigc_cli.io.weights import tensors_digest
-
-FreezeMode = Literal["all", "partial", "none"]
+from aigc_cli.recipe import Recipe
 
 
 class ImageFeatures(NamedTuple):
@@ -49,6 +48,7 @@ class Backbone:
         weights_hash: SHA-256 of the loaded weights.
         autocast: the type that everything after the freeze boundary computes in; None for float32. Embeddings and
             levels are float32 all the same.
+        drop_path: in training, the chance that an image skips the last block of the image tower.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Backbone:
     hints: Hints
     weights_hash: str = field(init=False)
     autocast: torch.dtype | None = field(init=False, default=None)
+    drop_path: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.weights_hash = tensors_digest(self.modules().state_dict())
@@ -75,14 +76,13 @@ class Backbone:
         """Both networks under the names `image` and `text`."""
         return nn.ModuleDict({"image": self.image.module, "text": self.text.module})
 
-    def boundaries(self, mode: FreezeMode, depth: float, text_mode: FreezeMode | None = None) -> Freezing:
-        """The freeze boundary of each tower.
-
-        Args:
-            mode: how much of the image tower is frozen, and of the text tower unless `text_mode` says so.
-            depth: the frozen share of a tower's blocks, for `partial`.
-        """
-        return Freezing(_boundary(self.image, mode, depth), _boundary(self.text, text_mode or mode, depth))
+    def boundaries(self, recipe: Recipe) -> Freezing:
+        """The freeze boundary of each tower, as `recipe` wants it."""
+        depth = recipe.freeze_depth if recipe.freeze_text_depth is None else recipe.freeze_text_depth
+        return Freezing(
+            _boundary(self.image, recipe.freeze, recipe.freeze_depth),
+            _boundary(self.text, recipe.freeze_text or recipe.freeze, depth),
+        )
 
     def freeze(self, freezing: Freezing) -> list[nn.Parameter]:
         """Freezes up to the boundary of each tower and returns what stays trainable."""
@@ -138,7 +138,10 @@ class Backbone:
     def _blocks(self, hidden: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
         pooled = []
         for index in range(start, stop):
-            hidden = self.image.call_block(self.image.blocks[index], hidden, None)
+            before, block = hidden, self.image.blocks[index]
+            hidden = self.image.call_block(block, before, None)
+            if self.drop_path and block.training and hidden.shape == before.shape:
+                hidden = _skipped(before, hidden, self.drop_path * (index + 1) / len(self.image.blocks))
             if index in self.hints.levels:
                 pooled.append(self.image.pool(hidden))
         return hidden, pooled
@@ -184,9 +187,18 @@ class Backbone:
             return self.encode_image(torch.zeros(1, 3, height, width, device=device)).levels.shape[1]
 
 
-def _boundary(tower: Tower, mode: FreezeMode, depth: float) -> int:
+def _boundary(tower: Tower, mode: str, depth: float) -> int:
     blocks = len(tower.blocks)
     return {"none": UNFROZEN, "partial": int(depth * blocks + 0.5), "all": blocks + 1}[mode]
+
+
+def _skipped(before: Tensor, after: Tensor, chance: float) -> Tensor:
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382) of a residual block, drawn for each image.
+
+    What the block adds is scaled up where it is kept, so that its mean is that of scoring.
+    """
+    keep = torch.rand(len(after), *[1] * (after.ndim - 1), device=after.device, dtype=after.dtype) >= chance
+    return before + (after - before) * keep / (1 - chance)
 
 
 def _joined(pooled: Sequence[Tensor], hidden: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, Pixels, image_digest, read_bytes
 from aigc_cli.io.store import Bank, shown_size, store_size
 from aigc_cli.progress import Progress
+from aigc_cli.recipe import Recipe
 
 Job = TypeVar("Job")
 Loaded = TypeVar("Loaded")
@@ -43,6 +44,11 @@ class ViewSettings:
 
     crop_scale_min: float
     flip: bool
+
+
+def views_of(recipe: Recipe) -> range:
+    """The views that training draws from: augmented ones, from 0, and first the image itself where that is wanted."""
+    return range(EVALUATION, EVALUATION + recipe.views) if recipe.plain_view else range(recipe.views)
 
 
 def augment(pixels: Pixels, digest: str, view: int, settings: ViewSettings) -> Pixels:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from aigc_cli.io.files import read_json
 from aigc_cli.recipe import Recipe
@@ -65,21 +65,32 @@ def _positive(number: float) -> bool:
     return math.isfinite(number) and number > 0
 
 
-def learning_rates(recipe: Recipe, hints: Hints) -> tuple[float, float]:
-    """(rate of the heads, rate of the backbone), the backbone's own factors applied when a part of it is trained."""
-    rate, rate_backbone = recipe.lr, recipe.lr if recipe.lr_backbone is None else recipe.lr_backbone
-    if recipe.freeze == "all":
-        return rate, 0.0
-    return rate * hints.finetune_lr_factor, rate_backbone * hints.finetune_backbone_lr_factor
+class Rates(NamedTuple):
+    """Full learning rates, before the schedule; 0 for a tower that is frozen as a whole."""
+
+    heads: float
+    image: float
+    text: float
+
+
+def learning_rates(recipe: Recipe, hints: Hints) -> Rates:
+    """The rates of a recipe, with the backbone's own factors where a part of it is trained."""
+    image = recipe.lr if recipe.lr_backbone is None else recipe.lr_backbone
+    text = image if recipe.lr_text is None else recipe.lr_text
+    image = 0.0 if recipe.freeze == "all" else image * hints.finetune_backbone_lr_factor
+    text = 0.0 if (recipe.freeze_text or recipe.freeze) == "all" else text * hints.finetune_backbone_lr_factor
+    return Rates(recipe.lr * (hints.finetune_lr_factor if image or text else 1.0), image, text)
 
 
 def factor_notes(recipe: Recipe) -> dict[str, str]:
     """What the backbone makes of the recipe's learning rates, for `--print-config`."""
     hints = hints_of(recipe.backbone)
-    if recipe.freeze == "all" or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
+    rates = learning_rates(recipe, hints)
+    if not (rates.image or rates.text) or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
         return {}
-    heads, backbone = learning_rates(recipe, hints)
-    return {
-        "lr": f"times {recipe.backbone}'s own factor for fine-tuning: heads learn at {heads:.3g}",
-        "lr_backbone": f"times {recipe.backbone}'s own factor: the backbone learns at {backbone:.3g}",
+    notes = {
+        "lr": f"times {recipe.backbone}'s own factor for fine-tuning: heads learn at {rates.heads:.3g}",
+        "lr_backbone": f"times {recipe.backbone}'s own factor: the image tower learns at {rates.image:.3g}",
+        "lr_text": f"times {recipe.backbone}'s own factor: the text tower learns at {rates.text:.3g}",
     }
+    return {name: note for name, note in notes.items() if not note.endswith(" at 0")}

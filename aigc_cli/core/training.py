@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbone import ImageFeatures as Embedded
 from aigc_cli.core.devices import pick_precision
-from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures
+from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, views_of
 from aigc_cli.core.hints import learning_rates
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.loop_state import Fit, Loop, Snapshot
@@ -62,8 +62,9 @@ def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
             dropout=recipe.dropout,
         )
     )
-    freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth, recipe.freeze_text)  # type: ignore[arg-type]
+    freezing = backbone.boundaries(recipe)
     backbone.freeze(freezing)
+    backbone.drop_path = recipe.drop_path
     device = next(backbone.image.module.parameters()).device
     backbone.autocast = pick_precision(recipe.precision, device)
     heads.to(device)
@@ -73,12 +74,12 @@ def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
 def _optimiser(judge: Judge, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over heads and backbone at their own rates; vectors (biases, norms) don't decay.
 
-    A backbone's rate falls by `lr_layer_decay` for each block between a parameter and the tower's tail.
+    A tower's rate falls by `lr_layer_decay` for each block between a parameter and the tower's tail.
     """
-    rate, rate_backbone = learning_rates(recipe, judge.backbone.hints)
-    rates = [(parameter, rate) for parameter in judge.heads.parameters()]
-    for tower in (judge.backbone.image, judge.backbone.text):
-        rates += [(p, rate_backbone * recipe.lr_layer_decay**blocks) for p, blocks in tower.distances()]
+    full = learning_rates(recipe, judge.backbone.hints)
+    rates = [(parameter, full.heads) for parameter in judge.heads.parameters()]
+    for tower, rate in ((judge.backbone.image, full.image), (judge.backbone.text, full.text)):
+        rates += [(p, rate * recipe.lr_layer_decay**blocks) for p, blocks in tower.distances()]
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter, lr in rates:
         if parameter.requires_grad:
@@ -107,11 +108,11 @@ def schedule(name: str, step: int, steps: int, warmup: int) -> float:
 
 
 def batches(
-    rows: Sequence[int], size: int, views: int, random: np.random.Generator
+    rows: Sequence[int], size: int, views: range, random: np.random.Generator
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """One epoch's (rows, view of each): shuffled; a last batch of one joins the one before it."""
+    """One epoch's (rows, view of each, out of `views`): shuffled; a last batch of one joins the one before it."""
     order = [rows[i] for i in random.permutation(len(rows))]
-    drawn = random.integers(views, size=len(rows)).tolist()
+    drawn = random.integers(views.start, views.stop, size=len(rows)).tolist()
     starts = list(range(0, len(order), size))
     if len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()
@@ -204,7 +205,9 @@ def fit(
         loop.begin_epoch()
     else:
         loop.restore(start)
-    steps = recipe.epochs * sum(1 for _ in batches(train, recipe.batch_size, recipe.views, np.random.default_rng(0)))
+    steps = recipe.epochs * sum(
+        1 for _ in batches(train, recipe.batch_size, views_of(recipe), np.random.default_rng(0))
+    )
     warmup = round(recipe.warmup_ratio * steps)
     progress.start("images in training", recipe.epochs * len(train))
     progress.advance((loop.epoch - 1) * len(train) + sum(int(n) for n, *_ in loop.tally.losses))
@@ -235,7 +238,7 @@ def _train_epoch(
     learnt = [p for group in optimiser.param_groups for p in group["params"]]
     judge.backbone.train(judge.freezing)
     judge.heads.train()
-    parts = list(batches(train, recipe.batch_size, recipe.views, loop.random))
+    parts = list(batches(train, recipe.batch_size, views_of(recipe), loop.random))
     for rows, views in parts[loop.step :]:
         begun = time.perf_counter()
         loss = batch_loss(loop, data, rows, views)

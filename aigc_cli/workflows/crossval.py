@@ -86,10 +86,10 @@ def prepare(
 ) -> Prepared:
     """Puts all images at the freeze boundary of `backbone`; those that can't be decoded leave `rated`."""
     backbone.modules().to(pick_device(device))
-    freezing = backbone.boundaries(recipe.freeze, recipe.freeze_depth, recipe.freeze_text)  # type: ignore[arg-type]
+    freezing = backbone.boundaries(recipe)
     images, rated = image_features(backbone, freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
-    prepare_views(images, range(len(rated.samples)), recipe.views, progress)
+    prepare_views(images, range(len(rated.samples)), recipe, progress)
     untouched = {key: tensor.clone() for key, tensor in backbone.modules().state_dict().items()}
     return Prepared(backbone, untouched, training_data(images, freezing, rated, recipe), rated)
 

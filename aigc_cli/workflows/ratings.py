@@ -21,6 +21,7 @@ from aigc_cli.core.features import (
     digest_of,
     image_changed,
     prefetch,
+    views_of,
 )
 from aigc_cli.core.training import Data
 from aigc_cli.errors import AigcError, EnvironmentProblem
@@ -206,13 +207,13 @@ def image_features(
     return features(_not_empty(whole, "the table")), whole
 
 
-def prepare_views(images: ImageFeatures, rows: Sequence[int], views: int, progress: Progress) -> None:
-    """Computes `views` augmented views of images `rows`, which could all be read before.
+def prepare_views(images: ImageFeatures, rows: Sequence[int], recipe: Recipe, progress: Progress) -> None:
+    """Computes the recipe's views of images `rows`, which could all be read before.
 
     Raises:
         EnvironmentProblem: one can't be read any more, or the disk is full.
     """
-    for row, reason in images.prepare(dict.fromkeys(range(views), rows), progress).items():
+    for row, reason in images.prepare(dict.fromkeys(views_of(recipe), rows), progress).items():
         raise image_changed(images.paths[row], reason)
 
 

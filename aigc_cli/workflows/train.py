@@ -167,7 +167,7 @@ def _train(
     images, rated = image_features(backbone, judge.freezing, rated, recipe, cache, progress)
     tell_skipped(rated.skipped, progress)
     rows_train, rows_val = _parts(rated, recipe, source.splits)
-    prepare_views(images, rows_train, recipe.views, progress)
+    prepare_views(images, rows_train, recipe, progress)
     data = training_data(images, judge.freezing, rated, recipe)
     zero_shot = predict(judge, data, rows_val).cosine
     splits = {"train": rows_train, "val": rows_val}
@@ -321,7 +321,7 @@ def describe(
         },
         "heads": judge.heads.config.to_json(),
         "recipe": asdict(recipe),
-        "learning_rates": {"heads": rates[0], "backbone": rates[1]},
+        "learning_rates": rates._asdict(),
         "kept_epoch": result.kept_epoch,
         "metrics": [dict(row) for row in metrics],
         "trained_on": source.describe(),

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.hints import MINI, Hints, hints_from, hints_of
 from aigc_cli.core.towers import UNFROZEN
 from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["a red cat", "two blue dogs on a long and winding road"]
@@ -46,7 +48,7 @@ def _trainable(module: nn.Module) -> set[str]:
 def test_a_vit_frozen_to_three_quarters(name: str, image_blocks: range, text_blocks: range) -> None:
     """18 of ViT-L/14's 24 blocks and 9 of ViT-B/32's 12, with the stem and the embeddings."""
     backbone = load_backbone(name)
-    freezing = backbone.boundaries("partial", 0.75)
+    freezing = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.75))
     assert freezing == Freezing(image_blocks.start, text_blocks.start)
     backbone.freeze(freezing)
     image, text = backbone.image.module, backbone.text.module
@@ -73,12 +75,14 @@ def test_a_vit_frozen_to_three_quarters(name: str, image_blocks: range, text_blo
     ],
 )
 def test_boundaries_of_four_blocks(tiny: Backbone, mode: Any, depth: float, expected: Freezing) -> None:
-    assert tiny.boundaries(mode, depth) == expected
+    assert tiny.boundaries(Recipe(freeze=mode, freeze_depth=depth)) == expected
 
 
 def test_the_text_tower_may_be_frozen_otherwise(tiny: Backbone) -> None:
-    assert tiny.boundaries("partial", 0.5, "all") == Freezing(2, 5)
-    assert tiny.boundaries("all", 0.5, "none") == Freezing(5, UNFROZEN)
+    half = Recipe(freeze="partial", freeze_depth=0.5)
+    assert tiny.boundaries(replace(half, freeze_text="all")) == Freezing(2, 5)
+    assert tiny.boundaries(replace(half, freeze="all", freeze_text="none")) == Freezing(5, UNFROZEN)
+    assert tiny.boundaries(replace(half, freeze_text_depth=1.0)) == Freezing(2, 4)
 
 
 def test_embeddings_are_those_of_open_clip_itself(tiny: Backbone, tiny_folder: Path, noise_image: Image.Image) -> None:

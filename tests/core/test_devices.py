@@ -5,6 +5,7 @@ import torch
 
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.devices import one_thread, pick_precision
+from aigc_cli.recipe import Recipe
 
 CPU = torch.device("cpu")
 BOUNDARY = 3
@@ -20,7 +21,7 @@ def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_that_has_it(monkeypatch:
 
 
 def test_bfloat16_computes_what_is_trained_and_nothing_else(tiny: Backbone) -> None:
-    tiny.freeze(tiny.boundaries("partial", 0.75))
+    tiny.freeze(tiny.boundaries(Recipe(freeze="partial", freeze_depth=0.75)))
     state = tiny.image_boundary(torch.randn(2, 3, 32, 32), BOUNDARY)
     exact, texts = tiny.image_from_boundary(state, BOUNDARY), tiny.encode_text(["a red fox"])
     whole = tiny.encode_image(torch.ones(1, 3, 32, 32)).embedding

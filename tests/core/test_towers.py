@@ -16,6 +16,7 @@ from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.towers import UNFROZEN, ClipTextTower, Tower, fold_batch_norm, image_tower
 from aigc_cli.errors import AigcError
+from aigc_cli.recipe import Recipe
 
 PROMPTS = ["a red cat", "two blue dogs on a long and winding road, oil painting", ""]
 TIMM = {"test_vit": "", "test_vit3": "", "test_convnext": "avg", "test_efficientnet": "avg"}
@@ -176,7 +177,7 @@ def test_three_quarters_frozen_leaves_exactly_the_named_parameters(
 ) -> None:
     name = request.node.callspec.params["backbone"]
     image, text = backbone.image.module, backbone.text.module
-    freezing = backbone.boundaries("partial", 0.75)
+    freezing = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.75))
     backbone.freeze(freezing)
     expected = _named(image, *IMAGE_TAILS[name])
     if name == "mini":
@@ -190,15 +191,15 @@ def test_three_quarters_frozen_leaves_exactly_the_named_parameters(
 
 def test_all_leaves_nothing_and_none_leaves_everything(backbone: Backbone) -> None:
     modules = backbone.modules()
-    assert backbone.freeze(backbone.boundaries("all", 0.75)) == []
+    assert backbone.freeze(backbone.boundaries(Recipe(freeze="all", freeze_depth=0.75))) == []
     assert _trainable(modules) == set()
-    learnt = backbone.freeze(backbone.boundaries("none", 0.75))
+    learnt = backbone.freeze(backbone.boundaries(Recipe(freeze="none", freeze_depth=0.75)))
     assert {id(p) for p in learnt} == {id(p) for p in modules.parameters()}
     assert _trainable(modules) == {name for name, _ in modules.named_parameters()}
 
 
 def test_gradients_reach_what_is_trainable_and_nothing_else(backbone: Backbone) -> None:
-    freezing = backbone.boundaries("partial", 0.75)
+    freezing = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.75))
     backbone.freeze(freezing)
     modules = backbone.modules()
     modules.zero_grad()
@@ -217,7 +218,7 @@ def test_gradients_reach_what_is_trainable_and_nothing_else(backbone: Backbone) 
 @pytest.mark.parametrize("backbone", ["RN50/random"], indirect=True)
 def test_batchnorm_statistics_move_only_beyond_the_boundary(backbone: Backbone) -> None:
     module = backbone.image.module
-    freezing = backbone.boundaries("partial", 0.75)
+    freezing = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.75))
     backbone.freeze(freezing)
     backbone.train(freezing)
     kept = {name: value.clone() for name, value in module.named_buffers() if "running" in name}
@@ -237,7 +238,7 @@ def test_batchnorm_statistics_move_only_beyond_the_boundary(backbone: Backbone) 
 
 
 def test_training_mode_stays_beyond_the_boundary_and_eval_ends_it(tiny: Backbone) -> None:
-    freezing = tiny.boundaries("partial", 0.5)
+    freezing = tiny.boundaries(Recipe(freeze="partial", freeze_depth=0.5))
     tiny.freeze(freezing)
     tiny.train(freezing)
     for tower in (tiny.image, tiny.text):

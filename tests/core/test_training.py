@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from aigc_cli.core import training
+from aigc_cli.core import backbone, training
 from aigc_cli.core.backbones import load_backbone
+from aigc_cli.core.features import EVALUATION, views_of
 from aigc_cli.core.hints import Hints, learning_rates
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.metrics import value
@@ -174,9 +175,12 @@ def test_frozen_parameters_stay_bit_for_bit_and_the_others_move(
 
 def test_fine_tuning_uses_the_backbones_own_rates() -> None:
     hints = Hints((0,), "embedding", finetune_lr_factor=30.0, finetune_backbone_lr_factor=6.0)
-    assert learning_rates(replace(RECIPE, lr=1e-3), hints) == (1e-3, 0.0)
-    assert learning_rates(replace(PARTIAL, lr=1e-3), hints) == pytest.approx((3e-2, 6e-3))
-    assert learning_rates(replace(PARTIAL, lr=1e-3, lr_backbone=1e-5), hints) == pytest.approx((3e-2, 6e-5))
+    assert learning_rates(replace(RECIPE, lr=1e-3), hints) == (1e-3, 0.0, 0.0)
+    assert learning_rates(replace(PARTIAL, lr=1e-3), hints) == pytest.approx((3e-2, 6e-3, 6e-3))
+    assert learning_rates(replace(PARTIAL, lr=1e-3, lr_backbone=1e-5), hints) == pytest.approx((3e-2, 6e-5, 6e-5))
+    text_alone = replace(PARTIAL, lr=1e-3, freeze="all", freeze_text="partial", lr_text=1e-4)
+    assert learning_rates(text_alone, hints) == pytest.approx((3e-2, 0.0, 6e-4))
+    assert learning_rates(replace(PARTIAL, lr=1e-3, freeze_text="all"), hints) == pytest.approx((3e-2, 6e-3, 0.0))
 
 
 # --- divergence
@@ -384,7 +388,7 @@ def test_a_course_of_few_steps(steps: int, warmup: int) -> None:
 @pytest.mark.parametrize("size", [2, 8])
 def test_batches_hold_each_row_once_and_are_never_of_one(n: int, size: int) -> None:
     rows = list(range(100, 100 + n))
-    parts = list(batches(rows, size, 3, np.random.default_rng(0)))
+    parts = list(batches(rows, size, range(3), np.random.default_rng(0)))
     assert sorted(row for part, _ in parts for row in part) == rows
     assert all(len(part) == len(views) and set(views) <= {0, 1, 2} for part, views in parts)
     sizes = [len(part) for part, _ in parts]
@@ -395,18 +399,67 @@ def test_batches_hold_each_row_once_and_are_never_of_one(n: int, size: int) -> N
 
 def test_batches_are_shuffled_anew_and_draw_every_view() -> None:
     random = np.random.default_rng(0)
-    first, second = (list(batches(range(50), 10, 3, random)) for _ in range(2))
+    first, second = (list(batches(range(50), 10, range(3), random)) for _ in range(2))
     assert first != second
     assert [row for part, _ in first for row in part] != list(range(50))
     assert {view for _, views in first for view in views} == {0, 1, 2}
-    assert first == list(batches(range(50), 10, 3, np.random.default_rng(0)))
+    assert first == list(batches(range(50), 10, range(3), np.random.default_rng(0)))
+
+
+def test_the_image_itself_may_be_one_of_the_views() -> None:
+    assert list(views_of(replace(RECIPE, views=3))) == [0, 1, 2]
+    assert list(views_of(replace(RECIPE, views=3, plain_view=True))) == [EVALUATION, 0, 1]
+    drawn = batches(range(50), 10, views_of(replace(RECIPE, views=2, plain_view=True)), np.random.default_rng(0))
+    assert {view for _, views in drawn for view in views} == {EVALUATION, 0}
+
+
+def test_one_plain_view_is_one_pass_over_the_images(
+    ready: Callable[..., tuple[Judge, Data]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is scored at the end is what was trained on: nothing else is computed."""
+    recipe = replace(RECIPE, views=1, plain_view=True)
+    judge, data = ready(recipe)
+    seen: list[int] = []
+    get = data.images.get
+    monkeypatch.setattr(data.images, "get", lambda rows, views: seen.extend(views) or get(rows, views))
+    fit(judge, data, TRAIN, VAL, recipe, Silent())
+    assert set(seen) == {EVALUATION}
+
+
+@pytest.mark.parametrize("dropped", [0.0, 0.5])
+def test_blocks_are_skipped_in_training_and_never_in_scoring(
+    dropped: float, ready: Callable[..., tuple[Judge, Data]]
+) -> None:
+    judge, data = ready(replace(PARTIAL, drop_path=dropped))
+    judge.backbone.train(judge.freezing)
+    once, again = (training.embed(judge, data, list(TRAIN), [0] * len(TRAIN))[0].embedding for _ in range(2))
+    assert torch.equal(once, again) == (dropped == 0)
+    judge.eval()
+    once, again = (training.embed(judge, data, list(TRAIN), [0] * len(TRAIN))[0].embedding for _ in range(2))
+    assert torch.equal(once, again)
+
+
+def test_what_a_block_adds_is_kept_on_average() -> None:
+    torch.manual_seed(0)
+    before, after = torch.ones(20_000, 1, 1), torch.full((20_000, 1, 1), 3.0)
+    found = backbone._skipped(before, after, 0.25)
+    assert sorted(set(found.flatten().tolist())) == pytest.approx([1.0, 1 + 2 / 0.75])
+    assert float(found.mean()) == pytest.approx(3.0, abs=0.05)
+
+
+def test_the_text_tower_learns_its_projection_alone(train: Callable[..., Run]) -> None:
+    recipe = replace(PARTIAL, freeze="all", freeze_text="partial", freeze_text_depth=1.0, lr_text=1e-3)
+    run = train(recipe)
+    learnt = {name for name in run.judge.state() if name.startswith("backbone.")}
+    assert "backbone.text.text_projection" in learnt
+    assert not any("resblocks" in name or name.startswith("backbone.image") for name in learnt)
 
 
 def test_each_block_down_the_tower_learns_at_a_lower_rate(ready: Callable[..., tuple[Judge, Data]]) -> None:
     judge, _ = ready(replace(PARTIAL, lr_layer_decay=0.5))
     groups = training._optimiser(judge, replace(PARTIAL, lr_layer_decay=0.5)).param_groups
     rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    heads, backbone = learning_rates(PARTIAL, judge.backbone.hints)
+    heads, backbone, _ = learning_rates(PARTIAL, judge.backbone.hints)
     assert {rate[id(p)] for p in judge.heads.parameters()} == {heads}
     for tower in (judge.backbone.image, judge.backbone.text):
         for parameter, distance in tower.distances():
