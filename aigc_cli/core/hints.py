@@ -88,9 +88,9 @@ def factor_notes(recipe: Recipe) -> dict[str, str]:
     rates = learning_rates(recipe, hints)
     if not (rates.image or rates.text) or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
         return {}
-    notes = {
-        "lr": f"times {recipe.backbone}'s own factor for fine-tuning: heads learn at {rates.heads:.3g}",
-        "lr_backbone": f"times {recipe.backbone}'s own factor: the image tower learns at {rates.image:.3g}",
-        "lr_text": f"times {recipe.backbone}'s own factor: the text tower learns at {rates.text:.3g}",
-    }
-    return {name: note for name, note in notes.items() if not note.endswith(" at 0")}
+    notes = {"lr": f"times {recipe.backbone}'s own factor for fine-tuning: heads learn at {rates.heads:.3g}"}
+    if rates.image:
+        notes["lr_backbone"] = f"times {recipe.backbone}'s own factor: the image tower learns at {rates.image:.3g}"
+    if rates.text:
+        notes["lr_text"] = f"times {recipe.backbone}'s own factor: the text tower learns at {rates.text:.3g}"
+    return notes

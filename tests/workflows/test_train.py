@@ -372,7 +372,9 @@ def test_a_run_folder_has_a_new_name(tmp_path: Path) -> None:
 def test_notes_say_what_the_backbone_makes_of_the_rates(settings: dict[str, str]) -> None:
     assert factor_notes(Recipe(freeze="all")) == {}
     assert factor_notes(resolve(settings | {"freeze": "none"}).recipe) == {}
-    assert factor_notes(Recipe(freeze="partial")).keys() <= {"lr", "lr_backbone"}
+    assert factor_notes(Recipe(freeze="partial")).keys() == {"lr", "lr_backbone", "lr_text"}
+    assert factor_notes(Recipe(freeze="partial", freeze_text="all")).keys() == {"lr", "lr_backbone"}
+    assert factor_notes(Recipe(freeze="all", freeze_text="partial")).keys() == {"lr", "lr_text"}
 
 
 def test_warnings_are_said(train: Train) -> None:
