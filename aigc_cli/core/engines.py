@@ -31,7 +31,6 @@ from aigc_cli.io.store import cache_folder
 from aigc_cli.io.weights import tensors_digest
 from aigc_cli.progress import Progress, Silent
 
-EXPORT_PAYS = 200  # images; below it, exporting (half a second, once for each model) takes longer than it saves
 TOLERANCE = 1e-3  # of the largest feature: an engine that differs by more is not the same network
 
 _Run = Callable[[Tensor], ImageFeatures]  # of one fitted image
@@ -53,37 +52,32 @@ class Engine:
     together: Callable[[Sequence[Any]], ImageFeatures]
 
 
-class Engines:
-    """The engines of one backbone, each made when it is first needed.
+def chosen(backbone: Backbone, name: str = "auto", progress: Progress | None = None) -> Engine:
+    """The engine of a backbone that is on its device, with the weights that it will keep.
+
+    It does not hang on how many images there are, since a score's last bits would hang on that too.
 
     Args:
-        backbone: on its device, with the weights that it will keep.
-        name: one of `ENGINES`; `auto` is ONNX Runtime for many images on a CPU where it can run this backbone.
+        name: one of `ENGINES`; `auto` is ONNX Runtime on a CPU where it can run this backbone, else eager.
+        progress: is told when `auto` finds that it can't.
 
     Raises:
         AigcError: another name, or an engine that does not run on the backbone's device.
         EnvironmentProblem: the engine that was asked for can't run this backbone here.
     """
-
-    def __init__(self, backbone: Backbone, name: str = "auto") -> None:
-        if name not in ENGINES:
-            raise AigcError(f"Expected an engine out of {', '.join(ENGINES)}, found '{name}'.", "Use --engine auto.")
-        self.on_cpu = next(backbone.image.module.parameters()).device.type == "cpu"
-        if name in _COMPILED and not self.on_cpu:
-            raise AigcError(f"Expected --device cpu beside --engine {name}, found another.", "Use --engine auto.")
-        self._backbone, self._name = backbone, name
-        self._eager = _each_alone("eager", _eager(backbone)) if self.on_cpu else _batched(backbone)
-        self._fast = compiled(backbone, name) if name in _COMPILED else None
-
-    def choose(self, images: int, progress: Progress | None = None) -> Engine:
-        """The engine for that many images; the first `auto` that finds ONNX Runtime unable says so."""
-        if self._name == "auto" and self._fast is None and self.on_cpu and images >= EXPORT_PAYS:
-            try:
-                self._fast = compiled(self._backbone, "onnx")
-            except EnvironmentProblem as problem:
-                (progress or Silent()).say(f"{problem.message} Scoring goes on with --engine eager.")
-                self._fast = self._eager
-        return self._eager if self._fast is None or (images < EXPORT_PAYS and self._name == "auto") else self._fast
+    if name not in ENGINES:
+        raise AigcError(f"Expected an engine out of {', '.join(ENGINES)}, found '{name}'.", "Use --engine auto.")
+    on_cpu = next(backbone.image.module.parameters()).device.type == "cpu"
+    if name in _COMPILED and not on_cpu:
+        raise AigcError(f"Expected --device cpu beside --engine {name}, found another.", "Use --engine auto.")
+    if name in _COMPILED:
+        return compiled(backbone, name)
+    if name == "auto" and on_cpu:
+        try:
+            return compiled(backbone, "onnx")
+        except EnvironmentProblem as problem:
+            (progress or Silent()).say(f"{problem.message} Scoring goes on with --engine eager.")
+    return _each_alone("eager", _eager(backbone)) if on_cpu else _batched(backbone)
 
 
 def compiled(backbone: Backbone, name: str) -> Engine:

@@ -115,7 +115,6 @@ def score_folder(
                     "Add --resume to go on, or --overwrite to start again.",
                 )
             scorer = Scorer(load_model(model, device), engine, progress)
-            scorer.expect(len(entries))
             settings = settings_of(scorer, folder)
             if resume and not overwrite and output.exists() and not parts.planned:
                 return _complete(output, settings, entries)

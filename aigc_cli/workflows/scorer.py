@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aigc_cli.core.backbone import ImageFeatures
 from aigc_cli.core.domain import joined
-from aigc_cli.core.engines import Engines
+from aigc_cli.core.engines import chosen
 from aigc_cli.core.features import prefetch
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.scoring import PromptEncoder, score_batch
@@ -106,15 +106,14 @@ class Scorer:
 
     Args:
         model: what judges.
-        progress: is told when a batch has to be made smaller.
+        progress: is told when a batch has to be made smaller, or the engine is not the fast one.
     """
 
     def __init__(self, model: Model, engine: str = "auto", progress: Progress | None = None) -> None:
         self.model = model
         self.texts = Texts(model.judge)
         self._progress = progress or Silent()
-        self._engines = Engines(model.judge.backbone, engine)
-        self._engine = self._engines.choose(0)
+        self._engine = chosen(model.judge.backbone, engine, progress)
         self._largest = BATCH  # images that fit into the device's memory at a time, as far as is known
         self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
         self._fitted = model.judge.backbone.preprocessing.fitted
@@ -124,8 +123,7 @@ class Scorer:
         """The shipped scorer, or the model of a run folder.
 
         Args:
-            engine: eager, onnx or openvino run the image tower; auto takes onnx for many images on a CPU. Scores agree
-                to 1e-3 MOS.
+            engine: eager, onnx or openvino run the image tower; auto takes onnx on a CPU. Scores agree to 1e-3 MOS.
 
         Raises:
             AigcError: no model there, or no such engine.
@@ -137,10 +135,6 @@ class Scorer:
     def engine(self) -> str:
         """The name of the engine that is in use."""
         return self._engine.name
-
-    def expect(self, images: int) -> None:
-        """Chooses the engine for a job of that many images, which may come in several calls of `rows`."""
-        self._engine = self._engines.choose(images, self._progress)
 
     def score(
         self, *, images: Sequence[str | Path | Image.Image], prompts: Sequence[str | None] | None = None
@@ -166,7 +160,6 @@ class Scorer:
             else Entry(Path(image).name, Path(image), text, text and "option")
             for i, (image, text) in enumerate(zip(images, texts, strict=True))
         ]
-        self.expect(len(entries))
         table = pa.Table.from_pylist(list(self.rows(entries)), schema=SCHEMAS["scores"])
         nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
         frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)

@@ -2,7 +2,6 @@
 
 import importlib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 from aigc_cli.core import engines
 from aigc_cli.core.backbone import Backbone, ImageFeatures
-from aigc_cli.core.engines import ENGINES, EXPORT_PAYS, Engines, compiled
+from aigc_cli.core.engines import ENGINES, chosen, compiled
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.progress import Silent
 
@@ -38,8 +37,8 @@ def _pixels(backbone: Backbone, n: int = 3) -> list[torch.Tensor]:
     return [torch.randint(256, size, dtype=torch.uint8, generator=generator) for _ in range(n)]
 
 
-def _features(chosen: engines.Engine, pixels: list[torch.Tensor]) -> ImageFeatures:
-    return chosen.together([chosen.each(image) for image in pixels])
+def _features(engine: engines.Engine, pixels: list[torch.Tensor]) -> ImageFeatures:
+    return engine.together([engine.each(image) for image in pixels])
 
 
 def _gap(one: ImageFeatures, other: ImageFeatures) -> float:
@@ -53,7 +52,7 @@ def test_every_engine_has_the_features_of_a_plain_batch(name: str, tiny: Backbon
     pixels = _pixels(tiny)
     with torch.inference_mode():
         expected = tiny.encode_image(tiny.preprocessing.scaled(torch.stack(pixels)))
-    found = _features(Engines(tiny, name).choose(EXPORT_PAYS), pixels)
+    found = _features(chosen(tiny, name), pixels)
     assert found.embedding.shape == (3, tiny.embed_dim)
     assert found.levels.shape == (3, tiny.level_dim())
     assert _gap(found, expected) < 1e-4
@@ -67,7 +66,7 @@ def test_an_exported_engine_has_the_weights_at_hand(cache: Path, tiny: Backbone)
         tiny.image.module.proj.add_(0.1 * torch.randn(tiny.image.module.proj.shape))
     after = _features(compiled(tiny, "onnx"), pixels)
     assert _gap(before, after) > 0.01
-    assert _gap(after, _features(Engines(tiny, "eager").choose(0), pixels)) < 1e-4
+    assert _gap(after, _features(chosen(tiny, "eager"), pixels)) < 1e-4
     assert len(list((cache / "engines").iterdir())) == 2
 
 
@@ -91,18 +90,11 @@ def test_a_graph_is_exported_once_and_again_when_it_is_damaged(
 def test_a_cache_that_cannot_be_written_is_no_obstacle(cache: Path, tiny: Backbone) -> None:
     cache.write_text("a file where the folder should be")
     pixels = _pixels(tiny)
-    assert _gap(_features(compiled(tiny, "onnx"), pixels), _features(Engines(tiny).choose(0), pixels)) < 1e-4
+    assert _gap(_features(compiled(tiny, "onnx"), pixels), _features(chosen(tiny, "eager"), pixels)) < 1e-4
 
 
-def test_a_few_images_are_not_worth_an_export(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    exports: list[str] = []
-    fast = SimpleNamespace(name="onnx")
-    monkeypatch.setattr(engines, "compiled", lambda backbone, name: (exports.append(name), fast)[1])
-    chosen = Engines(tiny)
-    assert [chosen.choose(n).name for n in (1, EXPORT_PAYS - 1)] == ["eager", "eager"]
-    assert exports == []
-    assert [chosen.choose(n).name for n in (EXPORT_PAYS, 10**6, 1)] == ["onnx", "onnx", "eager"]
-    assert exports == ["onnx"]
+def test_auto_is_onnx_runtime_on_a_cpu(cache: Path, tiny: Backbone) -> None:
+    assert chosen(tiny).name == "onnx"
 
 
 @pytest.mark.usefixtures("cache")
@@ -116,14 +108,14 @@ class TestAnEngineThatCannot:
 
     def test_is_an_error_when_it_was_asked_for(self, tiny: Backbone) -> None:
         with pytest.raises(EnvironmentProblem, match="can't run with --engine onnx: no such operator") as raised:
-            Engines(tiny, "onnx")
+            chosen(tiny, "onnx")
         assert raised.value.exit_code == 4
         assert "a page more" not in raised.value.message
         assert "--engine eager" in raised.value.hint
 
     def test_gives_way_to_eager_with_one_line(self, tiny: Backbone) -> None:
-        listener, chosen = Listener(), Engines(tiny)
-        assert [chosen.choose(EXPORT_PAYS, listener).name for _ in range(3)] == ["eager"] * 3
+        listener = Listener()
+        assert chosen(tiny, progress=listener).name == "eager"
         (line,) = listener.said
         assert "no such operator" in line
         assert "--engine eager" in line
@@ -154,11 +146,11 @@ def test_features_that_differ_are_not_used(cache: Path, tiny: Backbone, monkeypa
 
 def test_an_unknown_engine_or_another_device_is_refused(tiny: Backbone) -> None:
     with pytest.raises(AigcError, match="an engine out of auto, eager, onnx, openvino, found 'tensorrt'"):
-        Engines(tiny, "tensorrt")
+        chosen(tiny, "tensorrt")
     tiny.modules().to("meta")
     with pytest.raises(AigcError, match="--device cpu beside --engine onnx"):
-        Engines(tiny, "onnx")
-    assert Engines(tiny).choose(EXPORT_PAYS).name == "eager"
+        chosen(tiny, "onnx")
+    assert chosen(tiny).name == "eager"
 
 
 def test_a_network_that_cannot_be_traced_is_analysed(
@@ -174,5 +166,5 @@ def test_a_network_that_cannot_be_traced_is_analysed(
 
     monkeypatch.setattr(torch.onnx, "export", only_dynamo)
     pixels = _pixels(tiny)
-    assert _gap(_features(compiled(tiny, "onnx"), pixels), _features(Engines(tiny).choose(0), pixels)) < 1e-4
+    assert _gap(_features(compiled(tiny, "onnx"), pixels), _features(chosen(tiny, "eager"), pixels)) < 1e-4
     assert tried == [False, True]
