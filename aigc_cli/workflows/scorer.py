@@ -116,7 +116,7 @@ class Scorer:
         self._engines = Engines(model.judge.backbone, engine)
         self._engine = self._engines.choose(0)
         self._largest = BATCH  # images that fit into the device's memory at a time, as far as is known
-        self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
+        self._untrained = set(TARGETS) - set(model.targets)
         self._fitted = model.judge.backbone.preprocessing.fitted
 
     @classmethod
