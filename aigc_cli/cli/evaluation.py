@@ -6,7 +6,6 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from aigc_cli import __version__
 from aigc_cli.cli import options
 from aigc_cli.cli.completion import models, recipes
 from aigc_cli.cli.console import number, print_json, print_metrics, terminal
@@ -166,7 +165,9 @@ def _of_recipe(
         )
         if page[0] is not None:
             title = f"Recipe {Path(recipe).stem}, cross-validated by {protocol}"
-            report_evaluation(result.metrics, None, {"aigc_version": __version__}, page[0], progress, title=title)
+            report_evaluation(
+                result.metrics, result.images, result.metadata, page[0], progress, page[1], title, result.warnings
+            )
     if as_json:
         shown = ("metrics", "folds", "spread", "warnings")
         print_json({"protocol": protocol, "recipe": recipe, **{name: getattr(result, name) for name in shown}})

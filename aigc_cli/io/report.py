@@ -27,7 +27,7 @@ PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("state.js", "charts.js", "grid.js", "detail.js", "report.js")
 SCORES = ("quality", "consistency", "human_quality", "human_consistency")
 PARTS = ("quality_base", "quality_delta", "consistency_base", "consistency_delta", "clip_cosine", *ERROR_BARS)
-CATEGORIES = ("table", "generator", "model", "sampler", "prompt_source")  # filters
+CATEGORIES = ("table", "split", "generator", "model", "sampler", "prompt_source")  # filters
 DETAILS = ("steps", "cfg", "seed", "width", "height", "prompt_truncated", "status", "reason")
 
 

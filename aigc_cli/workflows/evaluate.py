@@ -116,7 +116,8 @@ def evaluate(
     if predictions:
         found = rated_rows(rated.samples, sides, scores[ZERO_SHOT], split=splits)
         write_table(predictions, "predictions", found, metadata, ["split"])
-    return EvalResult(metrics, rated.skipped, name, evaluation_gallery(rated.samples, sides | bars, splits), metadata)
+    shown = {target: sides[target] for target in model.targets} | bars
+    return EvalResult(metrics, rated.skipped, name, evaluation_gallery(rated.samples, shown, splits), metadata)
 
 
 def _of(scores: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:

@@ -38,6 +38,11 @@ class Model:
     checkpoint: Checkpoint
     calibration: Calibration | None = None
 
+    @property
+    def targets(self) -> list[str]:
+        """The targets that it was trained on, and so has scores of."""
+        return list(self.checkpoint.description.get("targets", TARGETS))
+
     def metadata(self) -> dict[str, str]:
         """What a result table says about the model that made it."""
         backbone = self.checkpoint.description["backbone"]

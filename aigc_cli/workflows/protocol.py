@@ -21,6 +21,7 @@ from aigc_cli.workflows.cells import prediction_rows, save_predictions
 from aigc_cli.workflows.crossval import Cell, Column, Prepared, prepare, train_cell
 from aigc_cli.workflows.partitions import Folds, saved_folds, straddling
 from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, with_recorded
+from aigc_cli.workflows.reports import evaluation_gallery
 from aigc_cli.workflows.train import ZERO_SHOT, without_units
 
 
@@ -58,6 +59,9 @@ class ProtocolResult:
             over folds between repeats: the noise of drawing folds and training.
         warnings: what a reader of the figures must know.
         skipped: (name, reason) of the images that were left out.
+        images: each image with people's scores and those of the first repeat's model that never saw it, for a report;
+            of an image split also, in rows of their own, those of the prompt-disjoint split beside it.
+        metadata: what made the scores.
     """
 
     metrics: list[dict[str, Any]]
@@ -65,6 +69,8 @@ class ProtocolResult:
     spread: list[dict[str, Any]]
     warnings: list[str]
     skipped: Sequence[tuple[str, str]]
+    images: list[dict[str, Any]]
+    metadata: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,21 @@ class _Repeat:
     prompts: Sequence[str]
     cells: Sequence[Cell]
     intervals: Mapping[str, tuple[Column, Column]]
+    unusual: Column
 
     def part(self, rows: Sequence[int]) -> Part:
         chosen = list(rows)
         sides = {target: (found[chosen], human[chosen]) for target, (found, human) in self.predicted.items()}
         return sides, [self.prompts[row] for row in chosen]
+
+    def shown(self, rated: Rated) -> dict[str, Column]:
+        """{column of the scores table: (n,)} of all images, of the targets that were rated."""
+        columns = {"clip_cosine": self.predicted[ZERO_SHOT][0], "out_of_domain": self.unusual}
+        for target in rated.targets(range(len(self.prompts))):
+            columns[target] = self.predicted[target][0]
+            if target in self.intervals:
+                columns[f"{target}_low"], columns[f"{target}_high"] = self.intervals[target]
+        return columns
 
 
 def cross_validate(
@@ -121,7 +137,7 @@ def cross_validate(
     rated = ready.rated
     dealt = _dealt(plan, rated, recipe.seed)
     warnings = _warnings(dealt, rated)
-    metrics, folds, spread, predicted = [], [], [], []
+    metrics, folds, spread, predicted, gallery = [], [], [], [], []
     for protocol, repeats in dealt.items():
         labels, groups = {"run": run, "split": _label(protocol, repeats, rated)}, rated.groups(_grouping(protocol))
         found = []
@@ -132,6 +148,7 @@ def cross_validate(
             of = {"split": labels["split"], "repeat": str(number)}
             predicted += [{**row, **of} for cell in one.cells for row in prediction_rows(cell)]
         metrics += _means(found, rated.groups(by) if by else [], by, labels)
+        gallery += evaluation_gallery(rated.samples, found[0].shown(rated), [labels["split"]] * len(rated.samples))
         single = _single(found, labels)
         spread += _spread(single, labels["split"], len(repeats))
         folds += single
@@ -142,7 +159,7 @@ def cross_validate(
         save_predictions(predictions, predicted, recipe, meta)
     if plan.save:
         write_table(plan.save, "splits", _saved(dealt, rated), meta)
-    return ProtocolResult(metrics, folds, spread, warnings, rated.skipped)
+    return ProtocolResult(metrics, folds, spread, warnings, rated.skipped, gallery, meta)
 
 
 def _grouping(protocol: str) -> str:
@@ -214,7 +231,7 @@ def _repeat(
         sides[ZERO_SHOT][0][held_out], sides[ZERO_SHOT][1][held_out] = found.cosine, found.human["consistency"]
     prompts = ready.data.prompts
     intervals = {target: _intervals(*sides[target], unusual, prompts, recipe) for target in TARGETS}
-    return _Repeat(folds, sides, prompts, cells, {target: found for target, found in intervals.items() if found})
+    return _Repeat(folds, sides, prompts, cells, {name: found for name, found in intervals.items() if found}, unusual)
 
 
 def _intervals(

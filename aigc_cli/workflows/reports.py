@@ -3,13 +3,15 @@
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from aigc_cli import __version__
 from aigc_cli.io.plots import comparison_plot
-from aigc_cli.io.report import Figure, Report, Table, write_report
+from aigc_cli.io.report import CATEGORIES, Figure, Report, Table, write_report
 from aigc_cli.io.results import iter_rows, read_metadata, scale_of
+from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Progress
 from aigc_cli.workflows.compare import Comparison
 from aigc_cli.workflows.picking import metadata_of
@@ -33,18 +35,20 @@ def report_scores(table: Path, report: Path, progress: Progress, thumbs: Path | 
 
 def report_evaluation(
     metrics: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]] | None,
+    rows: Sequence[Mapping[str, Any]],
     metadata: Mapping[str, str],
     report: Path,
     progress: Progress,
     thumbs: Path | None = None,
     title: str = "Agreement with people",
+    notes: Sequence[str] = (),
 ) -> None:
     """The agreement table, and the images with both scores, worst misses first.
 
     Args:
         metrics: rows of the metrics table.
-        rows: name, path, prompt, the model's scores and people's of each image; None: no gallery.
+        rows: of `evaluation_gallery`.
+        notes: what a reader of the figures must know.
     """
     targets = list(dict.fromkeys(str(row["target"]) for row in metrics))
     lines: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
@@ -61,7 +65,7 @@ def report_evaluation(
     columns = ("images", "group", "metric", *(target.replace("_", " ") for target in targets), "n")
     note = "Intervals are 95% bootstrap intervals over prompts."
     table = Table("Agreement", columns, cells, note)
-    page = Report(title, facts_of(metadata), tables=[table], rows=rows, scale=scale_of(metadata))
+    page = Report(title, facts_of(metadata), notes, [table], rows=rows, scale=scale_of(metadata))
     write_report(report, page, progress, thumbs)
 
 
@@ -130,6 +134,7 @@ def _spanned(row: Mapping[str, Any], value: str, low: str, high: str, form: str)
 def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
     """The head of a page, out of what a result table says of its making."""
     named = {
+        "Data": metadata.get("data"),
         "Model": metadata.get("model"),
         "Weights": metadata.get("model_hash", "")[:HASH_SHOWN],
         "Backbone": metadata.get("backbone"),
@@ -142,14 +147,14 @@ def facts_of(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def evaluation_gallery(
-    samples: Iterable[Any], predicted: Mapping[str, Sequence[float]], splits: Sequence[str]
+    samples: Iterable[Sample], predicted: Mapping[str, Any], splits: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Rows for `report_evaluation`.
 
     Args:
         samples: the rated images.
-        predicted: {column of the scores table: value of each image, in MOS units}.
-        splits: of each image, see `EvalResult`.
+        predicted: {column of the scores table: (n,) in MOS units, NaN where an image has none}.
+        splits: of each image, see `EvalResult` and `ProtocolResult`.
     """
     return [
         {
@@ -158,10 +163,10 @@ def evaluation_gallery(
             "prompt": sample.prompt,
             "human_quality": sample.mos_quality,
             "human_consistency": sample.mos_align,
-            "reason": None,
             "split": split,
+            **{name: sample.groups[name] for name in CATEGORIES if sample.groups.get(name)},
+            **{name: float(values[i]) if isfinite(values[i]) else None for name, values in predicted.items()},
         }
-        | {name: float(values[i]) for name, values in predicted.items()}
         for i, (sample, split) in enumerate(zip(samples, splits, strict=True))
     ]
 

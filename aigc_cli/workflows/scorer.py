@@ -115,7 +115,7 @@ class Scorer:
         self._progress = progress or Silent()
         self._engine = chosen(model.judge.backbone, engine, progress)
         self._largest = BATCH  # images that fit into the device's memory at a time, as far as is known
-        self._untrained = set(TARGETS) - set(model.checkpoint.description.get("targets", TARGETS))
+        self._untrained = set(TARGETS) - set(model.targets)
         self._fitted = model.judge.backbone.preprocessing.fitted
 
     @classmethod

@@ -2,10 +2,14 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import Work, aigc
+
+from aigc_cli.io.results import read_rows
 
 
 def gallery(report: Path) -> Any:
@@ -42,6 +46,44 @@ def test_eval_shows_both_scores(work: Work) -> None:
     assert len(columns["human_quality"]) == len(columns["quality"]) == 48
     assert all(Path(thumb).is_file() for thumb in columns["thumb"])
     assert "srocc" in Path("r.html").read_text(encoding="utf-8")
+
+
+def test_eval_of_a_recipe_shows_every_image_by_the_model_that_never_saw_it(work: Work) -> None:
+    """Half of the images are rated for quality alone; that split tells which of its two rows an image's is."""
+    lines = work.table.read_text(encoding="utf-8").splitlines()
+    header = lines[0].split(",")
+    where = header.index("mos_align")
+    rows = [line.rsplit(",", len(header) - where) for line in lines[1:]]  # prompts may hold commas, numbers don't
+    halved = [
+        ",".join([row[0], "" if number % 2 else row[1], *row[2:], f"g{number % 3}"]) for number, row in enumerate(rows)
+    ]
+    Path("half.csv").write_text("\n".join([f"{lines[0]},generator", *halved]), encoding="utf-8")
+    backbone = work.options[work.options.index("--backbone") + 1]
+    given = ("--data", "half.csv", "--images", work.images, "--columns", "image=name", "--device", "cpu")
+    quick = ("--recipe", "quick", "--set", f"backbone={backbone}", "--epochs", 1, "--folds", 2)
+    ended = aigc(
+        "eval",
+        "--protocol",
+        "image",
+        *given,
+        *quick,
+        "--report",
+        "r.html",
+        "--thumbs",
+        "t",
+        "--predictions",
+        "p.parquet",
+    )
+    assert ended.code == 0, ended.err
+    columns = gallery(Path("r.html"))
+    assert Counter(columns["split"]) == {"image-level 2-fold": 48, "prompt-disjoint 2-fold": 48}
+    assert Counter(columns["generator"]) == {"g0": 32, "g1": 32, "g2": 32}
+    assert columns["human_consistency"].count(None) == 48
+    assert all(Path(thumb).is_file() for thumb in columns["thumb"])
+    held_out = {(row["split"], row["name"]): row["quality"] for row in read_rows(Path("p.parquet"))}
+    shown = dict(zip(zip(columns["split"], columns["name"], strict=True), columns["quality"], strict=True))
+    assert shown == pytest.approx(held_out, abs=1e-4)
+    assert "prompts seen in training reappear" in Path("r.html").read_text(encoding="utf-8")
 
 
 def test_ablate_shows_table_and_plot(work: Work) -> None:

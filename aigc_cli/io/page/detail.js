@@ -1,7 +1,7 @@
 // One image large, with what its scores are made of.
 
 const SVG = "http://www.w3.org/2000/svg";
-const REST = ["table", "generator", "model", "sampler", "steps", "cfg", "seed", "prompt_source", "clip_cosine", "quality_percentile", "consistency_percentile", "out_of_domain", "prompt_truncated", "path"];
+const REST = ["table", "split", "generator", "model", "sampler", "steps", "cfg", "seed", "prompt_source", "clip_cosine", "quality_percentile", "consistency_percentile", "out_of_domain", "prompt_truncated", "path"];
 
 function bar(name, kind, from, to) {
   const [low, high] = data.scale;
