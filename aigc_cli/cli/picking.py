@@ -12,6 +12,7 @@ from aigc_cli.cli.streams import STREAM, print_paths, table_out, tables_in
 from aigc_cli.errors import AigcError
 
 SHOWN = 40
+LEFT = 3  # exit code: done, but not all of it
 PLACE = "What to do with them"
 Output = Annotated[
     Optional[Path], typer.Option("-o", "--output", help="Table of the picks (.parquet .csv .jsonl, or - for CSV).")
@@ -142,8 +143,11 @@ def _undo(record: Path, table: Path | None, quiet: bool) -> None:
     if not quiet:
         print(f"{count} files taken back.")
     if left:
-        shown = "\n      ".join(printable(f"{path}: {why}") for path, why in left)
-        raise AigcError(f"{len(left)} files stay as they are, and so does the list.", shown)
+        with terminal(False) as progress:
+            progress.say(f"{len(left)} files stay as they are, and so does the list.")
+            for path, why in left:
+                progress.say(f"  {printable(str(path))}: {why}")
+        raise typer.Exit(LEFT)
 
 
 def _json(picks: Any, files: list[Path]) -> dict[str, Any]:

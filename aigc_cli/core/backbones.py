@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -258,9 +259,9 @@ def _two_towers(name: str, folder: Path, config: Mapping[str, Any], weights: Pat
 
 
 def _preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
-    """As the checkpoint says it."""
+    """As the checkpoint says it; ValueError or TypeError where that is no preprocessing of RGB images."""
     size = cfg["size"]
-    return Preprocessing(
+    found = Preprocessing(
         size=(size, size) if isinstance(size, int) else tuple(size),
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
@@ -268,6 +269,13 @@ def _preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
         resize_mode=cfg["resize_mode"],
         fill_color=cfg.get("fill_color", 0),
     )
+    sides, colours = [*found.size, found.fill_color], [*found.mean, *found.std]
+    whole = all(type(side) is int for side in sides) and min(found.size) > 0 and found.fill_color in range(256)
+    real = all(type(value) in (int, float) and math.isfinite(value) for value in colours) and min(found.std) > 0
+    known = found.interpolation in ("bicubic", "bilinear") and found.resize_mode in ("shortest", "longest", "squash")
+    if not (whole and real and known and (len(found.size), len(found.mean), len(found.std)) == (2, 3, 3)):
+        raise ValueError(f"a preprocessing that is none: {dict(cfg)}")
+    return found
 
 
 def _embed_dim(text: Tower) -> int:

@@ -144,7 +144,7 @@ def _check_facts(facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     numbers += [row[name] or 0.0 for row in rows for name in names & row.keys()]
     whole = all(type(count) is int and count >= 0 for count in counts) and type(facts["stopped_early"]) is bool
     real = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-    known = all(row.keys() <= names | {"split"} and row["split"] in ("train", "val") for row in rows)
+    known = all(row.keys() == names | {"split"} and row["split"] in ("train", "val") for row in rows)
     seen = sum(n for n, _, _ in facts["losses"])
     if not (whole and real and known) or ("predicted" in tensors and tensors["predicted"].shape != (4, seen)):
         raise ValueError("facts of another kind")

@@ -130,6 +130,8 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         facts = read_json(place / FACTS)
         version = facts.pop("format_version")
+        if not all(type(facts[count]) is int for count in ("epoch", "step")):
+            raise ValueError(f"epoch {facts['epoch']!r} and step {facts['step']!r}")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise AigcError(f"Expected a training's state in {place / FACTS}, found {error!r}.", "Train again.") from error
     if version != FORMAT_VERSION:

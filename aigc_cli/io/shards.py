@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.files import LOCK, TEMPORARY, read_json, sweep, whole_file, write_json
 from aigc_cli.io.results import Row, write_table
+from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.io.text import printable
 
 T = TypeVar("T")
@@ -89,9 +90,10 @@ class Parts:
             inputs = pq.read_table(self.folder / INPUTS)
             if inputs.schema != INPUT_SCHEMA or not isinstance(settings, dict):
                 raise ValueError("another layout")
-        except (OSError, ValueError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise AigcError(
-                f"Expected the plan of an interrupted run in {printable(str(self.folder), 200)}, found {error}.",
+                f"Expected the plan of an interrupted run in {printable(str(self.folder), 200)}, "
+                f"found {printable(str(error), 200)}.",
                 "Start again with --overwrite.",
             ) from error
         self.counts = list(self._count(inputs.num_rows))
@@ -101,7 +103,7 @@ class Parts:
         for number in itertools.count():
             try:
                 rows = pq.read_metadata(self._shard(number)).num_rows
-            except (OSError, pa.ArrowInvalid):
+            except (OSError, ValueError, pa.ArrowException):
                 return
             most -= rows
             if most < 0:
@@ -121,10 +123,14 @@ class Parts:
     def read(self, number: int) -> list[dict[str, Any]]:
         """The rows of one shard."""
         try:
-            return pq.read_table(self._shard(number)).to_pylist()  # type: ignore[no-any-return]
-        except (OSError, pa.ArrowInvalid) as error:
+            table = pq.read_table(self._shard(number))
+            if table.schema != SCHEMAS["scores"]:
+                raise ValueError("other columns")
+            return table.to_pylist()  # type: ignore[no-any-return]
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise AigcError(
-                f"Expected a whole shard at {printable(str(self._shard(number)), 200)}, found {error}.",
+                f"Expected a whole shard at {printable(str(self._shard(number)), 200)}, "
+                f"found {printable(str(error), 200)}.",
                 "Remove it and resume: its rows and those after it are computed again.",
             ) from error
 

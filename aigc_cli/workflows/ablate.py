@@ -104,15 +104,16 @@ def _check_plan(output: Path, plan: Mapping[str, Any]) -> None:
     """Refuses to resume what has changed, and says what."""
     try:
         old = read_json(output / PLAN)
-    except (OSError, ValueError) as error:
+        data, folds, variants = old["data"], old["folds"], {name: dict(then) for name, then in old["variants"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise AigcError(f"Expected an ablation to resume in {output}, found none.", "Leave out --resume.") from error
     changed = []
-    if old["data"] != plan["data"]:
+    if data != plan["data"]:
         changed.append("the images, prompts or scores")
-    if old["folds"] != plan["folds"]:
-        changed.append(f"folds ({old['folds']} then, {plan['folds']} now)")
-    for name in old["variants"].keys() & plan["variants"].keys():
-        then, now = old["variants"][name], plan["variants"][name]
+    if folds != plan["folds"]:
+        changed.append(f"folds ({folds} then, {plan['folds']} now)")
+    for name in variants.keys() & plan["variants"].keys():
+        then, now = variants[name], plan["variants"][name]
         keys = [key for key in now if then.get(key) != now[key]]
         changed += [f"{key} of '{name}' ({then.get(key)} then, {now[key]} now)" for key in keys]
     if changed:

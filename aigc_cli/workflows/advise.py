@@ -9,6 +9,7 @@ from aigc_cli.errors import AigcError
 from aigc_cli.io.files import read_json
 from aigc_cli.io.results import read_rows
 from aigc_cli.recipe import Recipe, read_recipe
+from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.recommend import Recommendation, source_options, train_command
 
 FILES = ("run.json", "recipe.yaml", "epochs.parquet")
@@ -27,9 +28,8 @@ def advise(run: Path) -> Recommendation:
     said = _description(run)
     recipe = Recipe(**read_recipe(run / "recipe.yaml"))
     try:
-        status, images, source = said["status"], said["images"], said["source"]
-        data, folder, splits = (Path(source[key]) if source[key] else None for key in ("data", "images", "splits"))
-        options = source_options(data, folder, source["columns"], source["sep"], splits)
+        status, images, source = said["status"], said["images"], Source.from_json(said["source"])
+        options = source_options(source.data, source.images, source.columns or {}, source.sep, source.splits)
         ending = status.removeprefix(DIVERGED) if status.startswith(DIVERGED) else ""
         curves = Curves.of(read_rows(run / "epochs.parquet"), ending)
         faults = diagnose(curves, recipe.residual)

@@ -70,6 +70,15 @@ class Source:
         paths = {name: str(path) if path else None for name, path in named}
         return {**paths, "columns": dict(self.columns or {}), "sep": self.sep}
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any], folder: Path = Path()) -> "Source":
+        """What `to_json` wrote, its paths seen from `folder`; LookupError or TypeError for anything else."""
+        data, images, splits = (said[name] and folder / said[name] for name in ("data", "images", "splits"))
+        columns, sep = said["columns"], said["sep"]
+        if not all(isinstance(word, str) for word in (*columns.keys(), *columns.values(), sep)):
+            raise TypeError(f"columns {columns!r} and the delimiter {sep!r}")
+        return cls(data, images, columns or None, sep, splits)
+
 
 @dataclass(frozen=True)
 class Rated:

@@ -19,7 +19,7 @@ from aigc_cli.io.checkpoints import load_state, save_state
 from aigc_cli.io.files import discard_folder, read_json, sweep, whole_folder
 from aigc_cli.io.locks import owned
 from aigc_cli.progress import Progress
-from aigc_cli.recipe import Recipe, Resolved, checked, find_recipe, read_recipe
+from aigc_cli.recipe import FIELDS, Recipe, Resolved, checked, find_recipe, read_recipe
 from aigc_cli.workflows.calibrate import Calibrating
 from aigc_cli.workflows.ratings import Rated, Source, data_digest
 
@@ -95,13 +95,18 @@ def read_plan(run: Path) -> Plan:
     try:
         said = read_json(place)
         settings = {key: checked(key, value, str(place)) for key, value in said["resolved"]["recipe"].items()}
-        resolved = Resolved(Recipe(**settings), said["resolved"]["sources"], tuple(said["resolved"]["warnings"]))
-        table, folder = said["source"], Path(said["folder"])
-        folder = Path() if folder == Path.cwd() else folder  # so that paths stay as they were given
-        data, images, splits = (table[key] and folder / table[key] for key in ("data", "images", "splits"))
-        source = Source(data, images, table["columns"] or None, table["sep"], splits)
+        sources, warnings = said["resolved"]["sources"], said["resolved"]["warnings"]
+        texts = [*sources.values(), *warnings]
+        if sources.keys() != FIELDS.keys() or any(len(text.splitlines()) > 1 for text in texts):  # comments of YAML
+            raise ValueError(f"settings from {sources!r}, warnings {warnings!r}")
+        resolved = Resolved(Recipe(**settings), sources, tuple(warnings))
+        folder = Path(said["folder"])
+        # where it runs where it did, paths stay as they were given
+        source = Source.from_json(said["source"], Path() if folder == Path.cwd() else folder)
         bars = said.get("calibrating", Calibrating().to_json())
         predictions = folder / bars["predictions"] if bars["predictions"] else None
+        if type(bars["folds"]) is not int:
+            raise TypeError(f"{bars['folds']!r} folds")
         return Plan(resolved, source, said["data"], said["weights"], Calibrating(bars["folds"], predictions))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AigcError(
