@@ -11,10 +11,14 @@ COMMANDS = {"aigc --help": (["--help"], 0.15), "aigc recommend --n 3000": (["rec
 
 
 def startup(rounds: int) -> list[Row]:
-    """Rows of part `cli`; bare Python beside them says how fast the machine is."""
+    """Rows of part `cli`; bare Python beside them says how fast the machine is.
+
+    Python may keep its bytecode, whatever the environment says: an installed package has it.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run(*arguments: str) -> None:
-        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=os.environ)
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
 
     sides = {name: partial(run, "-m", "aigc_cli", *arguments) for name, (arguments, _) in COMMANDS.items()}
     sides["python"] = partial(run, "-c", "pass")
