@@ -109,8 +109,7 @@ def evaluate(
             labels = {"run": name, "split": split, "group": group}
             metrics += evaluation_rows(_of(scores, members), data, members, recipe, labels)
             metrics += _bars_rows(bars, data, members, recipe, labels)
-    sides = {target: to_mos(scores[target], recipe) for target in TARGETS}
-    metadata = _described(model, recipe)
+    sides, metadata = {target: to_mos(scores[target], recipe) for target in TARGETS}, _described(model, recipe)
     if output:
         write_table(output, "metrics", metrics, metadata)
     if predictions:
