@@ -59,7 +59,7 @@ def test_commands_share_their_options(command: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("train --lerning-rate 1", "No such option: --lerning-rate", "`aigc train --help` lists what there is."),
+        ("train --frobnicate 1", "No such option: --frobnicate", "`aigc train --help` lists what there is."),
         ("train --epoch 1", "No such option: --epoch", "Did you mean --epochs?"),
         ("score x --outptu y", "No such option: --outptu", "Did you mean --output?"),
         ("frobnicate", "No such command 'frobnicate'.", "`aigc --help` lists what there is."),
