@@ -132,8 +132,7 @@ def cross_validate(
     if by:
         rated.groups(by)
     _dealt(plan, rated, recipe.seed)  # whatever is wrong with folds or columns is an error before anything is computed
-    backbone = load_backbone(recipe.backbone, recipe.image_size)
-    ready = prepare(backbone, rated, recipe, device, cache, progress)
+    ready = prepare(load_backbone(recipe.backbone, recipe.image_size), rated, recipe, device, cache, progress)
     rated = ready.rated
     dealt = _dealt(plan, rated, recipe.seed)
     warnings = _warnings(dealt, rated)
