@@ -28,7 +28,7 @@ def show_scores(summary: Any) -> None:
             f"{summary.unusual} images lie farther from the training images than 95% of those (out_of_domain > 0.95): "
             "take their scores, and their intervals, with care."
         )
-    print(f"{summary.rows} images, {summary.failed} failed, {means}; scores in {summary.output}")
+    print(f"{summary.rows} images, {summary.failed} failed, {means}; scores in {printable(str(summary.output))}")
 
 
 def _barred(row: dict[str, Any], target: str) -> str:

@@ -109,8 +109,8 @@ def write_table(
 
 def read_rows(path: Path) -> list[dict[Any, Any]]:
     """The rows of a Parquet table that this project wrote."""
-    with _readable(path):
-        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
+    with _readable(path), path.open("rb") as stream:  # a path that is not UTF-8 is none to pyarrow
+        return pq.read_table(stream).to_pylist()  # type: ignore[no-any-return]
 
 
 def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
@@ -133,7 +133,7 @@ def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
 
 
 def _parquet_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(path) as table:
+    with path.open("rb") as stream, pq.ParquetFile(stream) as table:
         _check_columns(table.schema_arrow.names, schema)
         for batch in table.iter_batches():
             yield from batch.to_pylist()
@@ -195,7 +195,9 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     with _readable(path):
         if path.suffix == ".parquet":
-            return {key.decode(): text.decode() for key, text in (pq.read_schema(path).metadata or {}).items()}
+            with path.open("rb") as stream:
+                said = pq.read_schema(stream).metadata or {}
+            return {key.decode(): text.decode() for key, text in said.items()}
         said = read_json(path.with_name(f"{path.name}.meta.json"))
         return {str(key): str(text) for key, text in said.items()}
 
@@ -287,7 +289,8 @@ def _readable(path: Path) -> Iterator[None]:
         kind = {".csv": "CSV", ".jsonl": "JSON lines"}.get(path.suffix, "Parquet")
         what = printable(str(error) or type(error).__name__, 300)
         raise AigcError(
-            f"Expected a {kind} table at {path}, found {what}.", "Is it whole, and as it was written?"
+            f"Expected a {kind} table at {printable(str(path), 200)}, found {what}.",
+            "Is it whole, and as it was written?",
         ) from error
 
 

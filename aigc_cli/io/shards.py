@@ -87,7 +87,8 @@ class Parts:
         """The settings and the inputs (`INPUT_SCHEMA`) that this was begun with; counts the shards."""
         try:
             settings = read_json(self.folder / SETTINGS)
-            inputs = pq.read_table(self.folder / INPUTS)
+            with (self.folder / INPUTS).open("rb") as stream:  # a path that is not UTF-8 is none to pyarrow
+                inputs = pq.read_table(stream)
             if inputs.schema != INPUT_SCHEMA or not isinstance(settings, dict):
                 raise ValueError("another layout")
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -102,7 +103,8 @@ class Parts:
     def _count(self, most: int) -> Iterator[int]:
         for number in itertools.count():
             try:
-                rows = pq.read_metadata(self._shard(number)).num_rows
+                with self._shard(number).open("rb") as stream:
+                    rows = pq.read_metadata(stream).num_rows
             except (OSError, ValueError, pa.ArrowException):
                 return
             most -= rows
@@ -123,7 +125,8 @@ class Parts:
     def read(self, number: int) -> list[dict[str, Any]]:
         """The rows of one shard."""
         try:
-            table = pq.read_table(self._shard(number))
+            with self._shard(number).open("rb") as stream:
+                table = pq.read_table(stream)
             if table.schema != SCHEMAS["scores"]:
                 raise ValueError("other columns")
             return table.to_pylist()  # type: ignore[no-any-return]

@@ -48,12 +48,22 @@ class Finder:
         """The file that is meant, None where there is none."""
         if shown is None:
             return None
-        path = Path(shown)
         try:
-            if "\\" not in shown or path.is_file():
-                return path if path.is_file() else None
-            if path.parent not in self._folders:
-                self._folders[path.parent] = {printable(entry.name): entry for entry in path.parent.iterdir()}
+            path = Path(shown)
+            if "\\" in shown and not path.is_file():
+                path = self._meant(path)
+            return path if path.is_file() else None
         except (OSError, ValueError):
             return None
-        return self._folders[path.parent].get(path.name)
+
+    def _meant(self, path: Path) -> Path:
+        """The path whose parts are shown so; a part of which there is none stays."""
+        found = Path(path.anchor)
+        for part in path.relative_to(path.anchor).parts:
+            if "\\" in part and not (found / part).exists():
+                if found not in self._folders:
+                    self._folders[found] = {printable(entry.name): entry for entry in found.iterdir()}
+                found = self._folders[found].get(part, found / part)
+            else:
+                found /= part
+        return found

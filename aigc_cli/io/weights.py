@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from aigc_cli.errors import AigcError
@@ -36,7 +36,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for ever
             raise OSError("it is no regular file")
-        stored = load_file(path)
+        stored = _stored(path)
     except FileNotFoundError as error:
         raise AigcError(f"Expected weights at {path}, found no file.", "Check the path.") from error
     except (SafetensorError, OSError, ValueError) as error:
@@ -59,6 +59,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             f"Expected finite weights in {path}, found NaN or infinity in {', '.join(broken)}.", "Train again."
         )
     return tensors
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds; its library opens no path that is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return load(path.read_bytes())
+    return load_file(path)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], eight_bit: frozenset[str] = frozenset()) -> None:

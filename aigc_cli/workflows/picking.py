@@ -8,12 +8,12 @@ from typing import Any
 
 from aigc_cli.errors import AigcError, Interrupted
 from aigc_cli.io.files import TABLE_SUFFIXES
-from aigc_cli.io.folders import list_images
 from aigc_cli.io.placing import Action, Placing, place, plan_placing
 from aigc_cli.io.results import TableWriter, iter_rows, read_metadata
 from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.io.signals import graceful
 from aigc_cli.io.text import printable
+from aigc_cli.io.thumbnails import Finder
 from aigc_cli.progress import Progress, Silent
 
 BY = ("quality", "consistency", "both")
@@ -182,21 +182,14 @@ def _note(last: tuple[float, Mapping[str, Any]], after: tuple[float, Mapping[str
 def files_of(rows: Iterable[Mapping[str, Any]], images: Path | None = None) -> list[Path]:
     """The image file of each row, by the table's paths or by name in `images`.
 
-    A table holds names as they can be shown; a file whose name holds other bytes is looked up in its folder.
+    A table holds names as they can be shown; a file or folder whose name holds other bytes is looked up.
 
     Raises:
         AigcError: a name leads outside `images`, or a row has no path.
     """
-    folders: dict[Path, dict[str, str]] = {}
-    files = []
-    for row in rows:
-        file = _file_of(row, images)
-        if "\\" in file.name and not file.exists() and file.parent.is_dir():
-            if file.parent not in folders:
-                folders[file.parent] = {printable(name): name for name in list_images(file.parent)}
-            file = file.with_name(folders[file.parent].get(file.name, file.name))
-        files.append(file)
-    return files
+    find = Finder()
+    places = [_file_of(row, images) for row in rows]
+    return [find(str(place)) or place for place in places]
 
 
 def _file_of(row: Mapping[str, Any], images: Path | None) -> Path:

@@ -2,13 +2,14 @@
 
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
 from killing import KILLED, Forge, check_whole, results
 
 SEED = int(os.environ.get("KILL_SEED", random.randrange(10**6)))
-KILLS = 20
+KILLS, POLLS = 20, 50
 DRAWN = (".md", ".png", ".svg")  # these show the seconds
 
 
@@ -42,3 +43,17 @@ def test_killed_at_random_moments(forge: Forge, line: str, tmp_path: Path) -> No
             assert ending.code == KILLED, (SEED, kills, ending)
             kills += 1
         assert results(folder / "run", DRAWN) == expected, (SEED, kills)
+
+
+def test_every_visible_file_is_whole_at_any_moment(forge: Forge, line: str, tmp_path: Path) -> None:
+    print(f"KILL_SEED={SEED}")
+    chosen, folder, polls, files = random.Random(SEED), tmp_path / "work", 0, 0
+    while polls < POLLS:
+        forge.begin(folder, f"{line} --overwrite")
+        while forge.busy():
+            time.sleep(chosen.uniform(0, 0.1))
+            files += check_whole(folder / "run")
+            polls += 1
+        ending = forge.end(folder)
+        assert ending.code == 0, ending.err
+    assert files > polls

@@ -1,11 +1,13 @@
 """Small pictures, and the files that a table's paths mean."""
 
 import io
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from aigc_cli.io.text import printable
 from aigc_cli.io.thumbnails import SIDE, Finder, thumbnails
 
 
@@ -28,6 +30,15 @@ def test_files_are_found_by_the_names_that_are_shown(tmp_path: Path) -> None:
     assert find(str(tmp_path / "line\\n.png")) == tmp_path / "line\n.png"
     (tmp_path / "real\\x1b.png").write_bytes(b"x")
     assert find(str(tmp_path / "real\\x1b.png")) == tmp_path / "real\\x1b.png"
+
+
+def test_so_are_files_in_folders(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"pictures-\xff") / "esc\x1b"
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"\xe9.png")).write_bytes(b"x")
+    find = Finder()
+    assert find(printable(str(folder / os.fsdecode(b"\xe9.png")))) == folder / os.fsdecode(b"\xe9.png")
+    assert find(printable(str(folder / "gone.png"))) is None
 
 
 @pytest.mark.parametrize("shown", [None, "nowhere/a.png", "nowhere/a\\x1b.png", "a\0b.png", "a\\\0b.png", "\\" * 5000])
