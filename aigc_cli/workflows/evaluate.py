@@ -99,25 +99,24 @@ def evaluate(
     scores = predict(judge, data, all_rows)._asdict() | {ZERO_SHOT: _zero_shot(judge, data, all_rows)}
     bars = _error_bars(model, data, scores, recipe)
     splits, metrics = _splits(model, data.prompts), list[dict[str, Any]]()
-    metadata = _described(model, recipe)
+    name = model.metadata()["model"]
     for split in (UNSEEN, "val", "train"):
         rows = [row for row, found in enumerate(splits) if found == split]
         chosen: dict[str, list[int]] = {"all": rows}
         for row in rows if groups else ():
             chosen.setdefault(f"{by}={groups[row]}", []).append(row)
         for group, members in sorted(chosen.items(), key=lambda item: (item[0] != "all", item[0])):
-            labels = {"run": metadata["model"], "split": split, "group": group}
+            labels = {"run": name, "split": split, "group": group}
             metrics += evaluation_rows(_of(scores, members), data, members, recipe, labels)
             metrics += _bars_rows(bars, data, members, recipe, labels)
-    sides = {target: to_mos(scores[target], recipe) for target in TARGETS}
+    sides, metadata = {target: to_mos(scores[target], recipe) for target in TARGETS}, _described(model, recipe)
     if output:
         write_table(output, "metrics", metrics, metadata)
     if predictions:
         found = rated_rows(rated.samples, sides, scores[ZERO_SHOT], split=splits)
         write_table(predictions, "predictions", found, metadata, ["split"])
     shown = {target: sides[target] for target in model.targets} | bars
-    gallery = evaluation_gallery(rated.samples, shown, splits)
-    return EvalResult(metrics, rated.skipped, metadata["model"], gallery, metadata)
+    return EvalResult(metrics, rated.skipped, name, evaluation_gallery(rated.samples, shown, splits), metadata)
 
 
 def _of(scores: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
