@@ -140,7 +140,7 @@ class Backbone:
         for index in range(start, stop):
             before, block = hidden, self.image.blocks[index]
             hidden = self.image.call_block(block, before, None)
-            if self.drop_path and block.training and hidden.shape == before.shape:
+            if self.drop_path and _in_training(block) and hidden.shape == before.shape:
                 hidden = _skipped(before, hidden, self.drop_path * (index + 1) / len(self.image.blocks))
             if index in self.hints.levels:
                 pooled.append(self.image.pool(hidden))
@@ -190,6 +190,12 @@ class Backbone:
 def _boundary(tower: Tower, mode: str, depth: float) -> int:
     blocks = len(tower.blocks)
     return {"none": UNFROZEN, "partial": int(depth * blocks + 0.5), "all": blocks + 1}[mode]
+
+
+def _in_training(block: nn.Module) -> bool:
+    """Whether all of a block is in training mode; one that ConvNeXt's tower made stands outside the network, so that
+    `eval` reaches its parts alone."""
+    return all(part.training for part in block.modules())
 
 
 def _skipped(before: Tensor, after: Tensor, chance: float) -> Tensor:

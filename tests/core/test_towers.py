@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_cli.core import backbone as core_backbone
 from aigc_cli.core import engines
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbones import load_backbone
@@ -245,6 +246,32 @@ def test_training_mode_stays_beyond_the_boundary_and_eval_ends_it(tiny: Backbone
         assert [block.training for block in tower.blocks] == [False, False, True, True]
     tiny.eval()
     assert not any(part.training for tower in (tiny.image, tiny.text) for part in tower.module.modules())
+
+
+def test_blocks_are_skipped_in_training_alone(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In scoring never, nor in the frozen part, which is computed once and kept."""
+    monkeypatch.setattr(backbone, "drop_path", 0.5)
+    drawn: list[float] = []
+    monkeypatch.setattr(core_backbone, "_skipped", lambda before, after, chance: (drawn.append(chance), after)[1])
+    half, tower = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.5)), backbone.image
+    hidden, chances = tower.stem(_pixels(backbone)), []
+    for number, block in enumerate(tower.blocks, 1):
+        before, hidden = hidden, tower.call_block(block, hidden, None)
+        if number > half.image and hidden.shape == before.shape:
+            chances.append(0.5 * number / len(tower.blocks))
+
+    def pass_through() -> list[float]:
+        drawn.clear()
+        with torch.no_grad():
+            backbone.image_from_boundary(backbone.image_boundary(_pixels(backbone), half.image), half.image)
+        return drawn
+
+    backbone.eval()
+    assert pass_through() == []
+    backbone.train(half)
+    assert pass_through() == pytest.approx(chances)
+    backbone.eval()
+    assert pass_through() == []
 
 
 def test_an_unknown_family_is_named() -> None:
