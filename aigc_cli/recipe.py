@@ -74,12 +74,17 @@ class Recipe:
         None, "Optimisation", "learning rate of the backbone; default: lr", sensible=(1e-6, 1e-3), low=0, high=1
     )
     lr_text: float | None = _setting(
-        None, "Optimisation", "the same of the text tower; default: lr_backbone", sensible=(1e-6, 1e-3), low=0, high=1
+        None,
+        "Optimisation",
+        "learning rate of the text tower; default: lr_backbone",
+        sensible=(1e-6, 1e-3),
+        low=0,
+        high=1,
     )
     lr_layer_decay: float = _setting(
         1.0,
         "Optimisation",
-        "factor on both for each block down the tower",
+        "factor on a tower's rate for each block down",
         sensible=(0.7, 1),
         low=0.1,
         high=1,
@@ -115,7 +120,7 @@ class Recipe:
         0.0, "Loss", "weight of scoring an image lower with another's prompt", sensible=(0, 1), low=0
     )
     views: int = _setting(4, "Views", "augmented views of each image", sensible=(1, 16), low=1, high=1000)
-    plain_view: bool = _setting(False, "Views", "one of them is the image itself, which needs no computing")
+    plain_view: bool = _setting(False, "Views", "one of the views is the image itself, at hand anyway")
     crop_scale_min: float = _setting(
         0.8, "Views", "smallest share of the area that a view keeps", sensible=(0.6, 1), low=0.05, high=1
     )

@@ -1,4 +1,4 @@
-"""Which images a folder holds."""
+"""Which images a folder holds, and which file a shown path means."""
 
 import os
 import stat
@@ -106,3 +106,34 @@ def _is_folder(path: Path) -> bool:
         return stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):  # Path.is_dir raises on some of these: a name too long, no permission
         return False
+
+
+class Finder:
+    """Files by the paths that a table shows, where characters that could harm a terminal are escaped."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, Path]] = {}
+
+    def __call__(self, shown: str | None) -> Path | None:
+        """The file that is meant, None where there is none."""
+        if shown is None:
+            return None
+        try:
+            path = Path(shown)
+            if "\\" in shown and not path.is_file():
+                path = self._meant(path)
+            return path if path.is_file() else None
+        except (OSError, ValueError):
+            return None
+
+    def _meant(self, path: Path) -> Path:
+        """The path whose parts are shown so; a part of which there is none stays."""
+        found = Path(path.anchor)
+        for part in path.relative_to(path.anchor).parts:
+            if "\\" in part and not (found / part).exists():
+                if found not in self._folders:
+                    self._folders[found] = {printable(entry.name): entry for entry in found.iterdir()}
+                found = self._folders[found].get(part, found / part)
+            else:
+                found /= part
+        return found

@@ -16,10 +16,11 @@ from typing import Any
 from urllib.parse import quote
 
 from aigc_cli.io.files import check_output, whole_file, write_text
+from aigc_cli.io.folders import Finder
 from aigc_cli.io.images import REASONS
 from aigc_cli.io.schemas import ERROR_BARS
 from aigc_cli.io.text import printable
-from aigc_cli.io.thumbnails import Finder, thumbnails
+from aigc_cli.io.thumbnails import thumbnails
 from aigc_cli.progress import Progress
 
 EMBEDDED = 2_000  # images; beyond it the file would take tens of megabytes, so thumbnails go beside it

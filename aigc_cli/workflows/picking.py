@@ -8,12 +8,12 @@ from typing import Any
 
 from aigc_cli.errors import AigcError, Interrupted
 from aigc_cli.io.files import TABLE_SUFFIXES
+from aigc_cli.io.folders import Finder
 from aigc_cli.io.placing import Action, Placing, place, plan_placing
 from aigc_cli.io.results import TableWriter, iter_rows, read_metadata
 from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.io.signals import graceful
 from aigc_cli.io.text import printable
-from aigc_cli.io.thumbnails import Finder
 from aigc_cli.progress import Progress, Silent
 
 BY = ("quality", "consistency", "both")

@@ -10,11 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.folders import list_images
+from aigc_cli.io.folders import Finder, list_images
 from aigc_cli.io.results import iter_rows, read_metadata
 from aigc_cli.io.schemas import ERROR_BARS
 from aigc_cli.io.text import printable
-from aigc_cli.io.thumbnails import Finder
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.scorer import Entry, Scorer

@@ -1,4 +1,4 @@
-"""Which images a folder holds: in it or below, by patterns, and never by a link out of it."""
+"""Which images a folder holds: in it or below, by patterns, and never by a link out of it; and files by shown paths."""
 
 import os
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.folders import leads_outside, list_images, matches, wanted
+from aigc_cli.io.folders import Finder, leads_outside, list_images, matches, wanted
 from aigc_cli.io.text import printable
 
 
@@ -132,3 +132,28 @@ def test_a_folder_below_that_may_not_be_listed(tree: Path, monkeypatch: pytest.M
         "Check its permissions, or leave it out with --exclude."
     )
     assert "sub/deep/d.webp" not in list_images(tree, recursive=True, exclude=["deep"])
+
+
+def test_files_are_found_by_the_names_that_are_shown(tmp_path: Path) -> None:
+    for name in ("plain.png", "esc\x1b.png", "line\n.png"):
+        (tmp_path / name).write_bytes(b"x")
+    find = Finder()
+    assert find(str(tmp_path / "plain.png")) == tmp_path / "plain.png"
+    assert find(str(tmp_path / "esc\\x1b.png")) == tmp_path / "esc\x1b.png"
+    assert find(str(tmp_path / "line\\n.png")) == tmp_path / "line\n.png"
+    (tmp_path / "real\\x1b.png").write_bytes(b"x")
+    assert find(str(tmp_path / "real\\x1b.png")) == tmp_path / "real\\x1b.png"
+
+
+def test_so_are_files_in_folders(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"pictures-\xff") / "esc\x1b"
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"\xe9.png")).write_bytes(b"x")
+    find = Finder()
+    assert find(printable(str(folder / os.fsdecode(b"\xe9.png")))) == folder / os.fsdecode(b"\xe9.png")
+    assert find(printable(str(folder / "gone.png"))) is None
+
+
+@pytest.mark.parametrize("shown", [None, "nowhere/a.png", "nowhere/a\\x1b.png", "a\0b.png", "a\\\0b.png", "\\" * 5000])
+def test_what_is_no_file(shown: str | None) -> None:
+    assert Finder()(shown) is None
