@@ -15,7 +15,7 @@ from aigc_cli.core.backbone import Backbone
 from aigc_cli.io.weights import save_tensors
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import train
 from benchmarks.data import Images
 

@@ -18,7 +18,7 @@ from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.training import new_judge
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import train as train_workflow
 from benchmarks.data import Images
 from benchmarks.measure import Row, ratios, turns

@@ -12,7 +12,7 @@ import torch
 from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import TrainResult, train
 
 AGIQA = Path(__file__).parents[2] / "shared" / "agiqa3k"

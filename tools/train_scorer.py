@@ -26,7 +26,7 @@ from aigc_cli.io.weights import write_sums
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.calibrate import Calibrating, calibrate_checkpoint
 from aigc_cli.workflows.cells import PREDICTIONS
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import train
 
 CHECKED = 200

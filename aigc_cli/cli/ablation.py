@@ -67,8 +67,8 @@ def ablate(
     """
     from aigc_cli.recipe import resolve
     from aigc_cli.workflows.ablate import ablate as run_ablation
-    from aigc_cli.workflows.ratings import Source
     from aigc_cli.workflows.reports import report_ablation
+    from aigc_cli.workflows.source import Source
     from aigc_cli.workflows.train import default_run
 
     source = Source(data, images, options.renames(columns), sep)

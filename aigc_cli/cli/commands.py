@@ -89,7 +89,7 @@ def train(
         return
     from aigc_cli.workflows import train as workflow
     from aigc_cli.workflows.calibrate import Calibrating
-    from aigc_cli.workflows.ratings import Source
+    from aigc_cli.workflows.source import Source
     from aigc_cli.workflows.unfinished import is_finished, unfinished
 
     with terminal(quiet) as progress:

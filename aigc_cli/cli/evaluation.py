@@ -74,7 +74,7 @@ def evaluate(
 
     A recipe, with --protocol: it is trained for each fold, and every image is scored by the model that never saw it.
     """
-    from aigc_cli.workflows.ratings import Source
+    from aigc_cli.workflows.source import Source
 
     source = Source(data, images, options.renames(columns), sep)
     given = (recipe, epochs, settings, folds, repeats, seed, splits, splits_out)

@@ -33,7 +33,7 @@ def plot(
 ) -> None:
     """Figures for papers: curves of a training, predicted against human scores, calibration, an ablation."""
     from aigc_cli.workflows.plot import plot as run_plot
-    from aigc_cli.workflows.ratings import Source
+    from aigc_cli.workflows.source import Source
 
     with terminal(quiet) as progress:
         found = run_plot(

@@ -20,7 +20,8 @@ from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.cells import CELLS, PLAN, Failure, cell_file, load_cell, save_cell
 from aigc_cli.workflows.crossval import Cell, prepare, train_cell
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, data_digest, read_rated
+from aigc_cli.workflows.ratings import TARGETS, Rated, data_digest, read_rated
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, markdown, points, summarise, zero_shot
 from aigc_cli.workflows.variants import Variants, recipes_of
 

@@ -9,8 +9,8 @@ from aigc_cli.errors import AigcError
 from aigc_cli.io.files import read_json
 from aigc_cli.io.results import read_rows
 from aigc_cli.recipe import Recipe, read_recipe
-from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.recommend import Recommendation, source_options, train_command
+from aigc_cli.workflows.source import Source
 
 FILES = ("run.json", "recipe.yaml", "epochs.parquet")
 DIVERGED = "diverged: "

@@ -25,13 +25,13 @@ from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.ratings import (
     TARGETS,
     Rated,
-    Source,
     data_digest,
     image_features,
     prompt_digest,
     read_rated,
     training_data,
 )
+from aigc_cli.workflows.source import Source
 
 NONE = "no images were held out"
 

@@ -22,7 +22,6 @@ from aigc_cli.workflows.cells import rated_rows
 from aigc_cli.workflows.models import Model, load_model
 from aigc_cli.workflows.ratings import (
     TARGETS,
-    Source,
     image_features,
     prompt_digest,
     read_rated,
@@ -32,6 +31,7 @@ from aigc_cli.workflows.ratings import (
     with_recorded,
 )
 from aigc_cli.workflows.reports import evaluation_gallery
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows
 
 UNSEEN = "unseen"

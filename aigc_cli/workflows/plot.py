@@ -18,7 +18,8 @@ from aigc_cli.io.tables import read_ratings
 from aigc_cli.io.text import printable
 from aigc_cli.workflows.cells import CELLS, PLAN, Failure, load_cell
 from aigc_cli.workflows.crossval import Cell
-from aigc_cli.workflows.ratings import TARGETS, Source
+from aigc_cli.workflows.ratings import TARGETS
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.summary import ZERO_SHOT, points, summarise, zero_shot
 
 FORMATS = ("png", "svg", "pdf")

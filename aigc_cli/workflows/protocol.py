@@ -20,8 +20,9 @@ from aigc_cli.recipe import Recipe, Resolved, to_yaml
 from aigc_cli.workflows.cells import prediction_rows, save_predictions
 from aigc_cli.workflows.crossval import Cell, Column, Prepared, prepare, train_cell
 from aigc_cli.workflows.partitions import Folds, saved_folds, straddling
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, with_recorded
+from aigc_cli.workflows.ratings import TARGETS, Rated, read_rated, with_recorded
 from aigc_cli.workflows.reports import evaluation_gallery
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import ZERO_SHOT, without_units
 
 

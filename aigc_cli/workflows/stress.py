@@ -24,7 +24,8 @@ from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.workflows.models import Model, load_model
-from aigc_cli.workflows.ratings import TARGETS, Rated, Source, read_rated, tell_skipped, to_mos
+from aigc_cli.workflows.ratings import TARGETS, Rated, read_rated, tell_skipped, to_mos
+from aigc_cli.workflows.source import Source
 
 SHUFFLED, EMPTIED = "shuffled prompt", "emptied prompt"
 MAX_IMAGES = 200

@@ -43,7 +43,6 @@ from aigc_cli.workflows.partitions import saved_holdout, straddling
 from aigc_cli.workflows.ratings import (
     TARGETS,
     Rated,
-    Source,
     image_features,
     prepare_views,
     prompt_digest,
@@ -52,6 +51,7 @@ from aigc_cli.workflows.ratings import (
     to_mos,
     training_data,
 )
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.unfinished import Keeper, finish, is_unfinished, plan_of, read_plan, resumable, states_folder
 
 ZERO_SHOT = "zero_shot_cosine"

@@ -21,7 +21,8 @@ from aigc_cli.io.locks import owned
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import FIELDS, Recipe, Resolved, checked, find_recipe, read_recipe
 from aigc_cli.workflows.calibrate import Calibrating
-from aigc_cli.workflows.ratings import Rated, Source, data_digest
+from aigc_cli.workflows.ratings import Rated, data_digest
+from aigc_cli.workflows.source import Source
 
 PLAN = "plan.json"
 NO_MEMORY = ("out of memory", "enough memory", "allocate memory")  # as CUDA, MPS and the CPU say it

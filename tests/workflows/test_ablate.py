@@ -23,7 +23,8 @@ from aigc_cli.workflows import ablate as ablation
 from aigc_cli.workflows import crossval as module
 from aigc_cli.workflows import summary
 from aigc_cli.workflows.ablate import ablate
-from aigc_cli.workflows.ratings import TARGETS, Source
+from aigc_cli.workflows.ratings import TARGETS
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.summary import Summary, shown
 
 TWO: dict[str, dict[str, Any]] = {"traditional": {"residual": False}, "residual": {"residual": True}}

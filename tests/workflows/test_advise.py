@@ -16,7 +16,7 @@ from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve, to_yaml
 from aigc_cli.workflows.advise import advise
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")

@@ -27,8 +27,8 @@ from aigc_cli.workflows.calibrate import Calibrating, calibrate_checkpoint
 from aigc_cli.workflows.evaluate import evaluate
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.protocol import Plan, cross_validate
-from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.score import score_folder
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import TrainResult, train
 from aigc_cli.workflows.unfinished import read_plan, states_folder
 from aigc_cli.workflows.verify import verify

@@ -21,8 +21,8 @@ from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.evaluate import EvalResult, evaluate
-from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.scorer import Scorer
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import train
 
 Evaluate = Callable[..., EvalResult]

@@ -38,9 +38,9 @@ from aigc_cli.workflows.evaluate import evaluate
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.picking import Choice, pick
 from aigc_cli.workflows.plan import Selection
-from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.score import score_folder
 from aigc_cli.workflows.scorer import Scorer
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.verify import verify
 
 Row = dict[str, Any]

@@ -12,8 +12,9 @@ from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, resolve
-from aigc_cli.workflows.ratings import Source, read_rated
+from aigc_cli.workflows.ratings import read_rated
 from aigc_cli.workflows.scorer import Scorer
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")

@@ -14,7 +14,7 @@ from aigc_cli.io.results import write_table
 from aigc_cli.workflows.cells import save_cell
 from aigc_cli.workflows.crossval import Cell
 from aigc_cli.workflows.plot import plot
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.source import Source
 
 SCALE = {"mos_min": "0", "mos_max": "5"}
 

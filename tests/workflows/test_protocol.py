@@ -25,7 +25,8 @@ from aigc_cli.recipe import Resolved, resolve
 from aigc_cli.workflows import crossval
 from aigc_cli.workflows.crossval import Prepared, other_prompts, prepare, train_cell
 from aigc_cli.workflows.protocol import Plan, ProtocolResult, cross_validate
-from aigc_cli.workflows.ratings import Rated, Source
+from aigc_cli.workflows.ratings import Rated
+from aigc_cli.workflows.source import Source
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

@@ -21,8 +21,8 @@ from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows import score as module
 from aigc_cli.workflows import scorer as scoring
-from aigc_cli.workflows.ratings import Source
 from aigc_cli.workflows.score import ScoreSummary, score_folder
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import train
 
 MOS = ("quality", "consistency")

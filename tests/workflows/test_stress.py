@@ -17,7 +17,7 @@ from aigc_cli.io.samples import Sample
 from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.stress import EMPTIED, SHUFFLED, Stress, _judge, _others, stress
 from aigc_cli.workflows.train import train
 

@@ -27,7 +27,8 @@ from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
 from aigc_cli.workflows import ratings
-from aigc_cli.workflows.ratings import Source, prompt_digest
+from aigc_cli.workflows.ratings import prompt_digest
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import TrainResult, default_run, with_frozen_layers
 from aigc_cli.workflows.train import train as train_model
 

@@ -16,7 +16,7 @@ from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Resolved, resolve
 from aigc_cli.workflows import train as module
-from aigc_cli.workflows.ratings import Source
+from aigc_cli.workflows.source import Source
 from aigc_cli.workflows.train import TrainResult, train
 from aigc_cli.workflows.unfinished import is_finished, is_unfinished, states_folder, unfinished
 
