@@ -313,13 +313,20 @@ class TextFeatures:
         self._state = self._embedded(texts, store) if whole else self._computed(texts, CHUNK)
 
     def _computed(self, texts: Sequence[str], size: int) -> State:
-        """The boundary state of `texts`, so many at a time."""
-        device = next(self.backbone.text.module.parameters()).device
-        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        """The boundary state of `texts`, so many at a time.
 
-        def compute(part: Sequence[str]) -> State:
+        All are tokenised together, or each by itself: a tokeniser that pads to its longest text must give all the
+        texts that one batch of training can bring together the same length.
+        """
+        device = next(self.backbone.text.module.parameters()).device
+        if size == 1:
+            parts = [self.backbone.tokenize([text]) for text in texts]
+        else:
+            parts = list(self.backbone.tokenize(texts).split(size)) if texts else []
+
+        def compute(tokens: Tensor) -> State:
             with torch.no_grad():
-                return self.backbone.text_boundary(self.backbone.tokenize(part).to(device), self.boundary)
+                return self.backbone.text_boundary(tokens.to(device), self.boundary)
 
         if device.type != "cpu" or size > 1:
             return _stacked([compute(part) for part in parts])

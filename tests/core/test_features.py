@@ -315,6 +315,14 @@ def test_text_features_are_the_embeddings(tiny: Backbone, boundary: int) -> None
     assert not torch.equal(found[0], found[1])
 
 
+def test_prompts_of_any_length_meet_in_one_batch(mini: Backbone) -> None:
+    """The tokeniser pads to the longest of its texts, and later prompts are longer than the first ones."""
+    prompts = [" ".join(["fox"] * (1 + n // 8)) + f" {n}" for n in range(CHUNK + 8)]
+    features = TextFeatures(mini, len(mini.text.blocks), prompts)
+    mixed = [prompts[0], prompts[-1]]
+    torch.testing.assert_close(features.embed(mixed), mini.encode_text(mixed), atol=1e-6, rtol=0)
+
+
 def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     features = TextFeatures(tiny, PARTIAL, ["a", "b", "c"])
     sizes: list[int] = []
