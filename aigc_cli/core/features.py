@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from aigc_cli.core.backbone import Backbone
+from aigc_cli.core.engines import Engine, State, automatic, chosen
 from aigc_cli.core.windows import joined, parts_of
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.images import ImageFault, Pixels, image_digest, read_bytes
 from aigc_cli.io.store import Bank, shown_size, store_size
-from aigc_cli.progress import Progress
+from aigc_cli.progress import Progress, Silent
 from aigc_cli.recipe import Recipe
 
 Job = TypeVar("Job")
 Loaded = TypeVar("Loaded")
-State = dict[str, Tensor]
 
 EVALUATION = -1
 VIEW_SEED = 0
@@ -75,6 +75,9 @@ class ImageFeatures:
     With a store, `prepare` computes what is missing and `get` reads it; without one, `get` computes. Both give the same
     numbers, on a CPU to the last bit: activations are stored in float32, since float16 moved losses by 3e-4.
 
+    What computes is an engine, as in scoring. Its name is part of the store's key, so that what one engine left off is
+    never finished by another; it is made when there is something to compute, which in most runs there is not.
+
     Args:
         backbone: its image tower is used in eval mode up to the boundary.
         boundary: the number of frozen blocks of the image tower, see `Freezing`.
@@ -99,14 +102,17 @@ class ImageFeatures:
         self.paths, self.digests, self.settings = paths, digests, settings
         self.store, self.limit = store, limit
         self.seconds = 0.0  # spent in `get`
-        self._transform = backbone.transform
+        self._engine: Engine | None = None
+        self._asked: dict[int, set[int]] = {}  # the rows of each view that `prepare` was asked for
         self._banks: dict[int, Bank] = {}
         self._pool = ThreadPoolExecutor(torch.get_num_threads(), "load", torch.set_num_threads, (1,))
 
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = next(self.backbone.image.module.parameters()).device
-        return device
+    def _started(self, progress: Progress) -> Engine:
+        """The engine, made when it is first asked for; where it is another than was expected, so are the banks."""
+        if self._engine is None:
+            self._engine = chosen(self.backbone, "auto", progress, self.boundary)
+            self._banks.clear()
+        return self._engine
 
     def bank(self, view: int) -> Bank:
         """The store's bank for one view."""
@@ -118,20 +124,32 @@ class ImageFeatures:
                 "preprocessing": asdict(self.backbone.preprocessing),
                 "levels": self.backbone.hints.levels,
                 "boundary": self.boundary,
+                "engine": self._engine.name if self._engine else automatic(self.backbone, self.boundary),
             }
             if view != EVALUATION:
                 key["view"] = {"number": view, "seed": VIEW_SEED, **asdict(self.settings)}
             self._banks[view] = Bank(self.store, key)
         return self._banks[view]
 
-    def prepare(self, rows_by_view: Mapping[int, Sequence[int]], progress: Progress) -> dict[int, str]:
+    def prepare(self, rows_by_view: Mapping[int, Collection[int]], progress: Progress) -> dict[int, str]:
         """Computes and stores what is missing, each image decoded once for all of its views.
 
         Returns:
             {row: reason} of the images that can't be decoded; every other row can be read with `get` from now on.
         """
+        for view, rows in rows_by_view.items():
+            self._asked.setdefault(view, set()).update(rows)
+        if self.store is not None and not self._missing(rows_by_view):
+            return {}
+        if self._engine is None:
+            self._started(progress)
+            rows_by_view = self._asked  # a fallback has other banks, which may lack what was there before
         if self.store is None:
             return self._check(sorted({row for rows in rows_by_view.values() for row in rows}), progress)
+        return self._fill(rows_by_view, progress)
+
+    def _fill(self, rows_by_view: Mapping[int, Collection[int]], progress: Progress) -> dict[int, str]:
+        """`prepare` where there is a store and an engine."""
         wanted = self._missing(rows_by_view)
         if not wanted:
             return {}
@@ -175,7 +193,7 @@ class ImageFeatures:
             progress.say(f"The feature store grows by {shown_size(grows)} in {self.store}.")
         return True
 
-    def _missing(self, rows_by_view: Mapping[int, Sequence[int]]) -> dict[str, list[int]]:
+    def _missing(self, rows_by_view: Mapping[int, Collection[int]]) -> dict[str, list[int]]:
         """{digest: views} of what the store does not hold yet."""
         wanted: dict[str, list[int]] = {}
         for view, rows in rows_by_view.items():
@@ -183,23 +201,24 @@ class ImageFeatures:
                 wanted.setdefault(digest, []).append(view)
         return wanted
 
-    def _load(self, job: tuple[int, Sequence[int]]) -> State:
-        """One image's views: their boundary state on a CPU, where a thread for each image is fastest; else pixels.
+    def _load(self, job: tuple[int, Sequence[int]]) -> list[Any]:
+        """What the engine makes of one image's views, each by itself.
 
-        Each view runs by itself, since another batch may move the last bits: what is stored does not depend on its
-        neighbours, nor on where a killed run ended.
+        Another batch may move the last bits; so what is stored does not depend on its neighbours, nor on where a killed
+        run ended.
         """
-        pixels = self._views(job)
-        if self._device.type != "cpu":
-            return {"pixels": pixels}
-        states = [self._compute(view[None]) for view in pixels]
-        return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+        row, views = job
+        if digest_of(self.paths[row]) != self.digests[row]:
+            raise image_changed(self.paths[row], "other content")
+        pixels, digest = decode_file(self.paths[row]).pixels, self.digests[row]
+        engine, fitted = self._started(Silent()), self.backbone.preprocessing.fitted
+        return [engine.each(fitted(augment(pixels, digest, view, self.settings))) for view in views]
 
-    def _entries(self, good: Sequence[tuple[str, list[int], State]]) -> Iterator[tuple[int, tuple[str, State]]]:
+    def _entries(self, good: Sequence[tuple[str, list[int], list[Any]]]) -> Iterator[tuple[int, tuple[str, State]]]:
         """(view, (digest, state of one image)) of loaded images."""
         if not good:
             return
-        state = self._joined([found for _, _, found in good])
+        state = self._started(Silent()).together([view for _, _, found in good for view in found])
         names = [(digest, view) for digest, views, _ in good for view in views]
         for position, (digest, view) in enumerate(names):
             yield view, (digest, {name: value[position].cpu().clone() for name, value in state.items()})
@@ -222,11 +241,11 @@ class ImageFeatures:
             self.seconds += time.perf_counter() - begun
 
     def _get(self, rows: Sequence[int], views: Sequence[int]) -> State:
-        device = self._device
         if self.store is None:
+            engine = self._started(Silent())
             jobs = [(row, [view]) for row, view in zip(rows, views, strict=True)]
-            return self._joined(list(self._pool.map(self._load_again, jobs)))
-        out: State = {}
+            return engine.together([found for (found,) in self._pool.map(self._load_again, jobs)])
+        device, out = next(self.backbone.image.module.parameters()).device, State()
         for view in dict.fromkeys(views):
             picked = [i for i, v in enumerate(views) if v == view]
             for name, array in self.bank(view).read([self.digests[rows[i]] for i in picked]).items():
@@ -236,29 +255,12 @@ class ImageFeatures:
                 out[name][picked] = tensor
         return out
 
-    def _views(self, job: tuple[int, Sequence[int]]) -> Tensor:
-        row, views = job
-        if digest_of(self.paths[row]) != self.digests[row]:
-            raise image_changed(self.paths[row], "other content")
-        pixels, digest = decode_file(self.paths[row]).pixels, self.digests[row]
-        return torch.stack([self._transform(augment(pixels, digest, view, self.settings)) for view in views])
-
-    def _load_again(self, job: tuple[int, Sequence[int]]) -> State:
+    def _load_again(self, job: tuple[int, Sequence[int]]) -> list[Any]:
         """`_load` of an image that could be read before."""
         try:
             return self._load(job)
         except ImageFault as fault:
             raise image_changed(self.paths[job[0]], fault.reason) from fault
-
-    def _joined(self, loaded: Sequence[State]) -> State:
-        """The boundary state of what `_load` returned, in one batch."""
-        state = {name: torch.cat([found[name] for found in loaded]) for name in loaded[0]}
-        return state if self._device.type == "cpu" else self._compute(state["pixels"])
-
-    def _compute(self, pixels: Tensor) -> State:
-        """The boundary state of preprocessed pixels, on the backbone's device."""
-        with torch.no_grad():
-            return self.backbone.image_boundary(pixels.to(self._device), self.boundary)
 
     def _flush(self, view: int, entries: Sequence[tuple[str, State]]) -> None:
         fields = entries[0][1]

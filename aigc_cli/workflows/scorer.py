@@ -217,7 +217,7 @@ class Scorer:
         while (done := sum(len(part.embedding) for part in parts)) < len(begun):
             here = begun[done : done + self._largest]
             with contextlib.suppress(torch.OutOfMemoryError):
-                parts.append(self._engine.together(here))
+                parts.append(ImageFeatures(**self._engine.together(here)))
                 continue
             self._halve(len(here))
         return ImageFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -10,8 +10,11 @@ import torch
 from aigc_cli.core import engines
 from aigc_cli.core.backbone import Backbone, ImageFeatures
 from aigc_cli.core.engines import ENGINES, chosen, compiled
+from aigc_cli.core.towers import UNFROZEN
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.progress import Silent
+
+ALL = 5  # boundary of the tiny tower's four blocks
 
 
 class Listener(Silent):
@@ -38,7 +41,7 @@ def _pixels(backbone: Backbone, n: int = 3) -> list[torch.Tensor]:
 
 
 def _features(engine: engines.Engine, pixels: list[torch.Tensor]) -> ImageFeatures:
-    return engine.together([engine.each(image) for image in pixels])
+    return ImageFeatures(**engine.together([engine.each(image) for image in pixels]))
 
 
 def _gap(one: ImageFeatures, other: ImageFeatures) -> float:
@@ -61,10 +64,10 @@ def test_every_engine_has_the_features_of_a_plain_batch(name: str, tiny: Backbon
 def test_an_exported_engine_has_the_weights_at_hand(cache: Path, tiny: Backbone) -> None:
     """A fine-tuned tower is not the one that its name stands for."""
     pixels = _pixels(tiny)
-    before = _features(compiled(tiny, "onnx"), pixels)
+    before = _features(compiled(tiny, "onnx", ALL), pixels)
     with torch.no_grad():
         tiny.image.module.proj.add_(0.1 * torch.randn(tiny.image.module.proj.shape))
-    after = _features(compiled(tiny, "onnx"), pixels)
+    after = _features(compiled(tiny, "onnx", ALL), pixels)
     assert _gap(before, after) > 0.01
     assert _gap(after, _features(chosen(tiny, "eager"), pixels)) < 1e-4
     assert len(list((cache / "engines").iterdir())) == 2
@@ -76,25 +79,64 @@ def test_a_graph_is_exported_once_and_again_when_it_is_damaged(
     exports = []
     export = engines._export
     monkeypatch.setattr(
-        engines, "_export", lambda backbone, dynamo: (exports.append(dynamo), export(backbone, dynamo))[1]
+        engines, "_export", lambda *given, dynamo: (exports.append(dynamo), export(*given, dynamo=dynamo))[1]
     )
-    compiled(tiny, "onnx")
-    compiled(tiny, "onnx")
+    compiled(tiny, "onnx", ALL)
+    compiled(tiny, "onnx", ALL)
     assert len(exports) == 1
     (kept,) = (cache / "engines").iterdir()
     kept.write_bytes(kept.read_bytes()[:1000])
-    compiled(tiny, "onnx")
+    compiled(tiny, "onnx", ALL)
     assert len(exports) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(cache: Path, tiny: Backbone) -> None:
     cache.write_text("a file where the folder should be")
     pixels = _pixels(tiny)
-    assert _gap(_features(compiled(tiny, "onnx"), pixels), _features(chosen(tiny, "eager"), pixels)) < 1e-4
+    assert _gap(_features(compiled(tiny, "onnx", ALL), pixels), _features(chosen(tiny, "eager"), pixels)) < 1e-4
 
 
 def test_auto_is_onnx_runtime_on_a_cpu(cache: Path, tiny: Backbone) -> None:
     assert chosen(tiny).name == "onnx"
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("boundary", [0, 3, 4, ALL])
+def test_a_part_of_the_tower_is_that_of_eager_mode(name: str, boundary: int, tiny: Backbone) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    pixels = _pixels(tiny)
+    engine, eager = (chosen(tiny, which, boundary=boundary) for which in (name, "eager"))
+    found, expected = (e.together([e.each(image) for image in pixels]) for e in (engine, eager))
+    assert engine.name == name
+    assert set(found) == set(expected) == ({"embedding", "levels"} if boundary == ALL else {"hidden", "levels"})
+    for part, wanted in expected.items():
+        torch.testing.assert_close(found[part], wanted, atol=1e-4, rtol=1e-4)
+        assert wanted.numel() == 0 or not torch.equal(wanted[0], wanted[1])
+
+
+def test_what_lies_beyond_the_boundary_may_be_trained(cache: Path, tiny: Backbone) -> None:
+    first = compiled(tiny, "onnx", 3).each(_pixels(tiny)[0])
+    with torch.no_grad():
+        for parameter in tiny.image.blocks[3].parameters():
+            parameter.add_(1)
+    second = compiled(tiny, "onnx", 3).each(_pixels(tiny)[0])
+    assert len(list((cache / "engines").iterdir())) == 1
+    assert torch.equal(first["hidden"], second["hidden"])
+    with torch.no_grad():
+        for parameter in tiny.image.blocks[2].parameters():
+            parameter.add_(1)
+    third = compiled(tiny, "onnx", 3).each(_pixels(tiny)[0])
+    assert len(list((cache / "engines").iterdir())) == 2
+    assert not torch.allclose(first["hidden"], third["hidden"], atol=0.01)
+
+
+def test_pixels_need_no_engine(cache: Path, tiny: Backbone) -> None:
+    engine, pixels = chosen(tiny, boundary=UNFROZEN), _pixels(tiny)
+    assert engine.name == "eager"
+    found = engine.together([engine.each(image) for image in pixels])
+    assert torch.equal(found["pixels"], tiny.preprocessing.scaled(torch.stack(pixels)))
+    assert not (cache / "engines").exists()
 
 
 @pytest.mark.usefixtures("cache")
@@ -107,7 +149,7 @@ class TestAnEngineThatCannot:
         monkeypatch.setattr(torch.onnx, "export", fails)
 
     def test_is_an_error_when_it_was_asked_for(self, tiny: Backbone) -> None:
-        with pytest.raises(EnvironmentProblem, match="can't run with --engine onnx: no such operator") as raised:
+        with pytest.raises(EnvironmentProblem, match="can't run with engine onnx: no such operator") as raised:
             chosen(tiny, "onnx")
         assert raised.value.exit_code == 4
         assert "a page more" not in raised.value.message
@@ -118,17 +160,17 @@ class TestAnEngineThatCannot:
         assert chosen(tiny, progress=listener).name == "eager"
         (line,) = listener.said
         assert "no such operator" in line
-        assert "--engine eager" in line
+        assert "eager mode takes its place" in line
 
 
 def test_a_missing_package_is_named(cache: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(f"No module named '{name}'")
 
-    monkeypatch.setattr(engines, "_export", lambda backbone, dynamo: b"")
+    monkeypatch.setattr(engines, "_export", lambda *_, dynamo: b"")
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(EnvironmentProblem, match="No module named 'openvino'") as raised:
-        compiled(tiny, "openvino")
+        compiled(tiny, "openvino", ALL)
     assert "aigc[openvino]" in raised.value.hint
 
 
@@ -137,11 +179,11 @@ def test_features_that_differ_are_not_used(cache: Path, tiny: Backbone, monkeypa
 
     def wrong(graph: Any) -> Any:
         run = make(graph)
-        return lambda pixels: ImageFeatures(run(pixels).embedding + 0.01, run(pixels).levels)
+        return lambda pixels: run(pixels) | {"embedding": run(pixels)["embedding"] + 0.01}
 
     monkeypatch.setitem(engines._COMPILED, "onnx", wrong)
     with pytest.raises(EnvironmentProblem, match=r"features differ by 0\.01"):
-        compiled(tiny, "onnx")
+        compiled(tiny, "onnx", ALL)
 
 
 def test_an_unknown_engine_or_another_device_is_refused(tiny: Backbone) -> None:
@@ -166,5 +208,5 @@ def test_a_network_that_cannot_be_traced_is_analysed(
 
     monkeypatch.setattr(torch.onnx, "export", only_dynamo)
     pixels = _pixels(tiny)
-    assert _gap(_features(compiled(tiny, "onnx"), pixels), _features(chosen(tiny, "eager"), pixels)) < 1e-4
+    assert _gap(_features(compiled(tiny, "onnx", ALL), pixels), _features(chosen(tiny, "eager"), pixels)) < 1e-4
     assert tried == [False, True]

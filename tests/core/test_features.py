@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from aigc_cli.core import engines
+from aigc_cli.core import features as features_module
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.features import CHUNK, EVALUATION, ImageFeatures, TextFeatures, ViewSettings, augment, digest_of
 from aigc_cli.core.towers import UNFROZEN
 from aigc_cli.errors import EnvironmentProblem
+from aigc_cli.io.decoder import decode_file
 from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
 
@@ -47,17 +51,21 @@ def paths(demo: list[Sample]) -> list[Path]:
     return [sample.path for sample in demo[:6]]
 
 
-def _computed(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each call of the backbone's frozen part gets from now on."""
-    rows: list[int] = []
-    original = backbone.image_boundary
+def _computed(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The images that engines get from now on."""
+    images: list[Tensor] = []
 
-    def image_boundary(pixels: Tensor, boundary: int) -> dict[str, Tensor]:
-        rows.append(len(pixels))
-        return original(pixels, boundary)
+    def counted(*given: Any) -> engines.Engine:
+        engine = engines.chosen(*given)
 
-    monkeypatch.setattr(backbone, "image_boundary", image_boundary)
-    return rows
+        def each(pixels: Tensor) -> Any:
+            images.append(pixels)
+            return engine.each(pixels)
+
+        return replace(engine, each=each)
+
+    monkeypatch.setattr(features_module, "chosen", counted)
+    return images
 
 
 @pytest.mark.parametrize("boundary", [0, PARTIAL, 4, ALL])
@@ -151,19 +159,19 @@ def test_views_do_not_depend_on_the_run(noise_image: Image.Image) -> None:
 def test_what_is_stored_is_not_computed_again(
     tiny: Backbone, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    computed = _computed(tiny, monkeypatch)
+    computed = _computed(monkeypatch)
     wanted = {EVALUATION: range(6), 0: range(3)}
     first, second = Counter(), Counter()
     _features(tiny, paths, tmp_path).prepare(wanted, first)
-    assert sum(computed) == 9
+    assert len(computed) == 9
     assert (first.total, first.done) == (9, 9)
     features = _features(tiny, paths, tmp_path)
     assert features.prepare(wanted, second) == {}
     features.get(range(6), [EVALUATION] * 6)
-    assert sum(computed) == 9
+    assert len(computed) == 9
     assert (second.total, second.done) == (0, 0)
     _features(tiny, paths, tmp_path).prepare({EVALUATION: range(6), 0: range(6)}, Silent())
-    assert sum(computed) == 12  # three views more, not twelve
+    assert len(computed) == 12  # three views more, not twelve
 
 
 def test_an_image_that_stands_twice_is_computed_once(
@@ -171,10 +179,10 @@ def test_an_image_that_stands_twice_is_computed_once(
 ) -> None:
     twin = tmp_path / "twin.jpg"
     shutil.copy(paths[0], twin)
-    computed = _computed(tiny, monkeypatch)
+    computed = _computed(monkeypatch)
     features = _features(tiny, [paths[0], twin, paths[1]], tmp_path / "store")
     features.prepare({EVALUATION: [0, 1, 2]}, Silent())
-    assert computed == [1, 1]
+    assert len(computed) == 2
     state = features.get([0, 1], [EVALUATION] * 2)["hidden"]
     assert torch.equal(state[0], state[1])
 
@@ -216,10 +224,10 @@ def test_a_damaged_shard_is_computed_again(
     expected = features.get(range(6), [EVALUATION] * 6)
     (array,) = features.bank(EVALUATION).folder.glob("*/hidden.npy")
     array.write_bytes(array.read_bytes()[:-100])
-    computed = _computed(tiny, monkeypatch)
+    computed = _computed(monkeypatch)
     again = _features(tiny, paths, tmp_path)
     again.prepare({EVALUATION: range(6)}, Silent())
-    assert sum(computed) == 6
+    assert len(computed) == 6
     found = again.get(range(6), [EVALUATION] * 6)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
@@ -356,7 +364,7 @@ def test_embeddings_of_prompts_are_stored_and_do_not_depend_on_their_neighbours(
     assert torch.equal(again.embed(["a blue house"]), TextFeatures(tiny, ALL, ["a blue house"]).embed(["a blue house"]))
 
 
-# --- the store's limit
+# --- engines
 
 
 class Listener(Counter):
@@ -368,6 +376,61 @@ class Listener(Counter):
 
     def say(self, message: str) -> None:
         self.said.append(message)
+
+
+def test_a_tower_that_cannot_be_exported_is_computed_in_eager_mode_everywhere(
+    tiny: Backbone, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what another engine had stored: nothing is made of both."""
+    onnx, views = _features(tiny, paths, tmp_path), [EVALUATION] * 3 + [0] * 3
+    onnx.prepare({EVALUATION: range(6), 0: range(2)}, Silent())
+
+    def fails(*_: Any) -> None:
+        raise EnvironmentProblem("It can't run with engine onnx.", "")
+
+    monkeypatch.setattr(engines, "compiled", fails)
+    found = []
+    for _ in range(2):
+        listener, images = Listener(), _features(tiny, paths, tmp_path)
+        images.prepare({EVALUATION: range(6)}, listener)
+        assert listener.said == []
+        images.prepare({0: range(6)}, listener)
+        assert [line.endswith("eager mode takes its place.") for line in listener.said] == [True]
+        found.append(images.get(range(6), views))
+    boundary, preprocessing = PARTIAL, tiny.preprocessing
+    for row, view in enumerate(views):
+        pixels = augment(decode_file(paths[row]).pixels, digest_of(paths[row]), view, VIEWS)
+        with torch.no_grad():
+            expected = tiny.image_boundary(preprocessing.scaled(preprocessing.fitted(pixels)[None]), boundary)
+        for name, value in expected.items():
+            assert torch.equal(found[0][name][row], value[0])
+            assert torch.equal(found[1][name][row], value[0])
+    computed = _computed(monkeypatch)
+    images.prepare({EVALUATION: range(6), 0: range(6)}, Silent())
+    assert computed == []
+
+
+@pytest.mark.parametrize("boundary", [UNFROZEN, PARTIAL, ALL])
+def test_on_another_device_images_run_in_batches(
+    boundary: int, tiny: Backbone, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _features(tiny, paths, None, boundary).get(range(6), [0] * 6)
+    sizes: list[int] = []
+    original = tiny.image_boundary
+
+    def image_boundary(pixels: Tensor, boundary: int) -> dict[str, Tensor]:
+        sizes.append(len(pixels))
+        return original(pixels, boundary)
+
+    monkeypatch.setattr(tiny, "image_boundary", image_boundary)
+    monkeypatch.setattr(engines, "_on_cpu", lambda backbone: False)
+    found = _features(tiny, paths, None, boundary).get(range(6), [0] * 6)
+    assert sizes == [6]
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4)
+
+
+# --- the store's limit
 
 
 @pytest.mark.parametrize(("limit", "stored"), [(1e9, True), (1000.0, False)])

@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from aigc_cli.core.backbone import ImageFeatures
-from aigc_cli.core.engines import Engine
+from aigc_cli.core.engines import Engine, State
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Silent
@@ -241,7 +240,7 @@ def small_device(scorer: Scorer, holds: int) -> list[int]:
     """Makes the scorer's device hold so many images at a time; the sizes that it was asked for."""
     honest, asked = scorer._engine, list[int]()
 
-    def together(begun: Sequence[Any]) -> ImageFeatures:
+    def together(begun: Sequence[Any]) -> State:
         asked.append(len(begun))
         if len(begun) > holds:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
