@@ -98,8 +98,8 @@ def test_every_parameter_of_the_design_has_its_default(name: str, default: Any) 
     assert FIELDS[name].metadata["sensible"] == SENSIBLE.get(name)
 
 
-def test_all_recipes_of_the_design_ship_and_that_of_the_shipped_scorer() -> None:
-    assert recipe_names() == sorted([*SHIPPED, "scorer"])
+def test_all_recipes_of_the_design_ship_with_that_of_the_shipped_scorer_and_one_for_clip() -> None:
+    assert recipe_names() == sorted([*SHIPPED, "scorer", "clip"])
 
 
 def test_a_shipped_recipe_may_leave_the_sensible_ranges_and_others_are_told(write: Write) -> None:
@@ -228,7 +228,7 @@ def test_a_parent_that_is_not_there(write: Write, tmp_path: Path) -> None:
     path = write(f"extends: {tmp_path / 'no.yaml'}\n")
     missing = f"Expected a recipe file, found none at {tmp_path / 'no.yaml'}."
     check(lambda: read_recipe(path), missing, "Check the path.")
-    known = "consistency-first, large, medium, quality-first, quick, regularised, scorer, small, thorough"
+    known = "clip, consistency-first, large, medium, quality-first, quick, regularised, scorer, small, thorough"
     check(
         lambda: resolve({}, "regularized"),
         f"Expected a recipe out of {known}, found 'regularized'.",
