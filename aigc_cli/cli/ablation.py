@@ -8,9 +8,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from aigc_cli.cli import completion, options
-from aigc_cli.cli.console import print_json, print_table, terminal
+from aigc_cli.cli.console import print_json, print_table, print_text, terminal
 from aigc_cli.errors import AigcError
-from aigc_cli.io.text import printable
 
 DEMONSTRATION_FOLDS, DEMONSTRATION_EPOCHS = 2, 2
 
@@ -174,7 +173,7 @@ def _print_ablation(summaries: Sequence[Any]) -> None:
     print_table("Cost", ("variant", "seconds for one fold", "trained parameters"), cost)
     for summary in summaries:
         for reason in sorted({e.reason for e in summary.srocc.values() if e.reason and summary.trainable != 0}):
-            print(printable(f"{summary.variant}: {reason}"))
+            print_text(f"{summary.variant}: {reason}")
 
 
 def _stress(
@@ -190,5 +189,5 @@ def _stress(
         return
     columns = ("perturbation", "score", "change in MOS [95%]", "lower in", "SROCC")
     print_table(f"{found.model}, {found.shifts[0].n} images", columns, [cells(shift) for shift in found.shifts])
-    print(found.verdict)
+    print_text(found.verdict)
     print(f"Results: {place / 'stress.md'}, .parquet")

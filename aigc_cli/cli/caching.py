@@ -8,6 +8,7 @@ import typer
 from aigc_cli.cli import options
 from aigc_cli.cli.console import print_json, print_table
 from aigc_cli.errors import AigcError
+from aigc_cli.io.text import counted
 
 app = typer.Typer(name="cache", help="What is kept of earlier runs: its size, its list, and how to remove it.")
 
@@ -60,4 +61,4 @@ def _show(title: str, items: Sequence[Any], as_json: bool) -> None:
         return
     cells = [[item.kind, item.name, shown_size(item.size), f"{item.days:.1f}"] for item in items]
     print_table(title, ("kind", "what", "size", "days unused"), cells)
-    print(f"{len(items)} items, {shown_size(sum(item.size for item in items))}")
+    print(f"{counted(len(items), 'item')}, {shown_size(sum(item.size for item in items))}")

@@ -7,7 +7,7 @@ import typer
 
 from aigc_cli.cli import ablation, caching, checks, comparing, options, picking, plotting
 from aigc_cli.cli.completion import recipes, runs
-from aigc_cli.cli.console import print_json, print_metrics, terminal
+from aigc_cli.cli.console import print_json, print_metrics, print_text, terminal
 from aigc_cli.cli.evaluation import evaluate
 from aigc_cli.cli.overview import show_scores
 from aigc_cli.cli.recommend import recommend
@@ -141,7 +141,7 @@ def _print_training(result: Any, as_json: bool) -> None:
     how = "chose the checkpoint, so a little optimistic" if result.chosen_on_val else "untouched by training"
     title = f"Validation, {result.n_val} images ({how}); trained on {result.n_train}, {result.trainable:,} parameters"
     print_metrics(title, result.metrics)
-    print(result.diagnosis)
+    print_text(result.diagnosis)
     _print_bars(result.calibration)
     print(f"Run folder: {result.run}")
     print(f"Next: aigc score FOLDER --model {result.run}")
@@ -150,12 +150,12 @@ def _print_training(result: Any, as_json: bool) -> None:
 def _print_bars(said: Any) -> None:
     """The mean width of the error bars, and what there are none of."""
     for target, found in said["targets"].items():
-        print(
+        print_text(
             f"90% interval of {target}: {found['width']:.2f} MOS wide on average, from {found['images']} images of "
             f"{found['prompts']} prompts ({said['held_out']})"
         )
     for note in said["notes"]:
-        print(f"{note[0].upper()}{note[1:]}.")
+        print_text(f"{note[0].upper()}{note[1:]}.")
 
 
 def score(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import number, print_json, print_table, terminal
+from aigc_cli.cli.console import number, print_json, print_table, print_text, terminal
 from aigc_cli.cli.streams import STREAM, table_out, tables_in
 
 
@@ -71,23 +71,23 @@ def _show(found: Any) -> None:
             [
                 *([row["table"]] if named else []),
                 *([row["group"]] if grouped else []),
-                _spanned(row, "difference", "ci_low", "ci_high", "+.2f"),
+                _spanned(row, "difference", "ci_low", "ci_high", "+z.2f"),
                 _spanned(row, "win_rate", "win_low", "win_high", ".0%"),
                 str(row["prompts"]),
                 row["verdict"].replace(UNTOLD, "can't tell"),
             ]
             for row in rows
         ]
-        head = [*(["table"] if named else []), *(["group"] if grouped else [])]
-        head += ["difference [95%]", "wins [95%]", "prompts", "verdict"]
+        labels = [*(["table"] if named else []), *(["group"] if grouped else [])]
+        head = [*labels, "difference [95%]", "wins [95%]", "prompts", "verdict"]
         means = ", ".join(
             f"{label} {number(mean, '.2f')}"
             for label, mean in [(first, rows[0]["baseline_mean"])]
             + [(row["table"], row["mean"]) for row in rows if row["group"] == "all"]
         )
-        print_table(f"{target}, against {first}; means {means}", head, cells)
+        print_table(f"{target}, against {first}; means {means}", head, cells, texts=labels)
         for reason in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
-            print(f"  {reason}")
+            print_text(f"  {reason}")
     how = "image by image" if found.paired_by == "image" else "prompt by prompt (the mean of each prompt's images)"
     print(f"Paired {how}.\nWins: the share of prompts that score higher, ties half.")
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from aigc_cli.io.text import printable
@@ -46,7 +46,7 @@ class Terminal:
         if self.quiet:
             return
         if self._bars is not None:
-            self._bars.console.print(printable(message), markup=False, highlight=False)
+            self._bars.console.print(printable(message))
         else:
             print(printable(message), file=sys.stderr)
 
@@ -58,7 +58,6 @@ def terminal(quiet: bool) -> Iterator[Terminal]:
     if quiet or not sys.stderr.isatty():
         yield shown
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -69,24 +68,45 @@ def terminal(quiet: bool) -> Iterator[Terminal]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=_console(stderr=True), transient=True) as bars:
         shown._bars = bars
         yield shown
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout, plain in a pipe; no text in it is ever taken for markup, a cell that is Rich's stays so."""
-    from rich import box
+def _console(stderr: bool = False) -> Any:
+    """Rich's, taking no text for markup or for the name of an emoji."""
     from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def print_text(text: str) -> None:
+    """Sentences on stdout: broken between words on a terminal, a line in a pipe."""
+    _console().print(printable(text), soft_wrap=not sys.stdout.isatty())
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], texts: Collection[str] | None = None
+) -> None:
+    """A table on stdout, plain in a pipe; no text in it is ever taken for markup, a cell that is Rich's stays so.
+
+    Args:
+        texts: The columns that hold words: left-aligned, and folded before a number is. Default: the first.
+    """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=printable(title) or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(printable(column), justify="left" if index == 0 else "right", overflow="fold")
+    texts = columns[:1] if texts is None else texts
+    table = Table(
+        title=printable(title) or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True
+    )
+    for column in columns:
+        words = column in texts
+        table.add_column(printable(column), justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in rows:
-        table.add_row(*[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row])
-    Console(markup=False, highlight=False).print(table)
+        table.add_row(*[cell if isinstance(cell, Text) else Text(printable(cell), no_wrap=False) for cell in row])
+    _console().print(table)
 
 
 def print_json(value: Any) -> None:
@@ -94,7 +114,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def number(value: float | None, form: str = ".3f") -> str:
+def number(value: float | None, form: str = "z.3f") -> str:
     """A number, or a dash for one that is not defined."""
     return "-" if value is None else f"{value:{form}}"
 
@@ -130,7 +150,7 @@ def print_metrics(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         _print_whole(SPLIT_TITLES.get(split, split), whole)
         if groups := [row for row in of_split if row["group"] != "all" and row["metric"] == "srocc"]:
             cells = [[row["group"], _target(row), _valued(row), str(row["n"])] for row in groups]
-            print_table("By group", ("group", "target", "SROCC [95%]", "n"), cells)
+            print_table("By group", ("group", "target", "SROCC [95%]", "n"), cells, texts=("group", "target"))
 
 
 def _print_whole(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -161,5 +181,5 @@ def _target(row: Mapping[str, Any]) -> str:
 
 def _valued(row: Mapping[str, Any]) -> str:
     """`0.812 [0.79, 0.83]`, or a dash."""
-    span = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    span = "" if row["ci_low"] is None else f" [{row['ci_low']:z.2f}, {row['ci_high']:z.2f}]"
     return number(row["value"]) + span

@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from aigc_cli.cli.console import number, print_table
-from aigc_cli.io.text import printable
+from aigc_cli.cli.console import number, print_table, print_text
+from aigc_cli.io.text import counted, printable
 
 BAR = 24
+PROMPT = 20  # characters of a prompt, where the names leave as many
+ROOM = 42  # of 80 columns, for name and prompt beside two scores with their intervals
 
 
 def show_scores(summary: Any) -> None:
@@ -16,19 +18,21 @@ def show_scores(summary: Any) -> None:
         print(line)
     among = {row["name"] for row in summary.best}
     rows = summary.best + [row for row in summary.worst[::-1] if row["name"] not in among]
+    left = min(PROMPT, max(10, ROOM - max((len(printable(row["name"])) for row in rows), default=0)))
     cells = [
-        [_linked(row), _barred(row, "quality"), _barred(row, "consistency"), _short(row["prompt"])] for row in rows
+        [_linked(row), _barred(row, "quality"), _barred(row, "consistency"), _short(row["prompt"], left)]
+        for row in rows
     ]
     barred = any(row.get("quality_low") is not None for row in rows)
     title = "Best and worst by quality" + ", with 90% intervals" * barred
-    print_table(title, ("image", "quality", "consistency", "prompt"), cells)
+    print_table(title, ("image", "quality", "consistency", "prompt"), cells, texts=("image", "prompt"))
     means = ", ".join(f"mean {name} {number(mean, '.2f')}" for name, mean in summary.means.items())
     if summary.unusual:
-        print(
-            f"{summary.unusual} images lie farther from the training images than 95% of those (out_of_domain > 0.95): "
-            "take their scores, and their intervals, with care."
+        print_text(
+            f"Farther from the training images than 95% of those (out_of_domain > 0.95): "
+            f"{counted(summary.unusual, 'image')}. Take such scores, and their intervals, with care."
         )
-    print(f"{summary.rows} images, {summary.failed} failed, {means}; scores in {printable(str(summary.output))}")
+    print_text(f"{counted(summary.rows, 'image')}, {summary.failed:,} failed, {means}; scores in {summary.output}")
 
 
 def _barred(row: dict[str, Any], target: str) -> str:
@@ -73,7 +77,11 @@ def _linked(row: dict[str, Any]) -> Any:
     return Text(printable(row["name"]), style=Style(link=place))
 
 
-def _short(text: str | None, width: int = 20) -> str:
+def _short(text: str | None, width: int) -> str:
+    """Its beginning, of `width` columns: a Chinese character takes two of them."""
+    from rich.cells import cell_len, set_cell_size
+
     if text is None:
         return "-"
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    shown = printable(text[: 4 * width])
+    return shown if cell_len(shown) <= width else set_cell_size(shown, width - 3).rstrip() + "..."

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Optional
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import Terminal, number, print_json, print_table, terminal
+from aigc_cli.cli.console import Terminal, number, print_json, print_table, print_text, terminal
 from aigc_cli.cli.streams import STREAM, print_paths, table_out, tables_in
 from aigc_cli.errors import AigcError
+from aigc_cli.io.text import counted, printable
 
 SHOWN = 40
 LEFT = 3  # exit code: done, but not all of it
@@ -135,16 +136,15 @@ def _weights(text: str) -> tuple[float, float]:
 
 def _undo(record: Path, table: Path | None, quiet: bool) -> None:
     from aigc_cli.io.placing import undo
-    from aigc_cli.io.text import printable
 
     if table is not None:
         raise AigcError("Expected --undo without a table, found both.", "The list says which files.")
     count, left = undo(record)
     if not quiet:
-        print(f"{count} files taken back.")
+        print(f"{counted(count, 'file')} taken back.")
     if left:
         with terminal(False) as progress:
-            progress.say(f"{len(left)} files stay as they are, and so does the list.")
+            progress.say(f"Left as they are, and so is the list: {counted(len(left), 'file')}.")
             for path, why in left:
                 progress.say(f"  {printable(str(path))}: {why}")
         raise typer.Exit(LEFT)
@@ -161,29 +161,29 @@ def _json(picks: Any, files: list[Path]) -> dict[str, Any]:
 
 def _show(picks: Any, choice: Any) -> None:
     """The first picks; rows of one group beneath each other."""
+    grouped = choice.group != "none"
     cells = [
         [
             row["name"],
             number(row["quality"], ".2f"),
             number(row["consistency"], ".2f"),
             *([number(row["pick_score"], ".2f")] if choice.by == "both" else []),
-            row["pick_group"] if len(row["pick_group"]) <= 20 else f"{row['pick_group'][:17]}...",
+            *([printable(row["pick_group"], 20)] if grouped else []),
         ]
         for row in picks.rows[:SHOWN]
     ]
-    columns = ["image", "quality", "consistency", *(["both"] if choice.by == "both" else []), choice.group]
-    print_table("", columns, cells)
+    columns = ["image", "quality", "consistency", *(["both"] if choice.by == "both" else [])]
+    print_table("", [*columns, *([choice.group] if grouped else [])], cells, texts=("image", choice.group))
     if len(picks.rows) > SHOWN:
         print(f"... and {len(picks.rows) - SHOWN:,} more; --paths or -o lists all of them.")
     notes = [(row["name"], row["pick_note"]) for row in picks.rows if row["pick_note"]]
-    from aigc_cli.io.text import printable
-
     for name, note in notes[:SHOWN]:
-        print(printable(f"{name}: {note}"))
+        print_text(f"{name}: {note}")
     if len(notes) > SHOWN:
         print(f"... and {len(notes) - SHOWN:,} more ties; the column pick_note of -o names them.")
     what = choice.by
     if choice.by == "both":
         share = choice.weights[0] / sum(choice.weights)
         what = f"{share:.2f} x quality + {1 - share:.2f} x consistency"
-    print(f"{len(picks.rows):,} of {picks.images:,} images picked from {picks.groups:,} groups by {what}")
+    of = f"{len(picks.rows):,} of {counted(picks.images, 'image')} picked"
+    print(f"{of} from {counted(picks.groups, 'group')} by {what}")

@@ -21,6 +21,11 @@ def printable(text: str, limit: int | None = None) -> str:
     return "".join(_escape(char) if _is_hidden(char) else char for char in text)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 image`, `2,000 images`: a number of things whose plural ends in s."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def _is_hidden(char: str) -> bool:
     return char not in _JOINERS and unicodedata.category(char) in _HIDDEN
 

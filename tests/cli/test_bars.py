@@ -7,7 +7,7 @@ import pytest
 from harness import aigc
 
 from aigc_cli.cli.commands import _print_bars
-from aigc_cli.cli.console import print_metrics
+from aigc_cli.cli.console import print_metrics, print_table, print_text
 from aigc_cli.cli.overview import show_scores
 from aigc_cli.workflows.score import ScoreSummary
 
@@ -30,7 +30,7 @@ def test_the_best_and_worst_have_their_intervals(capsys: pytest.CaptureFixture[s
 def test_images_unlike_those_trained_on_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     show_scores(summary({}, 7))
     out = capsys.readouterr().out
-    assert "7 images lie farther from the training images than 95% of those" in out
+    assert "than 95% of those (out_of_domain > 0.95): 7 images." in out
     assert "with 90% intervals" not in out
     assert "3.41 " in out
 
@@ -72,3 +72,30 @@ def test_options_that_can_not_work_are_refused(
     assert ending.code == 2
     assert message in ending.err
     assert list(tmp_path.glob("runs/*/*.*")) == []
+
+
+def test_names_give_way_before_numbers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    bars = {f"{score}_low": 2.5 for score in ("quality", "consistency")}
+    bars |= {f"{score}_high": 4.0 for score in ("quality", "consistency")}
+    row: dict[str, Any] = {"name": "a-name-of-thirty-characters.jpg", "prompt": "一座红房子" * 9, "consistency": 2.0}
+    show_scores(summary(row | bars, 0))
+    shown = next(line for line in capsys.readouterr().out.splitlines() if "a-name" in line)
+    assert shown.rstrip().endswith("3.41 [2.5, 4.0]  2.00 [2.5, 4.0]  一座红房...")
+
+
+def test_three_intervals_fit_into_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    row: dict[str, Any] = {"split": "unseen", "group": "all", "metric": "within_srocc", "n": 90, "reason": ""}
+    row |= {"value": -0.0001, "ci_low": -0.15, "ci_high": -0.001}
+    print_metrics("Title", [row | {"target": target} for target in ("quality", "consistency", "zero_shot_cosine")])
+    line = next(line for line in capsys.readouterr().out.splitlines() if "SROCC in prompt" in line)
+    assert line.rstrip().split("  ")[1:] == ["0.000 [-0.15, 0.00]"] * 3
+
+
+def test_text_is_no_name_of_an_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(":fox:", (":fox:",), [[":fox:"]])
+    print_text(":fox: [bold]")
+    assert capsys.readouterr().out.count(":fox:") == 4

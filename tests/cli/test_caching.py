@@ -49,7 +49,7 @@ def test_size_and_list_as_text_and_as_json(cache: Path, aigc: Aigc) -> None:
     assert json.loads(aigc("cache", "size", "--json").out)["bytes"]["engine"] == 5000
     shown = aigc("cache", "list").out
     assert "one.onnx" in shown
-    assert "1 items, 5 kB" in shown
+    assert "1 item, 5 kB" in shown
     (item,) = json.loads(aigc("cache", "list", "--json").out)["items"]
     assert (item["kind"], item["bytes"]) == ("engine", 5000)
 
@@ -57,7 +57,7 @@ def test_size_and_list_as_text_and_as_json(cache: Path, aigc: Aigc) -> None:
 def test_clear(cache: Path, aigc: Aigc) -> None:
     assert "0 items" in aigc("cache", "clear", "--older-than", "1").out
     assert (cache / "engines" / "one.onnx").exists()
-    assert "1 items" in aigc("cache", "clear").out
+    assert "1 item" in aigc("cache", "clear").out
     assert not (cache / "engines" / "one.onnx").exists()
 
 

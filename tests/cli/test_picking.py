@@ -94,7 +94,7 @@ def test_an_undo_that_leaves_something_says_so(table: Path, tmp_path: Path) -> N
     (record,) = (tmp_path / "best").glob("undo-*.json")
     ending = aigc("pick", "--undo", record)
     assert (ending.code, ending.out) == (3, "5 files taken back.\n")
-    assert "1 files stay as they are" in ending.err
+    assert "Left as they are, and so is the list: 1 file." in ending.err
     assert "0 2.png: it or its original was changed since" in ending.err
 
 

@@ -94,7 +94,7 @@ def test_pick_and_compare_are_legible_in_80_columns(work: Work, screen: Screen) 
     aigc = f"env PYTHONPATH={ROOT} {sys.executable} -m aigc_cli"
     assert process("score", work.images, "--model", work.run, "--device", "cpu", "-o", "s.csv").code == 0
     lines = screen.run(f"cd {Path.cwd()}; {aigc} pick s.csv -k 3 -o p.csv; {aigc} compare s.csv p.csv")
-    assert "3 of 48 images picked from 1 groups by quality" in lines
+    assert "3 of 48 images picked from 1 group by quality" in lines
     assert any("Expected prompts that s and p have in common" in line for line in lines)  # nothing gave them any
 
 

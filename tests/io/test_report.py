@@ -306,6 +306,21 @@ def test_open_with_its_parts(opened: Callable[..., Any], small: Path) -> None:
 
 
 @needs_chromium
+@pytest.mark.parametrize("name", ["image-00005", "bad-0"])
+def test_an_image_that_is_not_there_leaves_no_broken_one(opened: Callable[..., Any], small: Path, name: str) -> None:
+    page = opened(small)
+    put(page, "search", name)
+    page.find_element("css selector", ".open").click()
+    assert not page.find_element("id", "large").is_displayed()
+    assert page.find_element("css selector", "#original .none").text == "no picture"
+    press(page, "\ue00c")  # Escape
+    put(page, "search", "image-00002")
+    page.find_element("css selector", ".open").click()
+    assert page.find_element("id", "large").is_displayed()
+    assert not page.find_element("css selector", "#original .none").is_displayed()
+
+
+@needs_chromium
 def test_keyboard_favourites_and_export(opened: Callable[..., Any], small: Path) -> None:
     page = opened(small)
     left, right, down, enter, escape = "\ue012", "\ue014", "\ue015", "\ue007", "\ue00c"
