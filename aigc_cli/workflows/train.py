@@ -136,10 +136,10 @@ def train(
         calibrating = read_plan(run).calibrating if resume else calibrating or Calibrating()
         calibrating.check(rated, resolved.recipe)
         rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
-        parts = _parts(rated, resolved.recipe, source.splits) if source.splits else ()
+        parts = _parts(rated, resolved.recipe, source.splits)  # too few prompts, too
         if freeze_layers is not None:
             resolved = with_frozen_layers(resolved, freeze_layers)
-        _announce(resolved, straddling(rated.groups("prompt"), parts), progress)
+        _announce(resolved, straddling(rated.groups("prompt"), parts) if source.splits else 0, progress)
         backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
         backbone.modules().to(place)
         plan, start = plan_of(resolved, source, rated, backbone.weights_hash, calibrating), None
@@ -147,7 +147,12 @@ def train(
             start = plan.go_on(run, progress)
         else:
             plan.begin(run)
-        return _train(resolved, source, run, rated, backbone, start, calibrating, cache, progress)
+        try:
+            return _train(resolved, source, run, rated, backbone, start, calibrating, cache, progress)
+        except AigcError as refused:  # images that can't be used may leave too few, which only their decoding shows
+            if refused.exit_code == AigcError.exit_code and start is None:
+                finish(run)
+            raise
 
 
 def _train(

@@ -285,6 +285,25 @@ def test_no_image_left_is_an_error(train: Train, tmp_path: Path) -> None:
         train(source=Source(tmp_path / "t.csv"))
 
 
+def test_a_training_that_is_refused_leaves_nothing_to_resume(
+    train: Train, demo: list[Sample], tmp_path: Path, source: Source
+) -> None:
+    """Whether the table names too few prompts, or the images that can be decoded leave too few of them."""
+    one = [replace(sample, prompt="a fox") for sample in demo[:8]]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n" + b"?" * 64)
+    for samples in (one, [*one, replace(demo[8], name=bad.name, path=bad)]):
+        folder = tmp_path / f"images{len(samples)}"
+        folder.mkdir()
+        for sample in samples:
+            (folder / sample.name).write_bytes(sample.path.read_bytes())
+        table = write_table(tmp_path / "few.csv", samples)
+        with pytest.raises(AigcError, match="at least 2 groups"):
+            train("few", Source(table, folder))
+        assert not (tmp_path / "few").exists()
+    train("few")
+
+
 def test_images_without_a_table(train: Train, tmp_path: Path) -> None:
     with pytest.raises(AigcError, match="Expected --data beside --images, found none"):
         train(source=Source(None, tmp_path))
