@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,9 +42,12 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = str(cores)
     with tempfile.TemporaryDirectory(prefix="aigc-benchmark-") as name:
         os.environ.setdefault("AIGC_CACHE", str(Path(name) / "cache"))
-        rows = measured(chosen.parts or PARTS, chosen.short, chosen.images, Path(name))
+        rows: list[Row] = []
+        for part in measured(chosen.parts or PARTS, chosen.short, chosen.images, Path(name)):
+            rows += part
+            if not chosen.short:  # after every part: the later ones take long
+                RESULTS.write_text(report(rows, cores), encoding="utf-8")
     if not chosen.short:
-        RESULTS.write_text(report(rows, cores), encoding="utf-8")
         print(f"Written to {RESULTS}")
     far = [row for row in rows if row.far_off]
     for row in far:
@@ -51,8 +55,8 @@ def main() -> int:
     return 1 if far else 0
 
 
-def measured(parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path) -> list[Row]:
-    """The rows of `parts`, each printed when it is there."""
+def measured(parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path) -> Iterator[list[Row]]:
+    """The rows of each of `parts`, printed when they are there."""
     rounds = 1 if short else 5
     pictures = images(scratch, 192 if short else 384, given)
     runs = {
@@ -61,12 +65,11 @@ def measured(parts: list[str] | tuple[str, ...], short: bool, given: Path | None
         "cli": lambda: startup(3 if short else 10),
         "memory": lambda: memory(pictures, scratch, short),
     }
-    rows = []
     for part in parts:
-        for row in runs[part]():
+        rows = runs[part]()
+        for row in rows:
             print("  ".join(row.cells()).rstrip(), flush=True)
-            rows.append(row)
-    return rows
+        yield rows
 
 
 def report(rows: list[Row], cores: int) -> str:
