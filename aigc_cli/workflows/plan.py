@@ -46,7 +46,12 @@ def entries_of(
         prompts: {image name: prompt} from a table; it comes before `prompt`.
         prompt: one text for every image that the table has none for.
         selection: which of the folder's images; default: those in it, not below.
+
+    Raises:
+        AigcError: the folder is none or holds no such images, or the prompt is no text.
     """
+    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
+        raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
     chosen = selection or Selection()
     known = dict(prompts or {})
     names = list_images(folder, recursive=chosen.recursive, include=chosen.include, exclude=chosen.exclude)
