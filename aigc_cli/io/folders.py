@@ -79,9 +79,10 @@ def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
 
 
 def leads_outside(path: Path, folder: Path) -> bool:
-    """Whether `path` is a link to something that is not in `folder` or below."""
+    """Whether a link, `path` itself or one on the way to it, leads to something that is not in `folder` or below."""
     try:
-        return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+        linked = path.is_symlink() or path.parent != folder
+        return linked and not path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links leads nowhere
         return False
 
