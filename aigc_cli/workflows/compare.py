@@ -20,7 +20,7 @@ from aigc_cli.io.results import clean, iter_rows, write_table
 from aigc_cli.io.tables import read_prompts
 from aigc_cli.io.text import counted, printable
 from aigc_cli.progress import Progress, Silent
-from aigc_cli.workflows.picking import TIE, check_table, metadata_of
+from aigc_cli.workflows.picking import TIE, metadata_of
 
 TARGETS = ("quality", "consistency")
 PAIRINGS = ("auto", "image", "prompt")
@@ -164,17 +164,21 @@ def _read(tables: Sequence[Path], labels: Sequence[str], scoring: Scoring, progr
     """The tables, and the folders once they are scored; whatever can be wrong with a table is found before."""
     named = list(zip(tables, labels, strict=True))
     folders = [(path, label) for path, label in named if is_folder(path)]
+    kept = iter([_table(path, label) for path, label in named if not is_folder(path)])
     if not folders and scoring != Scoring():
         raise AigcError(
             "Expected a folder of images beside options of scoring, found tables only.", "Leave these options out."
         )
-    kept = iter([_table(path, label) for path, label in named if not is_folder(path)])
     made = iter(_scored(folders, scoring, progress) if folders else ())
     return [next(made if is_folder(path) else kept) for path in tables]
 
 
 def _table(path: Path, label: str) -> Scores:
-    check_table(path)
+    if path.suffix not in TABLE_SUFFIXES:
+        raise AigcError(
+            f"Expected a table {', '.join(TABLE_SUFFIXES)} or a folder of images, found {printable(str(path), 200)}.",
+            "Name what `aigc score` wrote, or the folder that it would score.",
+        )
     return _checked(Scores(label, list(iter_rows(path)), metadata_of(path)), path)
 
 

@@ -99,11 +99,11 @@ def pick(table: Path, choice: Choice) -> Picks:
     Raises:
         AigcError: no such table, or no such column to group by.
     """
-    check_table(table)
+    _check_table(table)
     return choose(iter_rows(table), choice)
 
 
-def check_table(table: Path) -> None:
+def _check_table(table: Path) -> None:
     """Refuses what is no table of scores; a folder of images is to be scored first, with options of its own."""
     shown = printable(str(table), 200)
     if is_folder(table):

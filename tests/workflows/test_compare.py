@@ -266,7 +266,7 @@ def test_what_is_wrong_is_found_before_a_model_is_loaded(
     for given, scoring, message in (
         ([one, tmp_path / "empty"], Scoring(), r"empty: expected images .* found none in 0 entries"),
         ([one, tmp_path / "torn.csv"], Scoring(), "Expected a CSV table"),
-        ([one, tmp_path / "gone"], Scoring(), "Expected a table .parquet, .csv, .jsonl, found"),
+        ([one, tmp_path / "gone"], Scoring(), "Expected a table .parquet, .csv, .jsonl or a folder of images, found"),
         ([one, one], Scoring(prompts=tmp_path / "gone.csv"), "gone.csv"),
         ([one, one], Scoring(prompts=prompts, include=["*.gif"]), "expected images that --include and --exclude leave"),
         ([one, one], Scoring(prompt="a \udcff"), "Expected --prompt as UTF-8 text"),
