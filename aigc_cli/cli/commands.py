@@ -31,9 +31,6 @@ CalibrateFrom = Annotated[
     Optional[Path],
     typer.Option(help="Error bars from such trainings: an `ablate` or `train` folder, or `eval --predictions`."),
 ]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
-Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
-Exclude = Annotated[Optional[list[str]], typer.Option(help="No names or folders that fit; may be repeated.")]
 FrozenLayers = Annotated[Optional[int], typer.Option(help="Frozen blocks of the image tower, instead of a depth.")]
 
 
@@ -160,11 +157,11 @@ def _print_bars(said: Any) -> None:
 
 def score(
     folder: Annotated[Path, typer.Argument(help="Folder of images.")],
-    prompts: Annotated[Optional[Path], typer.Option(help="CSV with name, prompt.")] = None,
-    prompt: Annotated[Optional[str], typer.Option(help="One prompt for every image that has none there.")] = None,
-    recursive: Recursive = False,
-    include: Include = None,
-    exclude: Exclude = None,
+    prompts: options.Prompts = None,
+    prompt: options.Prompt = None,
+    recursive: options.Recursive = False,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
     columns: options.Columns = None,
     sep: options.Separator = ",",
     model: options.Model = None,

@@ -10,34 +10,48 @@ from aigc_cli.cli import options
 from aigc_cli.cli.console import number, print_json, print_table, print_text, terminal
 from aigc_cli.cli.streams import STREAM, table_out, tables_in
 
+Tables = Annotated[
+    list[Path],
+    typer.Argument(help="Tables of `aigc score` or folders of images; the first is what the others are held to."),
+]
+
 
 def compare(
-    tables: Annotated[
-        list[Path], typer.Argument(help="Two tables of `aigc score` or more; the first is what the others are held to.")
-    ],
+    tables: Tables,
     by: Annotated[Optional[str], typer.Option(help="Also compare the rows of each value of this column.")] = None,
     pair: Annotated[str, typer.Option(help="By image or prompt; auto: by image where all are the same.")] = "auto",
+    prompts: options.Prompts = None,
+    prompt: options.Prompt = None,
+    recursive: options.Recursive = False,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    columns: options.Columns = None,
+    sep: options.Separator = ",",
+    model: options.Model = None,
     output: Annotated[
         Optional[Path], typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl, or - for CSV).")
     ] = None,
     plot: Annotated[Optional[Path], typer.Option(help="Draw the differences (.png .svg).")] = None,
     report: options.Report = None,
     thumbs: options.Thumbs = None,
+    device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Which images score higher, and can the data tell? Two models, samplers or checkpoints, in pairs.
 
-    Differences of means in MOS and win rates over prompts, with 95% bootstrap intervals over prompts.
+    Differences of means in MOS and win rates over prompts, with 95% bootstrap intervals over prompts. Folders are
+    scored first, as by `aigc score` with the same options, and their scores are not kept.
     """
-    from aigc_cli.workflows.compare import compare as run_comparison
-    from aigc_cli.workflows.compare import labels_of
+    from aigc_cli.workflows import compare as workflow
 
     options.check_report(report, thumbs, overwrite)
-    labels = labels_of([Path("stdin") if table == STREAM else table for table in tables])
+    chosen = (recursive, include or (), exclude or ())
+    scoring = workflow.Scoring(prompts, prompt, options.renames(columns), sep, *chosen, model, device)
+    labels = workflow.labels_of([Path("stdin") if table == STREAM else table for table in tables])
     with terminal(quiet) as progress, tables_in(tables) as read, table_out(output) as place:
-        found = run_comparison(
+        found = workflow.compare(
             read,
             by=by,
             pair=pair,
@@ -45,13 +59,15 @@ def compare(
             output=place,
             plot=plot,
             overwrite=overwrite,
+            scoring=scoring,
+            progress=progress,
         )
         for note in found.notes:
             progress.say(note)
         if report is not None:
             from aigc_cli.workflows.reports import report_comparison
 
-            report_comparison(found, read, report, progress, thumbs)
+            report_comparison(found, report, progress, thumbs)
     if as_json:
         print_json({name: getattr(found, name) for name in ("labels", "paired_by", "rows", "notes")})
     elif output != STREAM:

@@ -16,6 +16,11 @@ Data = Annotated[
     Optional[Path], typer.Option(help="CSV with name, prompt, mos_quality, mos_align; without it: the demonstration.")
 ]
 Images = Annotated[Optional[Path], typer.Option(help="Folder of the images; default: the table's own folder.")]
+Prompts = Annotated[Optional[Path], typer.Option(help="CSV with name, prompt.")]
+Prompt = Annotated[Optional[str], typer.Option(help="One prompt for every image that has none there.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
+Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
+Exclude = Annotated[Optional[list[str]], typer.Option(help="No names or folders that fit; may be repeated.")]
 Columns = Annotated[Optional[list[str]], typer.Option(help="THEIRS=OURS renames a column; may be repeated.")]
 Separator = Annotated[str, typer.Option("--sep", help="The table's delimiter.")]
 Model = Annotated[

@@ -30,7 +30,7 @@ def list_images(
     found = list(_walk(folder, "", recursive, exclude))
     images = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
     names = [name for name in images if wanted(name, include, exclude)]
-    names = [name for name in names if not _is_folder(folder / name)]
+    names = [name for name in names if not is_folder(folder / name)]
     if names:
         return sorted(names)
     if images and (include or exclude):
@@ -79,16 +79,17 @@ def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
 
 
 def leads_outside(path: Path, folder: Path) -> bool:
-    """Whether `path` is a link to something that is not in `folder` or below."""
+    """Whether a link, `path` itself or one on the way to it, leads to something that is not in `folder` or below."""
     try:
-        return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+        linked = path.is_symlink() or path.parent != folder
+        return linked and not path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links leads nowhere
         return False
 
 
 def check_folder(folder: Path) -> None:
     """Raise AigcError unless `folder` is a folder (or a link to one)."""
-    if _is_folder(folder):
+    if is_folder(folder):
         return
     try:
         folder.lstat()
@@ -101,7 +102,8 @@ def check_folder(folder: Path) -> None:
     )
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder or a link to one; False where that can't be found out."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):  # Path.is_dir raises on some of these: a name too long, no permission

@@ -64,7 +64,7 @@ REASONS: dict[str, str] = {
     f"or the file more than {MAX_BYTES // 10**6} MB",
     "extreme_aspect": f"one side is more than {MAX_ASPECT} times the other",
     "decoder_crash": "the decoder died or ran out of memory on this file",
-    "link_outside": "it is a link that leads out of the folder, so it was not followed",
+    "link_outside": "a link leads out of the folder, which is not followed with --recursive",
     "no_prompt": "there is no prompt for this image",
     "ambiguous_prompt": "its metadata names several prompts, or none that can be told for sure, so none was taken",
     "bad_metadata": "its metadata is damaged or too large, so no prompt was taken from there",

@@ -1,7 +1,10 @@
-"""`aigc compare`: two or more tables of scores in pairs, and what the data can tell."""
+"""`aigc compare`: tables of scores, or folders of images, in pairs, and what the data can tell."""
 
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,65 @@ from aigc_cli import __version__
 from aigc_cli.core.metrics import Estimate, mean_estimate, verdict
 from aigc_cli.errors import AigcError
 from aigc_cli.io.files import TABLE_SUFFIXES, check_output
+from aigc_cli.io.folders import is_folder
 from aigc_cli.io.plots import comparison_plot
-from aigc_cli.io.results import iter_rows, write_table
-from aigc_cli.io.text import printable
-from aigc_cli.workflows.picking import TIE, check_table, metadata_of
+from aigc_cli.io.results import clean, iter_rows, write_table
+from aigc_cli.io.tables import read_prompts
+from aigc_cli.io.text import counted, printable
+from aigc_cli.progress import Progress, Silent
+from aigc_cli.workflows.picking import TIE, metadata_of
 
 TARGETS = ("quality", "consistency")
 PAIRINGS = ("auto", "image", "prompt")
 PLOTS = (".png", ".svg")
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How folders are scored, see `score_folder` and `Selection`: all by one model, with one table of prompts."""
+
+    prompts: Path | None = None
+    prompt: str | None = None
+    columns: Mapping[str, str] | None = None
+    sep: str = ","
+    recursive: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    model: Path | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A table of scores, or a folder of images that was scored.
+
+    Attributes:
+        label: what it is called.
+        every: all rows of the scores table.
+        made_by: what the table says of its making.
+    """
+
+    label: str
+    every: list[Row]
+    made_by: dict[str, str]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows that have scores."""
+        return [row for row in self.every if row["status"] == "ok"]
+
+    @cached_property
+    def names(self) -> dict[str, str | None]:
+        """{image: prompt} of all rows."""
+        return {row["name"]: row["prompt"] for row in self.every}
+
+    @property
+    def why(self) -> str:
+        """` (2 truncated, 1 not_an_image)`: why rows failed; empty where no reason is known."""
+        reasons = Counter(row["reason"] for row in self.every if row["status"] != "ok" and row["reason"])
+        shown = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        return f" ({shown})" if shown else ""
 
 
 @dataclass(frozen=True)
@@ -33,21 +86,14 @@ class Comparison:
             difference is the later table's mean minus the first's, in MOS; by prompt every prompt counts the same. The
             win rate is the share of prompts whose mean is higher, ties counted half.
         notes: what the figures alone don't say, one line each.
+        scores: what was compared, in the order of the labels.
     """
 
     labels: list[str]
     paired_by: str
     rows: list[dict[str, Any]]
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class _Table:
-    label: str
-    rows: list[Row]  # those that were scored
-    names: dict[str, str | None]  # {image: prompt} of all rows
-    images: int
-    made_by: dict[str, str]
+    scores: list[Scores]
 
 
 def compare(
@@ -59,20 +105,25 @@ def compare(
     output: Path | None = None,
     plot: Path | None = None,
     overwrite: bool = False,
+    scoring: Scoring | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compares tables of scores with the first of them; intervals are 95% bootstrap intervals over prompts.
 
     Args:
+        tables: tables, or folders of images, whose scores are kept in memory only.
         by: a column; also compares the rows of each of its values.
         pair: image (the same names with the same prompts: two models on one folder), prompt (the mean of each prompt's
             images), or auto, which takes image where all tables hold the same images.
-        labels: what to call the tables; default: their files' names.
+        labels: what to call the tables; default: see `labels_of`.
         output: the comparison table (.parquet, .csv, .jsonl).
         plot: the differences, drawn (.png, .svg).
+        scoring: of folders.
 
     Raises:
-        AigcError: fewer than two tables, one that is none, nothing in common, no such column, or scales that differ.
-        EnvironmentProblem: an output can't be written.
+        AigcError: fewer than two tables, one that is none, a folder without images, `scoring` without a folder, no such
+            model, nothing in common, no such column, or scales that differ.
+        EnvironmentProblem: an output can't be written, or the model's backbone can't be had.
     """
     if len(tables) < 2:
         raise AigcError(f"Expected two tables or more to compare, found {len(tables)}.", "Example: compare a.csv b.csv")
@@ -84,11 +135,11 @@ def compare(
         if path is not None:
             check_output(path, overwrite=overwrite, suffixes=suffixes)
     names = list(labels or labels_of(tables))
-    read = [_read(table, label) for table, label in zip(tables, names, strict=True)]
+    read = _read(tables, names, scoring or Scoring(), progress or Silent())
     _check_scales(read)
     paired_by = _pairing(read, pair)
     rows = [row for later in read[1:] for row in _against(read[0], later, paired_by, by)]
-    found = Comparison(names, paired_by, rows, _notes(read, paired_by))
+    found = Comparison(names, paired_by, rows, _notes(read, paired_by), read)
     if output is not None:
         write_table(output, "comparison", rows, {"aigc_version": __version__, "paired_by": paired_by})
     if plot is not None:
@@ -97,24 +148,74 @@ def compare(
 
 
 def labels_of(tables: Sequence[Path]) -> list[str]:
-    """The shortest names that tell the tables apart: a.csv and b.csv, else x/scores and y/scores."""
+    """Folders as they were written, and of tables the shortest names that tell all apart: a and b, else x/a and y/a."""
     for parts in range(1, max(len(table.absolute().parts) for table in tables)):
-        found = [printable("/".join(table.absolute().with_suffix("").parts[-parts:]), 80) for table in tables]
+        found = [printable(_label(table, parts), 80) for table in tables]
         if len(set(found)) == len(found):
             return found
-    return [f"{index}: {table.stem}" for index, table in enumerate(tables, 1)]
+    return [f"{index}: {printable(_label(table, 1), 80)}" for index, table in enumerate(tables, 1)]
 
 
-def _read(path: Path, label: str) -> _Table:
-    check_table(path)
-    rows: list[Row] = list(iter_rows(path))
-    scored = [row for row in rows if row["status"] == "ok"]
-    if not scored:
-        raise AigcError(f"Expected scored images in {printable(str(path), 200)}, found none.", "Score them again.")
-    return _Table(label, scored, {row["name"]: row["prompt"] for row in rows}, len(rows), metadata_of(path))
+def _label(table: Path, parts: int) -> str:
+    return str(table) if is_folder(table) else "/".join(table.absolute().with_suffix("").parts[-parts:])
 
 
-def _check_scales(tables: Sequence[_Table]) -> None:
+def _read(tables: Sequence[Path], labels: Sequence[str], scoring: Scoring, progress: Progress) -> list[Scores]:
+    """The tables, and the folders once they are scored; whatever can be wrong with a table is found before."""
+    named = list(zip(tables, labels, strict=True))
+    folders = [(path, label) for path, label in named if is_folder(path)]
+    kept = iter([_table(path, label) for path, label in named if not is_folder(path)])
+    if not folders and scoring != Scoring():
+        raise AigcError(
+            "Expected a folder of images beside options of scoring, found tables only.", "Leave these options out."
+        )
+    made = iter(_scored(folders, scoring, progress) if folders else ())
+    return [next(made if is_folder(path) else kept) for path in tables]
+
+
+def _table(path: Path, label: str) -> Scores:
+    if path.suffix not in TABLE_SUFFIXES:
+        raise AigcError(
+            f"Expected a table {', '.join(TABLE_SUFFIXES)} or a folder of images, found {printable(str(path), 200)}.",
+            "Name what `aigc score` wrote, or the folder that it would score.",
+        )
+    return _checked(Scores(label, list(iter_rows(path)), metadata_of(path)), path)
+
+
+def _checked(scores: Scores, path: Path) -> Scores:
+    if not scores.rows:
+        shown = printable(str(path), 200)
+        raise AigcError(f"Expected scored images in {shown}, found none{scores.why}.", "Score others, or again.")
+    return scores
+
+
+def _scored(folders: Sequence[tuple[Path, str]], scoring: Scoring, progress: Progress) -> list[Scores]:
+    """The rows that `aigc score` would write for each folder, all by the same model."""
+    from aigc_cli.workflows.models import load_model  # torch, which tables alone do without
+    from aigc_cli.workflows.plan import Selection, entries_of
+    from aigc_cli.workflows.scorer import Scorer, Texts
+
+    prompts = read_prompts(scoring.prompts, columns=scoring.columns, sep=scoring.sep) if scoring.prompts else {}
+    chosen = Selection(scoring.recursive, scoring.include, scoring.exclude)
+    entries = [entries_of(folder, prompts, scoring.prompt, chosen) for folder, _ in folders]
+    # the table of prompts is that of all folders, so a row without an image here is one of another folder
+    entries = [[entry for entry in found if os.path.lexists(str(entry.source))] for found in entries]
+    if unused := len(prompts.keys() - {entry.name for found in entries for entry in found}):
+        progress.say(f"{scoring.prompts}: {counted(unused, 'prompt')} without an image in any of the folders.")
+    scorer = Scorer(load_model(scoring.model, scoring.device), progress=progress)
+    scores = []
+    for (folder, label), found in zip(folders, entries, strict=True):
+        progress.start(f"scoring {label}", len(found))
+        rows: list[Row] = []
+        for batch in scorer.batches(found, Texts(scorer.model.judge)):  # new texts: the bits of a folder scored alone
+            rows += ({name: clean(value) for name, value in row.items()} for row in batch)
+            progress.advance(len(batch))
+        made_by = {"aigc_version": __version__, **scorer.model.metadata()}
+        scores.append(_checked(Scores(label, rows, made_by), folder))
+    return scores
+
+
+def _check_scales(tables: Sequence[Scores]) -> None:
     scales = {
         (t.made_by["mos_min"], t.made_by["mos_max"]) for t in tables if {"mos_min", "mos_max"} <= t.made_by.keys()
     }
@@ -125,9 +226,9 @@ def _check_scales(tables: Sequence[_Table]) -> None:
         )
 
 
-def _pairing(tables: Sequence[_Table], pair: str) -> str:
+def _pairing(tables: Sequence[Scores], pair: str) -> str:
     first = tables[0]
-    same = all(t.names == first.names for t in tables) and all(t.images == len(t.names) for t in tables)
+    same = all(t.names == first.names for t in tables) and all(len(t.every) == len(t.names) for t in tables)
     if pair == "image" and not same:
         raise AigcError(
             "Expected the same images under the same prompts in all tables, found others.", "Pair them by prompt."
@@ -135,7 +236,7 @@ def _pairing(tables: Sequence[_Table], pair: str) -> str:
     return ("image" if same else "prompt") if pair == "auto" else pair
 
 
-def _against(first: _Table, later: _Table, paired_by: str, by: str | None) -> list[dict[str, Any]]:
+def _against(first: Scores, later: Scores, paired_by: str, by: str | None) -> list[dict[str, Any]]:
     """The rows of one table against the first."""
     rows = _compared(first, later, paired_by, "all", first.rows, later.rows)
     if all(row["difference"] is None for row in rows):
@@ -169,7 +270,7 @@ def _value(row: Row, by: str) -> str:
 
 
 def _compared(
-    first: _Table, later: _Table, paired_by: str, group: str, one: Sequence[Row], other: Sequence[Row]
+    first: Scores, later: Scores, paired_by: str, group: str, one: Sequence[Row], other: Sequence[Row]
 ) -> list[dict[str, Any]]:
     rows = []
     for target in TARGETS:
@@ -212,7 +313,7 @@ def _wins(changes: Any, prompts: Sequence[str]) -> Estimate:
     return mean_estimate(np.where(np.abs(means) <= TIE, 0.5, means > 0), list(names))
 
 
-def _notes(tables: Sequence[_Table], paired_by: str) -> list[str]:
+def _notes(tables: Sequence[Scores], paired_by: str) -> list[str]:
     notes = []
     hashes = [table.made_by.get("model_hash") for table in tables]
     if len(set(hashes) - {None}) > 1:
@@ -222,8 +323,8 @@ def _notes(tables: Sequence[_Table], paired_by: str) -> list[str]:
         unknown = ", ".join(t.label for t, found in zip(tables, hashes, strict=True) if found is None)
         notes.append(f"Which scorer made {unknown} is not known; with another one, a difference is the scorer's too.")
     for table in tables:
-        if failed := table.images - len(table.rows):
-            notes.append(f"{table.label}: {failed:,} failed rows left out.")
+        if failed := len(table.every) - len(table.rows):
+            notes.append(f"{table.label}: {failed:,} failed rows left out{table.why}.")
         if paired_by == "prompt" and (bare := sum(not row["prompt"] for row in table.rows)):
             notes.append(f"{table.label}: {bare:,} images without a prompt left out.")
     if paired_by == "prompt":

@@ -8,7 +8,7 @@ from typing import Any
 
 from aigc_cli.errors import AigcError, Interrupted
 from aigc_cli.io.files import TABLE_SUFFIXES
-from aigc_cli.io.folders import Finder
+from aigc_cli.io.folders import Finder, is_folder
 from aigc_cli.io.placing import Action, Placing, place, plan_placing
 from aigc_cli.io.results import TableWriter, iter_rows, read_metadata
 from aigc_cli.io.schemas import SCHEMAS
@@ -99,14 +99,14 @@ def pick(table: Path, choice: Choice) -> Picks:
     Raises:
         AigcError: no such table, or no such column to group by.
     """
-    check_table(table)
+    _check_table(table)
     return choose(iter_rows(table), choice)
 
 
-def check_table(table: Path) -> None:
+def _check_table(table: Path) -> None:
     """Refuses what is no table of scores; a folder of images is to be scored first, with options of its own."""
     shown = printable(str(table), 200)
-    if table.is_dir():
+    if is_folder(table):
         raise AigcError(
             f"Expected a table of scores, found the folder {shown}.",
             f"Score it first: aigc score {shown} -o scores.parquet",

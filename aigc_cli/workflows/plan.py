@@ -46,7 +46,12 @@ def entries_of(
         prompts: {image name: prompt} from a table; it comes before `prompt`.
         prompt: one text for every image that the table has none for.
         selection: which of the folder's images; default: those in it, not below.
+
+    Raises:
+        AigcError: the folder is none or holds no such images, or the prompt is no text.
     """
+    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
+        raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
     chosen = selection or Selection()
     known = dict(prompts or {})
     names = list_images(folder, recursive=chosen.recursive, include=chosen.include, exclude=chosen.exclude)
@@ -56,12 +61,21 @@ def entries_of(
         entry = Entry(name, folder / name, known.get(name, prompt), "csv" if name in known else prompt and "option")
         if entry.prompt is None:
             entry = _with_sidecar(entry, folder)
-        if chosen.recursive and leads_outside(folder / name, folder):
-            entry = replace(entry, fault="link_outside")
-        entries.append(entry)
+        entries.append(_kept_inside(entry, folder) if chosen.recursive else entry)
     there = set(names)
     others = [name for name in known if name not in there and wanted(name, chosen.include, chosen.exclude)]
-    return entries + [Entry(name, folder / name, known[name], "csv") for name in others]
+    rows = [Entry(name, folder / name, known[name], "csv") for name in others]
+    return entries + ([_kept_inside(row, folder) for row in rows] if chosen.recursive else rows)
+
+
+def _kept_inside(entry: Entry, folder: Path) -> Entry:
+    """The entry, not to be opened where a link leads out of the folder.
+
+    Only where folders below are searched, which may hold anything: the links in the folder itself are there for a
+    reason, as those that `aigc pick --link --symbolic` makes.
+    """
+    assert isinstance(entry.source, Path)
+    return replace(entry, fault="link_outside") if leads_outside(entry.source, folder) else entry
 
 
 def _with_sidecar(entry: Entry, folder: Path) -> Entry:

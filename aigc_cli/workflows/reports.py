@@ -14,7 +14,6 @@ from aigc_cli.io.results import iter_rows, read_metadata, scale_of
 from aigc_cli.io.samples import Sample
 from aigc_cli.progress import Progress
 from aigc_cli.workflows.compare import Comparison
-from aigc_cli.workflows.picking import metadata_of
 from aigc_cli.workflows.ratings import TARGETS
 from aigc_cli.workflows.summary import ZERO_SHOT, Summary, shown
 
@@ -92,9 +91,7 @@ def report_ablation(summaries: Sequence[Summary], place: Path, data: str, report
     write_report(report, Report("Ablation", facts, tables=[table], figures=[figure]), progress)
 
 
-def report_comparison(
-    found: Comparison, tables: Sequence[Path], report: Path, progress: Progress, thumbs: Path | None = None
-) -> None:
+def report_comparison(found: Comparison, report: Path, progress: Progress, thumbs: Path | None = None) -> None:
     """The differences, their plot, and the images of all tables, to be filtered by table."""
     columns = ("against", "table", "score", "rows", "difference", "wins", "prompts", "verdict")
     cells = [
@@ -115,13 +112,10 @@ def report_comparison(
         plot = Path(scratch) / "comparison.png"
         comparison_plot(found.rows, [plot])
         figure = Figure("Differences with their 95% intervals", plot.read_bytes())
-    rows = [
-        row | {"table": label} for table, label in zip(tables, found.labels, strict=True) for row in iter_rows(table)
-    ]
-    metadata = metadata_of(tables[0])
+    rows = [{**row, "table": scores.label} for scores in found.scores for row in scores.every]
     facts = {"Tables": ", ".join(found.labels), "Version": __version__}
     page = Report("Comparison", facts, found.notes, [Table("Differences", columns, cells, note)], [figure], rows)
-    write_report(report, replace(page, scale=scale_of(metadata)), progress, thumbs)
+    write_report(report, replace(page, scale=scale_of(found.scores[0].made_by)), progress, thumbs)
 
 
 def _spanned(row: Mapping[str, Any], value: str, low: str, high: str, form: str) -> str:

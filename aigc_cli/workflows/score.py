@@ -16,7 +16,6 @@ from aigc_cli.io.results import TableWriter, iter_rows, read_metadata
 from aigc_cli.io.shards import Parts, batched
 from aigc_cli.io.signals import graceful
 from aigc_cli.io.tables import read_prompts
-from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import load_model
 from aigc_cli.workflows.plan import (
@@ -104,7 +103,6 @@ def score_folder(
     parts = Parts(output)
     check_output(output, overwrite=overwrite or resume)
     parts.check()
-    _check_text(prompt)
     table = read_prompts(prompts, columns=columns, sep=sep) if prompts else None
     entries = entries_of(folder, table, prompt, selection)
     with owned(parts.folder):
@@ -126,11 +124,6 @@ def score_folder(
         finally:
             if not parts.planned:
                 parts.remove()
-
-
-def _check_text(prompt: str | None) -> None:
-    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
-        raise AigcError(f"Expected --prompt as UTF-8 text, found {printable(prompt, 80)}.", "Type it again.")
 
 
 def _complete(output: Path, settings: Mapping[str, str], entries: Sequence[Entry]) -> ScoreSummary:

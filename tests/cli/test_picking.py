@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from harness import aigc, process
+from harness import Work, aigc, process
+from PIL import Image
 
 from aigc_cli.io.results import iter_rows, write_table
 from aigc_cli.io.schemas import SCHEMAS
@@ -140,7 +142,7 @@ def test_the_comparison_is_shown_within_80_columns(table: Path, tmp_path: Path) 
     assert [line for line in ending.out.splitlines() if len(line) > 80] == []
     for part in ("quality, against s; means s 2.25, best 3.25", "+1.00 [+1.00, +1.00]", "100%", "better", "worse"):
         assert part in ending.out
-    assert "s: 1 failed rows left out." in ending.err
+    assert "s: 1 failed rows left out (1 truncated)." in ending.err
     assert (tmp_path / "c.svg").is_file()
     rows = json.loads(aigc("compare", table, "best.csv", "--json", "-q").out)["rows"]
     assert rows == [row for row in iter_rows(tmp_path / "c.csv", "comparison") if row["group"] == "all"]
@@ -149,6 +151,55 @@ def test_the_comparison_is_shown_within_80_columns(table: Path, tmp_path: Path) 
     shown = aigc("compare", table, "few.csv").out
     assert "can't tell" in shown
     assert "no interval: fewer than 5 prompts" in shown
+
+
+def test_folders_are_compared(work: Work, tmp_path: Path) -> None:
+    given = ("--columns", "image=name", "--prompts", work.table, "--model", work.run, "--device", "cpu")
+    for side in "ab":
+        (tmp_path / side / "out").mkdir(parents=True)
+    for image in work.images.iterdir():
+        (tmp_path / "a" / "out" / image.name).symlink_to(image)
+        (tmp_path / "b" / "out" / image.name).symlink_to(image)
+    before = sorted(tmp_path.rglob("*"))
+    ending = aigc("compare", "a/out", "b/out", *given)
+    assert ending.code == 0, ending.err
+    assert "quality, against a/out; means a/out " in ending.out
+    assert "Paired image by image" in ending.out
+    assert "scoring a/out: 48\nscoring b/out: 48\n" in ending.err
+    rows = json.loads(aigc("compare", "a/out", "b/out", *given, "--json").out)["rows"]
+    assert {row["difference"] for row in rows} == {0}
+    (tmp_path / "empty").mkdir()
+    ending = aigc("compare", "a/out", "empty", *given, "-o", "c.csv", "--report", "r.html")
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err.startswith("aigc: empty: expected images")
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "empty"])
+
+
+def test_a_stopped_comparison_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b", "scratch"):
+        (tmp_path / folder).mkdir()
+    picture = Image.linear_gradient("L").resize((512, 512))
+    picture.save(tmp_path / "b" / "0.png")
+    for i in range(3000):
+        (tmp_path / "a" / f"{i}.png").hardlink_to(tmp_path / "b" / "0.png")
+    before = sorted(tmp_path.rglob("*"))
+    with subprocess.Popen(
+        [*f"{sys.executable} -m aigc_cli compare a b --device cpu -o c.csv --model".split(), tiny_model],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "scratch")},
+    ) as running:
+        assert running.stderr is not None
+        while not running.stderr.readline().startswith("scoring a"):
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err == "aigc: Interrupted; no result was written.\n"
+    left = [path for path in sorted(tmp_path.rglob("*")) if path.name != ".ses"]  # onnxruntime's, when it is imported
+    assert left == before
 
 
 def test_the_pipe_of_readme_runs_as_it_is_written(tmp_path: Path) -> None:

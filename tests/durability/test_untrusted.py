@@ -11,6 +11,7 @@ import torch
 
 import aigc_cli
 from aigc_cli.errors import AigcError
+from aigc_cli.io.results import iter_rows
 from aigc_cli.workflows.models import load_model
 
 PACKAGE = Path(aigc_cli.__file__).parent
@@ -91,6 +92,30 @@ def test_a_table_cannot_name_what_lies_outside(
         assert (code, out) == (2, ""), name
         assert "outside the image folder" in err
         assert not (tmp_path / "t.csv").exists()
+
+
+def test_links_lead_to_images_only_and_not_out_of_folders_below(
+    many: Callable[..., Path], tiny_model: Path, tmp_path: Path, aigc_here: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A link in the folder itself is the image behind it, as in a folder of `pick --link --symbolic`."""
+    folder, outside = many(2), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.jpg").write_bytes((folder / "000.jpg").read_bytes())
+    (outside / "secret").write_text("root:x:0:0")
+    for name, target in (("image.jpg", "x.jpg"), ("text.jpg", "secret"), ("000.txt", "secret"), ("away", "")):
+        (folder / name).symlink_to(outside / target)
+    (tmp_path / "p.csv").write_text("name,prompt\naway/x.jpg,a cat\n")
+    found = {}
+    for flag in ("--quiet", "--recursive"):
+        given = ("--prompts", tmp_path / "p.csv", "--model", tiny_model, "--device", "cpu", "--overwrite", flag)
+        code, out, err = aigc_here("score", folder, *given, "-o", tmp_path / "t.csv")
+        assert code == 0, err
+        assert "root:" not in out + err + (tmp_path / "t.csv").read_text()
+        found[flag] = {row["name"]: (row["status"], row["reason"]) for row in iter_rows(tmp_path / "t.csv")}
+    beside = {"000.jpg": ("ok", "bad_sidecar,no_prompt"), "001.jpg": ("ok", "no_prompt")}
+    followed = {"image.jpg": ("ok", "no_prompt"), "text.jpg": ("failed", "not_an_image"), "away/x.jpg": ("ok", None)}
+    assert found["--quiet"] == beside | followed
+    assert found["--recursive"] == beside | dict.fromkeys(followed, ("failed", "link_outside"))
 
 
 def test_a_model_cannot_name_weights_elsewhere(tiny_model: Path, tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def test_folders_below_are_searched_when_asked(tree: Path) -> None:
     assert list_images(tree, recursive=True) == here + below
     assert [name for name in here + below if leads_outside(tree / name, tree)] == ["out.png"]
     assert not leads_outside(tree / "gone.png", tree)
+    assert leads_outside(tree / "away" / "x.png", tree)
+    assert not leads_outside(tree / "sub" / "up" / "a.png", tree)
     (tree / "loop.png").symlink_to("loop.png")
     assert not leads_outside(tree / "loop.png", tree)
 

@@ -1,4 +1,7 @@
-"""Comparisons of made-up tables: what is paired, what the figures are, and that no verdict goes beyond the data."""
+"""Comparisons of made-up tables: what is paired, what the figures are, and that no verdict goes beyond the data.
+
+And of folders of images, which are compared as their tables would be.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +13,11 @@ import pytest
 from aigc_cli.core.metrics import UNTOLD, mean_estimate
 from aigc_cli.errors import AigcError
 from aigc_cli.io.results import TableWriter, iter_rows, read_rows
+from aigc_cli.io.samples import Sample
 from aigc_cli.io.schemas import SCHEMAS
-from aigc_cli.workflows.compare import Comparison, compare
+from aigc_cli.workflows.compare import Comparison, Scoring, compare, labels_of
+from aigc_cli.workflows.models import load_model
+from aigc_cli.workflows.score import score_folder
 
 Rows = list[dict[str, Any]]
 Make = Callable[..., Path]
@@ -175,3 +181,107 @@ def test_what_can_not_be_compared(rows: Rows, metadata: dict[str, str], message:
         compare([table("a.parquet", scored()), table("b.parquet", rows, **metadata)])
     with pytest.raises(AigcError, match="Expected two tables or more"):
         compare([table("a.parquet", scored())])
+
+
+@pytest.fixture
+def folders(demo: list[Sample], tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Two folders `out` of 18 images each, one of which is broken; and one table of prompts for both, and for more."""
+    lines = ["name,prompt", "nowhere.png,a prompt of another folder"]
+    for side, parent in enumerate(("x", "y")):
+        (tmp_path / parent / "out" / "below").mkdir(parents=True)
+        for i in range(18):
+            name = f"{parent}{i:02}.png"
+            (tmp_path / parent / "out" / name).write_bytes(demo[18 * side + i].path.read_bytes())
+            lines.append(f"{name},prompt {i % 6}")
+        (tmp_path / parent / "out" / "below" / "more.png").write_bytes(demo[-1].path.read_bytes())
+    (tmp_path / "y" / "out" / "y17.png").write_bytes(b"broken")
+    (tmp_path / "p.csv").write_text("\n".join(lines))
+    return tmp_path / "x" / "out", tmp_path / "y" / "out", tmp_path / "p.csv"
+
+
+def everything_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def test_folders_are_compared_as_their_tables_would_be(
+    folders: tuple[Path, Path, Path], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, prompts = folders
+    tables = []
+    for folder in (one, other):
+        tables.append(tmp_path / f"{folder.parent.name}.parquet")
+        score_folder(folder, tables[-1], prompts=prompts, model=tiny_model, device="cpu")
+    expected = compare(tables, pair="prompt")
+    loaded = []
+    monkeypatch.setattr(
+        "aigc_cli.workflows.models.load_model", lambda *given: loaded.append(given) or load_model(*given)
+    )
+    before = everything_in(tmp_path)
+    scoring = Scoring(prompts=prompts, model=tiny_model, device="cpu")
+    found = compare([one, other], scoring=scoring)
+    assert everything_in(tmp_path) == before
+    assert loaded == [(tiny_model, "cpu")]
+    assert found.labels == [str(one), str(other)]
+    assert found.paired_by == "prompt"  # although one table of prompts names the images of both
+    names = {"x": str(one), "y": str(other)}
+    assert found.rows == [row | {k: names[row[k]] for k in ("table", "baseline")} for row in expected.rows]
+    assert of(found)["prompts"] == 6
+    assert found.notes == [f"{other}: 1 failed rows left out (1 not_an_image)."]
+    assert found.scores[0].every == list(iter_rows(tables[0]))[:18]
+
+    mixed = compare([tables[0], other], pair="prompt", scoring=scoring)
+    assert mixed.labels == ["x", str(other)]
+    same = [{**row, "table": "y"} for row in mixed.rows]
+    assert same == expected.rows
+    assert not any("corer" in note for note in mixed.notes)
+
+
+def test_a_table_by_another_scorer_beside_a_folder(
+    folders: tuple[Path, Path, Path], table: Make, tiny_model: Path
+) -> None:
+    one, _, prompts = folders
+    scoring = Scoring(prompts=prompts, model=tiny_model, device="cpu")
+    found = compare([table("a.parquet", scored(prompts=6)), one], scoring=scoring)
+    assert found.notes[0].startswith(f"Different scorers (a: m, {one}: run)")
+    with pytest.raises(AigcError, match="Expected scores on one scale"):
+        compare([table("b.parquet", scored(prompts=6), mos_max="100.0"), one], scoring=scoring)
+
+
+def test_how_a_folder_is_scored(folders: tuple[Path, Path, Path], tiny_model: Path) -> None:
+    one, other, _ = folders
+    chosen = Scoring(prompt="a fox", recursive=True, exclude=["y1*"], model=tiny_model, device="cpu")
+    found = compare([one, other], scoring=chosen)
+    assert [len(scores.every) for scores in found.scores] == [19, 11]
+    assert {row["prompt_source"] for scores in found.scores for row in scores.every} == {"option"}
+
+
+def test_what_is_wrong_is_found_before_a_model_is_loaded(
+    folders: tuple[Path, Path, Path], table: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aigc_cli.workflows.models.load_model", lambda *_: pytest.fail("it was loaded"))
+    one, _, prompts = folders
+    (tmp_path / "empty").mkdir()
+    tables = [table("a.csv", scored()), table("b.csv", scored())]
+    (tmp_path / "torn.csv").write_text("name,status\n")
+    for given, scoring, message in (
+        ([one, tmp_path / "empty"], Scoring(), r"empty: expected images .* found none in 0 entries"),
+        ([one, tmp_path / "torn.csv"], Scoring(), "Expected a CSV table"),
+        ([one, tmp_path / "gone"], Scoring(), "Expected a table .parquet, .csv, .jsonl or a folder of images, found"),
+        ([one, one], Scoring(prompts=tmp_path / "gone.csv"), "gone.csv"),
+        ([one, one], Scoring(prompts=prompts, include=["*.gif"]), "expected images that --include and --exclude leave"),
+        ([one, one], Scoring(prompt="a \udcff"), "Expected --prompt as UTF-8 text"),
+        (tables, Scoring(prompts=prompts), "Expected a folder of images beside options of scoring"),
+    ):
+        with pytest.raises(AigcError, match=message):
+            compare(given, scoring=scoring, output=tmp_path / "c.csv")
+    assert not (tmp_path / "c.csv").exists()
+
+
+def test_folders_are_called_what_they_were_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("sd-1.4", "sd-1.5", "x/out", "y/out"):
+        Path(name).mkdir(parents=True)
+    assert labels_of([Path("sd-1.4/"), Path("sd-1.5")]) == ["sd-1.4", "sd-1.5"]
+    assert labels_of([Path("x/out"), Path("y/out"), Path("out.csv")]) == ["x/out", "y/out", "out"]
+    assert labels_of([Path("sd-1.4"), Path("sd-1.4.csv")]) == ["sd-1.4", f"{tmp_path.name}/sd-1.4"]
+    assert labels_of([Path("x/out"), Path("x/../x/out"), Path("x/out")]) == ["1: x/out", "2: x/../x/out", "3: x/out"]
