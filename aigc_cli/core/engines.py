@@ -227,7 +227,9 @@ def _checked(run: _Run, backbone: Backbone, boundary: int) -> _Run:
 
 
 def _onnx(graph: Path | bytes) -> _Run:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.29 on it reports to its maker unless told so
     onnxruntime = importlib.import_module("onnxruntime")
+    onnxruntime.disable_telemetry_events()  # the same where that is not heeded: Windows
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

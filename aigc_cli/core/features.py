@@ -324,7 +324,7 @@ class TextFeatures:
         if size == 1:
             parts = [self.backbone.tokenize([text]) for text in texts]
         else:
-            parts = list(self.backbone.tokenize(texts).split(size)) if texts else []
+            parts = list(torch.split(self.backbone.tokenize(texts), size)) if texts else []
 
         def compute(tokens: Tensor) -> State:
             with torch.no_grad():

@@ -1,6 +1,9 @@
 """Engines: the same features whatever runs the image tower, from the weights at hand, or a clear answer."""
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +213,18 @@ def test_a_network_that_cannot_be_traced_is_analysed(
     pixels = _pixels(tiny)
     assert _gap(_features(compiled(tiny, "onnx", ALL), pixels), _features(chosen(tiny, "eager"), pixels)) < 1e-4
     assert tried == [False, True]
+
+
+def test_onnx_runtime_tells_nobody_what_it_does(tiny_folder: Path, tmp_path: Path) -> None:
+    """Left to itself it reports to its maker, and keeps what it could not send in the folder for temporary files."""
+    script = (
+        "import sys; from aigc_cli.core.backbones import load_backbone; from aigc_cli.core.engines import chosen; "
+        "assert chosen(load_backbone(sys.argv[1]), 'onnx').name == 'onnx'"
+    )
+    hidden = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = hidden | {"TMPDIR": str(tmp_path), "HOME": str(home), "AIGC_CACHE": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", script, f"local-dir:{tiny_folder}"], env=environment, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "home"]
+    assert not list(home.rglob("*onnx*"))
