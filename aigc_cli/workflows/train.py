@@ -2,7 +2,8 @@
 
 import datetime
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,19 @@ def train(
             start = plan.go_on(run, progress)
         else:
             plan.begin(run)
-        try:
+        with nullcontext() if resume else _nothing_left_of_a_refusal(run):
             return _train(resolved, source, run, rated, backbone, start, calibrating, cache, progress)
-        except AigcError as refused:  # images that can't be used may leave too few, which only their decoding shows
-            if refused.exit_code == AigcError.exit_code and start is None:
-                finish(run)
-            raise
+
+
+@contextmanager
+def _nothing_left_of_a_refusal(run: Path) -> Iterator[None]:
+    """Images that can't be used may leave too few, which only their decoding shows: there is nothing to go on with."""
+    try:
+        yield
+    except AigcError as refused:
+        if refused.exit_code == AigcError.exit_code:
+            finish(run)
+        raise
 
 
 def _train(
