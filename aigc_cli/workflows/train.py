@@ -137,10 +137,10 @@ def train(
         calibrating = read_plan(run).calibrating if resume else calibrating or Calibrating()
         calibrating.check(rated, resolved.recipe)
         rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
-        parts = _parts(rated, resolved.recipe, source.splits)  # too few prompts, too
+        parts = _parts(rated, resolved.recipe, source.splits) if source.splits else ()
         if freeze_layers is not None:
             resolved = with_frozen_layers(resolved, freeze_layers)
-        _announce(resolved, straddling(rated.groups("prompt"), parts) if source.splits else 0, progress)
+        _announce(resolved, straddling(rated.groups("prompt"), parts), progress)
         backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
         backbone.modules().to(place)
         plan, start = plan_of(resolved, source, rated, backbone.weights_hash, calibrating), None
@@ -148,13 +148,13 @@ def train(
             start = plan.go_on(run, progress)
         else:
             plan.begin(run)
-        with nullcontext() if resume else _nothing_left_of_a_refusal(run):
+        with nullcontext() if resume else _leaving_nothing_when_refused(run):
             return _train(resolved, source, run, rated, backbone, start, calibrating, cache, progress)
 
 
 @contextmanager
-def _nothing_left_of_a_refusal(run: Path) -> Iterator[None]:
-    """Images that can't be used may leave too few, which only their decoding shows: there is nothing to go on with."""
+def _leaving_nothing_when_refused(run: Path) -> Iterator[None]:
+    """Only decoding the images shows whether enough of them can be used: where not, there is nothing to go on with."""
     try:
         yield
     except AigcError as refused:
