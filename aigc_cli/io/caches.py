@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aigc_cli.io.files import read_json
+from aigc_cli.io.store import folder_size
 
 KINDS = {"features": "features/*", "engine": "engines/*.onnx", "demonstration": "demo"}
 DAY = 86400.0
@@ -41,8 +42,7 @@ def _found(root: Path) -> Iterator[Kept]:
     for kind, pattern in KINDS.items():
         for path in root.glob(pattern):
             with contextlib.suppress(OSError):  # removed meanwhile
-                files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-                size = sum(file.stat().st_size for file in files)
+                size = path.stat().st_size if path.is_file() else folder_size(path)
                 yield Kept(kind, _name(path), path, size, max(0.0, time.time() - path.stat().st_mtime) / DAY)
 
 

@@ -40,9 +40,19 @@ def cache_folder() -> Path:
     return Path(home) / "aigc"
 
 
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below `folder`, 0 where there is none; other processes may write and clear there meanwhile."""
+    size = 0
+    for place, _, names in os.walk(folder):  # passes over a folder that goes away, which rglob does not everywhere
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += Path(place, name).lstat().st_size
+    return size
+
+
 def store_size(root: Path) -> int:
     """Bytes of all features below `root`."""
-    return sum(path.stat().st_size for path in (root / "features").glob("*/*/*") if path.is_file())
+    return folder_size(root / "features")
 
 
 def shown_size(count: float) -> str:

@@ -17,7 +17,7 @@ from aigc_cli.core.devices import pick_device
 from aigc_cli.core.hub import hub_answers
 from aigc_cli.errors import AigcError
 from aigc_cli.io.checkpoints import SHIPPED
-from aigc_cli.io.store import cache_folder
+from aigc_cli.io.store import cache_folder, folder_size
 from aigc_cli.io.weights import wrong_sums
 
 RECOMMENDED = "ViT-L-14/openai"
@@ -88,7 +88,7 @@ def _cache() -> Check:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         return Check("cache", f"{folder} can't be written", False, "Set AIGC_CACHE to a folder that can.")
-    used = sum(path.lstat().st_size for path in folder.rglob("*")) if folder.is_dir() else 0
+    used = folder_size(folder)
     free = shutil.disk_usage(there).free
     found = f"{folder}, {used / 2**20:.0f} MiB used, {free / 2**30:.1f} GiB free"
     mend = "" if free >= FREE else f"Free some space, or set AIGC_CACHE to another disk; {folder} may be deleted."

@@ -1,6 +1,7 @@
 """Orders for the warm process of forge.py, and what must be equal in the end."""
 
 import json
+import os
 import re
 import select
 import subprocess
@@ -72,10 +73,11 @@ READERS: dict[str, Callable[[Path], Any]] = {
 def check_whole(folder: Path) -> int:
     """Reads every visible file below `folder` in full; returns how many there were. One may go meanwhile."""
     seen = 0
-    for path in sorted(folder.rglob("*")):
+    # os.walk rather than rglob, which raises on Python 3.11 when a folder goes away under it.
+    for path in sorted(Path(where) / name for where, _, names in os.walk(folder) for name in names):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or path.suffix not in READERS:
-            assert hidden or not path.is_file(), path
+            assert hidden or not path.exists(), path
             continue
         try:
             READERS[path.suffix](path)

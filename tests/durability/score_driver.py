@@ -66,11 +66,10 @@ def kill_at(event: int) -> None:
 def read_all(output: Path) -> int:
     """Reads every file in sight as what its name says; one that goes away meanwhile was there whole before."""
     count = 0
-    for path in [
-        output,
-        output.with_name(f"{output.name}.meta.json"),
-        *output.with_name(f"{output.name}.parts").glob("*"),
-    ]:
+    parts = output.with_name(f"{output.name}.parts")
+    # os.walk rather than glob, which raises on Python 3.11 when a folder goes away under it.
+    shards = [parts / name for _, _, names in os.walk(parts) for name in names]
+    for path in [output, output.with_name(f"{output.name}.meta.json"), *shards]:
         try:
             if path.name.startswith(".aigc-") or not path.exists():
                 continue

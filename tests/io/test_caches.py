@@ -3,12 +3,13 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from aigc_cli.io.caches import clear, kept
-from aigc_cli.io.store import Bank, shown_size, store_size
+from aigc_cli.io.store import Bank, folder_size, shown_size, store_size
 
 KEY = {"backbone": "mini", "boundary": 12, "view": {"number": 2}}
 
@@ -36,6 +37,21 @@ def test_everything_is_listed_the_largest_first(root: Path) -> None:
     assert [item.size for item in items[1:]] == [5, 5]
     assert kept(root / "nothing") == []
     assert items[0].size - 2000 < store_size(root) <= items[0].size
+
+
+def test_what_goes_away_meanwhile_is_not_counted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, whole = os.scandir, folder_size(root)
+    (shard,) = (path for path in root.glob("features/*/*") if path.is_dir())
+    going = sum(path.stat().st_size for path in shard.iterdir())
+
+    def scandir(place: Any) -> Any:
+        if Path(place) == shard:
+            raise FileNotFoundError(place)
+        return honest(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert folder_size(root) == whole - going
+    assert {item.kind for item in kept(root)} == {"features", "demonstration", "engine"}
 
 
 def test_clearing_removes_what_is_ours_and_nothing_else(root: Path) -> None:
