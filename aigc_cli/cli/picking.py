@@ -20,8 +20,8 @@ Output = Annotated[
 ]
 
 
-def _place(text: str) -> Any:
-    return typer.Option(help=text, rich_help_panel=PLACE, show_default=False)
+def _place(text: str, *flags: str) -> Any:
+    return typer.Option(*flags, help=text, rich_help_panel=PLACE, show_default=False)
 
 
 def pick(
@@ -38,9 +38,9 @@ def pick(
     images: Annotated[Optional[Path], typer.Option(help="The images' folder; default: the table's paths.")] = None,
     copy: Annotated[Optional[Path], _place("Copy them into this folder.")] = None,
     link: Annotated[Optional[Path], _place("Link them into this folder.")] = None,
-    symbolic: Annotated[bool, _place("With --link: symbolic links, not hard ones.")] = False,
+    symbolic: Annotated[bool, _place("With --link: symbolic links, not hard ones.", "--symbolic")] = False,
     move: Annotated[Optional[Path], _place("Move them into this folder.")] = None,
-    dry_run: Annotated[bool, _place("Only look whether it can be done, and say where each goes.")] = False,
+    dry_run: Annotated[bool, _place("Only look whether it can be done, and say where each goes.", "--dry-run")] = False,
     undo: Annotated[Optional[Path], _place("Take back what this list, undo-*.json, says.")] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Print paths alone, one a line.")] = False,
     null: Annotated[bool, typer.Option("--null", help="Paths end in NUL, for xargs -0.")] = False,

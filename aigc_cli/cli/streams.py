@@ -39,7 +39,11 @@ def tables_in(paths: Iterable[Path]) -> Iterator[list[Path]]:
             raise AigcError("Expected a table by standard input, found nothing.", "Did the command before fail?")
         suffix = ".parquet" if start == b"PAR1" else ".jsonl" if start[:1] == b"{" else ".csv"
         table = received.rename(received.with_suffix(suffix))
-        yield [table if path == STREAM else path for path in paths]
+        try:
+            yield [table if path == STREAM else path for path in paths]
+        except AigcError as error:
+            error.message = error.message.replace(str(table), "standard input")
+            raise
 
 
 @contextlib.contextmanager

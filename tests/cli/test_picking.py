@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,10 @@ def test_a_table_by_standard_input(suffix: str, table: Path, tmp_path: Path) -> 
     done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "found nothing" in done.stderr
+    done = subprocess.run(command, input="name\na\n", capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("aigc: Expected a CSV table at standard input, found no column path")
+    assert tempfile.gettempdir() not in done.stderr
 
 
 def test_the_comparison_is_shown_within_80_columns(table: Path, tmp_path: Path) -> None:
