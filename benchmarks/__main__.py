@@ -7,6 +7,7 @@ import argparse
 import datetime
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,15 @@ from benchmarks.train import train
 PARTS = ("score", "train", "cli", "memory")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 LIBRARIES = ("torch", "onnxruntime", "open_clip_torch", "timm", "pillow", "numpy")
+INTRODUCTION = """# What aigc costs
+
+Written by `python -m benchmarks`, the section of each part when it was last measured.
+
+- Both sides of a ratio take turns in one process group and get every core; median and spread are of rounds.
+- The plain training loop is timed for one epoch; its 20 epochs are 20 times that.
+- A short run (`--short`, in continuous integration) fails where less than half of a target is reached; on ratios
+  alone, never on seconds, and not on the share of the matrix products: no engine reaches it everywhere.
+"""
 HEADER = ("part", "what", "median", "spread", "target", "met", "note")
 
 
@@ -43,10 +53,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="aigc-benchmark-") as name:
         os.environ.setdefault("AIGC_CACHE", str(Path(name) / "cache"))
         rows: list[Row] = []
-        for part in measured(chosen.parts or PARTS, chosen.short, chosen.images, Path(name)):
-            rows += part
+        for part, found in measured(chosen.parts or PARTS, chosen.short, chosen.images, Path(name)):
+            rows += found
             if not chosen.short:  # after every part: the later ones take long
-                RESULTS.write_text(report(rows, cores), encoding="utf-8")
+                before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+                RESULTS.write_text(report(part, found, cores, before), encoding="utf-8")
     if not chosen.short:
         print(f"Written to {RESULTS}")
     far = [row for row in rows if row.far_off]
@@ -55,7 +66,9 @@ def main() -> int:
     return 1 if far else 0
 
 
-def measured(parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path) -> Iterator[list[Row]]:
+def measured(
+    parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path
+) -> Iterator[tuple[str, list[Row]]]:
     """The rows of each of `parts`, printed when they are there."""
     rounds = 1 if short else 5
     pictures = images(scratch, 192 if short else 384, given)
@@ -69,28 +82,26 @@ def measured(parts: list[str] | tuple[str, ...], short: bool, given: Path | None
         rows = runs[part]()
         for row in rows:
             print("  ".join(row.cells()).rstrip(), flush=True)
-        yield rows
+        yield part, rows
 
 
-def report(rows: list[Row], cores: int) -> str:
-    """RESULTS.md."""
-    lines = ["# What aigc costs", "", "Written by `python -m benchmarks`.", ""]
-    lines += [
+def report(part: str, rows: list[Row], cores: int, before: str = "") -> str:
+    """RESULTS.md with the section of `part` made anew; the other parts' are those of the text `before`."""
+    lines = [
         f"- {datetime.date.today()}, {_processor()}, {cores} cores, Python {platform.python_version()}",
         "- " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-        "- Both sides of a ratio take turns in one process group and get every core; median and spread are of rounds.",
-        "- The plain training loop is timed for one epoch; its 20 epochs are 20 times that.",
-        "- A short run (`--short`, in continuous integration) fails where less than half of a target is reached; on "
-        "ratios alone, never on seconds, and not on the share of the matrix products: no engine reaches it everywhere.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * len(HEADER),
+        *("| " + " | ".join(row.cells()) + " |" for row in rows),
     ]
-    lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
     if short := [row for row in rows if row.share < 1]:
-        lines += ["", "## What falls short", ""]
+        lines += ["", "What falls short:", ""]
         lines += [f"- {row.what}: {row.share:.0%} of the target.{' ' * bool(row.why)}{row.why}" for row in short]
-    return "\n".join(lines) + "\n"
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", before, re.DOTALL | re.MULTILINE))
+    sections[part] = "\n" + "\n".join(lines) + "\n"
+    found = [f"## {name}\n{sections[name].rstrip()}\n" for name in PARTS if name in sections]
+    return "\n".join([INTRODUCTION, *found])
 
 
 def _processor() -> str:

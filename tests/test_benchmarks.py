@@ -33,7 +33,7 @@ def test_only_a_ratio_of_less_than_half_its_target_is_far_off(row: Row, met: str
 
 
 def test_the_report_has_a_line_for_each_row() -> None:
-    text = report([Row("score", "plain over ours", [3.0, 5.0, 9.0], 4.0, note="few images")], cores=2)
+    text = report("score", [Row("score", "plain over ours", [3.0, 5.0, 9.0], 4.0, note="few images")], cores=2)
     assert "| score | plain over ours | 5 x | 3 - 9 | >= 4 x | yes | few images |" in text
     assert "torch " in text
     assert "falls short" not in text
@@ -41,6 +41,17 @@ def test_the_report_has_a_line_for_each_row() -> None:
 
 def test_the_report_says_what_falls_short_and_why() -> None:
     rows = [Row("score", "plain over ours", [3.0], 4.0, why="The engine is slow."), Row("cli", "help", [0.3], 0.2)]
-    text = report(rows, cores=2)
+    text = report("score", rows, cores=2)
     assert "- plain over ours: 75% of the target. The engine is slow." in text
-    assert "- help" in report([Row("cli", "help", [0.3], 0.2, at_least=False, unit="s")], cores=2)
+    assert "- help" in report("cli", [Row("cli", "help", [0.3], 0.2, at_least=False, unit="s")], cores=2)
+
+
+def test_a_part_that_is_measured_again_replaces_its_own_section() -> None:
+    first = report("cli", [Row("cli", "help", [0.3])], cores=2)
+    both = report("score", [Row("score", "plain over ours", [3.0], 4.0)], 2, first)
+    assert both.index("## score") < both.index("## cli")
+    again = report("score", [Row("score", "plain over ours", [5.0], 4.0)], 2, both)
+    assert "| help | 0.3 x |" in again
+    assert "| 5 x |" in again
+    assert "| 3 x |" not in again
+    assert again.count("# What aigc costs") == again.count("## score") == 1

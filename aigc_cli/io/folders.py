@@ -27,10 +27,10 @@ def list_images(
     Raises AigcError when a folder is none, cannot be listed, or holds no such name.
     """
     check_folder(folder)
-    found = list(_walk(folder, "", recursive, exclude))
-    images = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
+    found = dict(_walk(folder, "", recursive, exclude))
+    images = [name for name in found if _suffix(name) in SUFFIXES]
     names = [name for name in images if wanted(name, include, exclude)]
-    names = [name for name in names if not is_folder(folder / name)]
+    names = [name for name in names if found[name] or not is_folder(folder / name)]
     if names:
         return sorted(names)
     if images and (include or exclude):
@@ -46,8 +46,14 @@ def list_images(
     )
 
 
-def _walk(folder: Path, below: str, recursive: bool, exclude: Sequence[str]) -> Iterator[str]:
-    """Names of everything in a folder but, where it is searched recursively, of the folders that are searched."""
+def _suffix(name: str) -> str:
+    """As `Path(name).suffix.lower()`, at a tenth of its cost: folders hold hundreds of thousands of names."""
+    before, dot, after = name.rpartition(".")
+    return f".{after}".lower() if dot and before and not before.endswith("/") else ""
+
+
+def _walk(folder: Path, below: str, recursive: bool, exclude: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """What a folder holds, but for those folders that are searched: its name, and whether it is a plain file."""
     try:
         with os.scandir(folder / below) as listed:
             entries = list(listed)
@@ -62,7 +68,7 @@ def _walk(folder: Path, below: str, recursive: bool, exclude: Sequence[str]) -> 
             if not any(matches(name, pattern) for pattern in exclude):
                 yield from _walk(folder, f"{name}/", recursive, exclude)
         else:
-            yield name
+            yield name, entry.is_file(follow_symlinks=False)
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -18,8 +18,11 @@ def test_images_are_listed_in_codepoint_order(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.png" / "inside.png").write_bytes(b"")
+    (tmp_path / "folder.png" / ".png").write_bytes(b"")
+    (tmp_path / "link.png").symlink_to("folder.png")
     expected = ["Z.webp", "a.JPG", "b.png", "c.bmp", "d.gif", "e.jpeg", "f.tif", "loop.png", "pipe.png", "é.tiff"]
     assert list_images(tmp_path) == expected
+    assert set(list_images(tmp_path, recursive=True)) == {*expected, "folder.png/inside.png"}
 
 
 def test_a_name_that_is_not_utf8_is_listed(tmp_path: Path) -> None:
