@@ -73,7 +73,7 @@ def measured(
     rounds = 1 if short else 5
     pictures = images(scratch, 192 if short else 384, given)
     runs = {
-        "score": lambda: score(pictures.first(64 if short else 320), 2 if short else rounds),
+        "score": lambda: score(pictures.first(64 if short else 320), 3 if short else rounds),
         "train": lambda: train(pictures, scratch, short),
         "cli": lambda: startup(3 if short else 10),
         "memory": lambda: memory(pictures, scratch, short),
