@@ -21,9 +21,9 @@ from benchmarks.measure import Row
 from benchmarks.memory import memory
 from benchmarks.score import score
 from benchmarks.startup import startup
-from benchmarks.train import train
+from benchmarks.train import finetune, train
 
-PARTS = ("score", "train", "cli", "memory")
+PARTS = ("score", "train", "finetune", "cli", "memory")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 LIBRARIES = ("torch", "onnxruntime", "open_clip_torch", "timm", "pillow", "numpy")
 INTRODUCTION = """# What aigc costs
@@ -75,6 +75,7 @@ def measured(
     runs = {
         "score": lambda: score(pictures.first(64 if short else 320), 3 if short else rounds),
         "train": lambda: train(pictures, scratch, short),
+        "finetune": lambda: finetune(pictures, scratch, short),
         "cli": lambda: startup(3 if short else 10),
         "memory": lambda: memory(pictures, scratch, short),
     }

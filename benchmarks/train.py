@@ -5,10 +5,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from PIL import Image
@@ -27,7 +28,7 @@ from benchmarks.models import open_clip_transform, vit_b_32
 EPOCHS, BATCH = 20, 32
 TRAIN_SHARE = 0.8
 VIEWS = {"1 view": {"views": "1", "plain_view": "true"}, "4 views": {"views": "4"}}
-FULL, SHORT, ROUNDS = (384, 256), (192, 64), (2, 3)  # images, and rounds: all frozen, partly frozen
+SIZES = {"all": ("train", 384, 192), "partial": ("finetune", 256, 64)}  # and images, of a full and of a short run
 WHY = "{:.1f} of our {:.1f} s are spent even where all that is frozen is at hand; the target allows {:.1f} s in all."
 TARGETS = {"all": {"1 view": 15.0, "4 views": 4.0}, "partial": {"1 view": 2.5, "4 views": 2.5}}
 WARM = 100.0  # all frozen, one view, everything that is frozen at hand
@@ -109,10 +110,10 @@ class Ours:
     def __call__(self) -> None:
         """One training run, from the table of ratings to the run folder."""
         self.runs += 1
-        os.environ["AIGC_CACHE"] = str(self.folder / "store")
         source = Source(self.images.table, self.images.paths[0].parent)
         run = self.folder / f"run-{self.runs}"
-        train_workflow(resolve(self.settings), source, run, progress=Silent(), device="cpu")
+        with mock.patch.dict(os.environ, AIGC_CACHE=str(self.folder / "store")):
+            train_workflow(resolve(self.settings), source, run, progress=Silent(), device="cpu")
 
     def cold(self) -> None:
         """With an empty store."""
@@ -121,24 +122,22 @@ class Ours:
 
 
 def train(images: Images, scratch: Path, short: bool) -> list[Row]:
-    """Rows of part `train`."""
-    frozen = "mini" if short else f"local-dir:{vit_b_32(scratch / 'backbone')}"
-    common = {"epochs": str(EPOCHS), "batch_size": str(BATCH), "val_fraction": str(round(1 - TRAIN_SHARE, 2))}
-    all_frozen = {**common, "backbone": frozen, "freeze": "all"}
-    partial = {**common, "backbone": "mini", "freeze": "partial", "freeze_depth": "0.75"}
-    n, rounds = (SHORT, (1, 1)) if short else (FULL, ROUNDS)
-    before = os.environ.get("AIGC_CACHE")
-    try:
-        rows = _against_plain(all_frozen, images.first(n[0]), rounds[0], scratch)
-        rows += _against_plain(partial, images.first(n[1]), rounds[1], scratch)
-        # a short run is over before the model is loaded twice: its second runs say nothing
-        return [replace(row, target=None) if short and "second run" in row.what else row for row in rows]
-    finally:
-        os.environ.pop("AIGC_CACHE") if before is None else os.environ.__setitem__("AIGC_CACHE", before)
+    """Rows of part `train`: all frozen."""
+    backbone = "mini" if short else f"local-dir:{vit_b_32(scratch / 'backbone')}"
+    return _against_plain({"backbone": backbone, "freeze": "all"}, images, scratch, short)
 
 
-def _against_plain(common: dict[str, str], images: Images, rounds: int, scratch: Path) -> list[Row]:
+def finetune(images: Images, scratch: Path, short: bool) -> list[Row]:
+    """Rows of part `finetune`: three quarters frozen."""
+    return _against_plain({"backbone": "mini", "freeze": "partial", "freeze_depth": "0.75"}, images, scratch, short)
+
+
+def _against_plain(chosen: dict[str, str], images: Images, scratch: Path, short: bool) -> list[Row]:
     """Rows of both numbers of views, for a first and a second run; the plain loop, which knows no views, is theirs."""
+    part, full, brief = SIZES[chosen["freeze"]]
+    images, rounds = images.first(brief if short else full), 1 if short else 2
+    val_fraction = str(round(1 - TRAIN_SHARE, 2))
+    common = {**chosen, "epochs": str(EPOCHS), "batch_size": str(BATCH), "val_fraction": val_fraction}
     plain: list[float] = []
     sides: dict[str, Callable[[], object]] = {"plain": lambda: plain.append(plain_epoch(images, common))}
     for name, views in VIEWS.items():
@@ -155,11 +154,12 @@ def _against_plain(common: dict[str, str], images: Images, rounds: int, scratch:
     for name, target in TARGETS[common["freeze"]].items():
         what = f"plain loop over ours: {backbone}, {common['freeze']}, {name}"
         cold, warm = seconds[name], seconds[f"{name}, a second run"]
-        warm_target = WARM if (common["freeze"], name) == ("all", "1 view") else None
+        # a short run is over before the model is loaded twice: its second runs say nothing
+        warm_target = WARM if (part, name) == ("train", "1 view") and not short else None
         took = f"{note}; ours: {median(cold):.1f} s"
         why = WHY.format(median(warm), median(cold), median(whole) / target)
         rows += [
-            Row("train", what, ratios(whole, cold), target, note=took, why=why),
-            Row("train", f"{what}, a second run", ratios(whole, warm), warm_target, note=f"ours: {median(warm):.1f} s"),
+            Row(part, what, ratios(whole, cold), target, note=took, why=why),
+            Row(part, f"{what}, a second run", ratios(whole, warm), warm_target, note=f"ours: {median(warm):.1f} s"),
         ]
     return rows
