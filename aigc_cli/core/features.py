@@ -30,6 +30,7 @@ EVALUATION = -1
 VIEW_SEED = 0
 CHUNK = 32
 SHARD = 256
+WAITING = 2  # loading threads beyond those that compute
 WORTH_SAYING = 100_000_000  # bytes
 
 
@@ -273,8 +274,8 @@ def prefetch(
 ) -> Iterator[tuple[Sequence[Job], list[Loaded | ImageFault]]]:
     """Chunks of `size` jobs with what `load` made of each, or the ImageFault it raised.
 
-    The next two chunks are loaded while the caller works on one, in as many threads as PyTorch would use, which share
-    its threads among them. Pillow, PyTorch and the other engines work outside Python's lock.
+    The next two chunks are loaded while the caller works on one, in two threads more than PyTorch would use: some are
+    always waiting for a decoder's answer. Pillow, PyTorch and the other engines work outside Python's lock.
     """
 
     def attempt(job: Job) -> Loaded | ImageFault:
@@ -285,7 +286,7 @@ def prefetch(
 
     chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     threads = torch.get_num_threads()
-    workers = max(1, min(threads, len(jobs)))
+    workers = max(1, min(threads + WAITING, len(jobs)))
     with ThreadPoolExecutor(workers, "load", torch.set_num_threads, (max(1, threads // workers),)) as pool:
         queue = [[pool.submit(attempt, job) for job in chunk] for chunk in chunks[:2]]
         for position, chunk in enumerate(chunks):
