@@ -3,7 +3,8 @@
     python tools/analyse_misses.py runs/cv --recipe scorer --data AGIQA-3K/data.csv
 
 reads the folder of an `aigc ablate` (or a table of `aigc eval --predictions`) and writes agreement by generator
-(the first part of an image's name), by style and by the length of the prompt, then the images that were missed most.
+(the first part of an image's name), by style and by the length of the prompt, the images that were missed most, and how
+often the 90% intervals hold.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from aigc_cli.core.calibration import crossfit_intervals
 from aigc_cli.core.metrics import estimate
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.cells import read_predictions
@@ -21,6 +23,7 @@ from aigc_cli.workflows.ratings import TARGETS
 from aigc_cli.workflows.summary import shown
 
 WORST = 10
+SPAN = 5.0  # of AGIQA-3K's scale, from 0
 
 
 def groupings(table: pd.DataFrame) -> Mapping[str, pd.Series]:
@@ -62,6 +65,38 @@ def worst(table: pd.DataFrame, target: str) -> list[str]:
     return lines
 
 
+def held(table: pd.DataFrame) -> list[str]:
+    """How often intervals made from the images of other prompts hold, and their mean width in MOS.
+
+    As the shipped scorer does, the mean error is added to the scores first.
+    """
+    lines = [
+        "| images | n | quality: held | width, MOS | consistency: held | width, MOS |",
+        "|---|---|---|---|---|---|",
+    ]
+    unusual, low, high = table["out_of_domain"].astype(float), {}, {}
+    for target in TARGETS:
+        predicted, human = table[target], table[f"human_{target}"]
+        lifted = predicted + (human - predicted).mean()
+        found = crossfit_intervals(lifted / SPAN, human / SPAN, unusual.fillna(0.5), list(table["group"]))
+        assert found is not None, "too few images or prompts for intervals"
+        low[target], high[target] = SPAN * found[0], SPAN * found[1]
+    quarter = pd.cut(
+        unusual, [-np.inf, 0.25, 0.5, 0.75, np.inf], labels=["0 to 0.25", "0.25 to 0.5", "0.5 to 0.75", "0.75 to 1"]
+    )
+    generator = groupings(table)["generator"]
+    everything = pd.Series("all", index=table.index)
+    for title, group in (("", everything), ("", generator), ("`out_of_domain` ", quarter.astype(str))):
+        for name, part in table.groupby(group):
+            cells = [f"{title}{name}", f"{len(part)}"]
+            for target in TARGETS:
+                human, rows = part[f"human_{target}"].to_numpy(), part.index.to_numpy()
+                inside = (low[target][rows] <= human) & (human <= high[target][rows])
+                cells += [f"{inside.mean():.1%}", f"{(high[target] - low[target])[rows].mean():.2f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def page(rows: Sequence[Mapping[str, Any]], data: Path) -> str:
     """All tables, from predictions (see `read_predictions`) and the ratings that they are of."""
     ratings = pd.read_csv(data, dtype=str, keep_default_na=False)[["name", "prompt", "style"]]
@@ -71,7 +106,7 @@ def page(rows: Sequence[Mapping[str, Any]], data: Path) -> str:
         lines += [*by_group(table, title, group), ""]
     for target in TARGETS:
         lines += [*worst(table, target), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *held(table)])
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ ON_IMAGE = (
     f"ablate --stress --model model {RATED} {QUICK} -o out/s",
     f"verify scores.csv --model model {QUICK}",
     "pick scores.csv --copy out/best -q",
+    f"compare images scores.csv --prompts prompts.csv --model model {QUICK} -o out/c.csv",
 )
 ON_RATINGS = tuple(
     line.replace("ratings.csv", "any.csv")
