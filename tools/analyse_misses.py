@@ -74,24 +74,21 @@ def held(table: pd.DataFrame) -> list[str]:
         "| images | n | quality: held | width, MOS | consistency: held | width, MOS |",
         "|---|---|---|---|---|---|",
     ]
-    unusual, low, high = table["out_of_domain"].astype(float), {}, {}
+    unusual, low, high = np.array(table["out_of_domain"].astype(float).fillna(0.5).tolist()), {}, {}
     for target in TARGETS:
-        predicted, human = table[target], table[f"human_{target}"]
+        predicted, human = (table[column].to_numpy(float) for column in (target, f"human_{target}"))
         lifted = predicted + (human - predicted).mean()
-        found = crossfit_intervals(lifted / SPAN, human / SPAN, unusual.fillna(0.5), list(table["group"]))
+        found = crossfit_intervals(lifted / SPAN, human / SPAN, unusual, list(table["group"]))
         assert found is not None, "too few images or prompts for intervals"
         low[target], high[target] = SPAN * found[0], SPAN * found[1]
-    quarter = pd.cut(
-        unusual, [-np.inf, 0.25, 0.5, 0.75, np.inf], labels=["0 to 0.25", "0.25 to 0.5", "0.5 to 0.75", "0.75 to 1"]
-    )
     generator = groupings(table)["generator"]
     everything = pd.Series("all", index=table.index)
-    for title, group in (("", everything), ("", generator), ("`out_of_domain` ", quarter.astype(str))):
+    for group in (everything, generator):
         for name, part in table.groupby(group):
-            cells = [f"{title}{name}", f"{len(part)}"]
+            cells = [f"{name}", f"{len(part)}"]
             for target in TARGETS:
-                human, rows = part[f"human_{target}"].to_numpy(), part.index.to_numpy()
-                inside = (low[target][rows] <= human) & (human <= high[target][rows])
+                rows, wanted = part.index.to_numpy(), part[f"human_{target}"].to_numpy(float)
+                inside = (low[target][rows] <= wanted) & (wanted <= high[target][rows])
                 cells += [f"{inside.mean():.1%}", f"{(high[target] - low[target])[rows].mean():.2f}"]
             lines.append("| " + " | ".join(cells) + " |")
     return lines

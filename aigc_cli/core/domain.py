@@ -10,10 +10,7 @@ from torch import Tensor
 
 from aigc_cli.core.backbone import ImageFeatures
 from aigc_cli.core.devices import one_thread
-from aigc_cli.core.features import EVALUATION
-from aigc_cli.core.judge import Judge
 from aigc_cli.core.splits import grouped_folds
-from aigc_cli.core.training import EVALUATION_BATCH, Data
 
 AXES = 16  # 16, 32 and 64 were tried on AGIQA-3K: with more, smooth and flat images look at home
 IMAGES_PER_AXIS = 8
@@ -28,18 +25,6 @@ Column = NDArray[np.float64]
 def joined(image: ImageFeatures) -> Tensor:
     """Embedding and levels side by side, (B, F) float64 on the CPU."""
     return torch.cat([image.embedding, image.levels], dim=1).cpu().double()
-
-
-def features_of(judge: Judge, data: Data, rows: Sequence[int]) -> Tensor:
-    """The features (len(rows), F) of the evaluation views of images `rows`."""
-    judge.eval()
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(rows), EVALUATION_BATCH):
-            part = rows[start : start + EVALUATION_BATCH]
-            state = data.images.get(part, [EVALUATION] * len(part))
-            parts.append(joined(judge.backbone.image_from_boundary(state, judge.freezing.image)))
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True)

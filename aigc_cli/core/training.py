@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.backbone import ImageFeatures as Embedded
 from aigc_cli.core.devices import pick_precision
+from aigc_cli.core.domain import joined
 from aigc_cli.core.features import EVALUATION, ImageFeatures, TextFeatures, views_of
 from aigc_cli.core.hints import learning_rates
 from aigc_cli.core.judge import Judge
@@ -159,6 +160,18 @@ def predict(judge: Judge, data: Data, rows: Sequence[int]) -> Scores:
     if not parts:
         return Scores(*[torch.empty(0) for _ in Scores._fields])
     return Scores(*[torch.cat(column).cpu() for column in zip(*parts, strict=True)])
+
+
+def features_of(judge: Judge, data: Data, rows: Sequence[int]) -> Tensor:
+    """The features (len(rows), F) of the evaluation views of images `rows`."""
+    judge.eval()
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(rows), EVALUATION_BATCH):
+            part = rows[start : start + EVALUATION_BATCH]
+            state = data.images.get(part, [EVALUATION] * len(part))
+            parts.append(joined(judge.backbone.image_from_boundary(state, judge.freezing.image)))
+    return torch.cat(parts)
 
 
 def _fit_standardisation(judge: Judge, data: Data, rows: Sequence[int], random: np.random.Generator) -> None:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.calibration import FEWEST_IMAGES, FEWEST_PROMPTS, LEVEL, Calibration, calibrate, enough
-from aigc_cli.core.domain import features_of
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.splits import grouped_folds
-from aigc_cli.core.training import Data
+from aigc_cli.core.training import Data, features_of
 from aigc_cli.errors import AigcError
 from aigc_cli.io.checkpoints import save_checkpoint
 from aigc_cli.progress import Progress

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from aigc_cli.core.backbone import Backbone
 from aigc_cli.core.calibration import enough
 from aigc_cli.core.devices import pick_device
-from aigc_cli.core.domain import Domain, features_of
+from aigc_cli.core.domain import Domain
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.model import Scores
 from aigc_cli.core.splits import grouped_holdout
-from aigc_cli.core.training import Data, fit, new_judge, predict
+from aigc_cli.core.training import Data, features_of, fit, new_judge, predict
 from aigc_cli.errors import Diverged
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from aigc_cli import __version__
 from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.domain import features_of
 from aigc_cli.core.judge import Judge
 from aigc_cli.core.metrics import interval_rows
-from aigc_cli.core.training import Data, predict
+from aigc_cli.core.training import Data, features_of, predict
 from aigc_cli.io.files import check_output
 from aigc_cli.io.results import write_table
 from aigc_cli.progress import Progress

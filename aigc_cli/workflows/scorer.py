@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_cli.core.backbone import ImageFeatures
+from aigc_cli.core.calibration import TARGETS
 from aigc_cli.core.domain import joined
 from aigc_cli.core.engines import chosen
 from aigc_cli.core.features import prefetch
@@ -28,7 +29,6 @@ from aigc_cli.io.shards import batched
 from aigc_cli.io.text import printable
 from aigc_cli.progress import Progress, Silent
 from aigc_cli.workflows.models import Model, load_model
-from aigc_cli.workflows.ratings import TARGETS
 
 BATCH = 32
 WINDOW = 1024  # the most rows that wait for a batch to fill

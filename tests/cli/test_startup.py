@@ -55,6 +55,10 @@ def test_looking_at_data_or_a_run_needs_no_torch(tmp_path: Path) -> None:
     assert modules("import aigc_cli.workflows.advise") & {"torch", "open_clip"} == set()
 
 
+def test_scoring_imports_no_statistics() -> None:
+    assert modules("import aigc_cli.workflows.score") & {"scipy", "matplotlib"} == set()
+
+
 def test_the_package_imports_nothing_heavy() -> None:
     found = modules("import aigc_cli; aigc_cli.__version__")
     assert "aigc_cli" in found
