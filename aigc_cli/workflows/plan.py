@@ -56,9 +56,9 @@ def entries_of(
     known = dict(prompts or {})
     names = list_images(folder, recursive=chosen.recursive, include=chosen.include, exclude=chosen.exclude)
     prompt = prompt_or_none(prompt)
-    entries = []
+    entries, before = [], str(folder / "x")[:-1]
     for name in names:
-        entry = Entry(name, folder / name, known.get(name, prompt), "csv" if name in known else prompt and "option")
+        entry = Entry(name, f"{before}{name}", known.get(name, prompt), "csv" if name in known else prompt and "option")
         if entry.prompt is None:
             entry = _with_sidecar(entry, folder)
         entries.append(_kept_inside(entry, folder) if chosen.recursive else entry)
@@ -74,13 +74,13 @@ def _kept_inside(entry: Entry, folder: Path) -> Entry:
     Only where folders below are searched, which may hold anything: the links in the folder itself are there for a
     reason, as those that `aigc pick --link --symbolic` makes.
     """
-    assert isinstance(entry.source, Path)
-    return replace(entry, fault="link_outside") if leads_outside(entry.source, folder) else entry
+    assert not isinstance(entry.source, Image.Image)
+    return replace(entry, fault="link_outside") if leads_outside(Path(entry.source), folder) else entry
 
 
 def _with_sidecar(entry: Entry, folder: Path) -> Entry:
-    assert isinstance(entry.source, Path)
-    found = read_sidecar(entry.source, folder)
+    assert not isinstance(entry.source, Image.Image)
+    found = read_sidecar(Path(entry.source), folder)
     if found is None:
         return entry
     if found.recorded is None:
@@ -115,9 +115,9 @@ def _inputs(entries: Sequence[Entry]) -> pa.Table:
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, INPUT_SCHEMA, strict=True)], schema=INPUT_SCHEMA)
 
 
-def _signature(source: Path | Image.Image) -> tuple[int | None, int | None]:
+def _signature(source: str | Path | Image.Image) -> tuple[int | None, int | None]:
     try:
-        found = os.stat(source) if isinstance(source, Path) else None  # noqa: PTH116  (a million times)
+        found = None if isinstance(source, Image.Image) else os.stat(source)  # noqa: PTH116  (a million times)
     except (OSError, ValueError):
         return _NO_FILE
     return (found.st_size, found.st_mtime_ns) if found and stat.S_ISREG(found.st_mode) else _NO_FILE

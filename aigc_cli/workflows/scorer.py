@@ -41,7 +41,7 @@ class Entry:
 
     Attributes:
         name: in the table.
-        source: where its pixels come from.
+        source: where its pixels come from; a folder's own images by str, which takes a quarter of a Path's memory.
         prompt: None to take the one that the image itself records, if any.
         prompt_source: where the prompt is from; None for an image without one.
         beside: what the text file beside the image says, whose prompt is `prompt` unless another one comes first.
@@ -51,7 +51,7 @@ class Entry:
     """
 
     name: str
-    source: Path | Image.Image
+    source: str | Path | Image.Image
     prompt: str | None
     prompt_source: str | None
     beside: Recorded | None = None
@@ -191,7 +191,8 @@ class Scorer:
         if entry.fault:
             return ImageFault(entry.fault)
         try:
-            decoded = from_pil(entry.source) if isinstance(entry.source, Image.Image) else decode_file(entry.source)
+            source = entry.source
+            decoded = from_pil(source) if isinstance(source, Image.Image) else decode_file(Path(source))
         except ImageFault as fault:
             return ImageFault(fault.reason)  # a new one: that one holds on to the bytes of the file
         begun = self._engine.each(self._fitted(decoded.pixels))
