@@ -19,6 +19,9 @@ from benchmarks.models import tiny_run
 
 FIRST_ROWS = 10.0  # seconds
 GROWTH = 1.1
+WHY = (
+    "Importing PyTorch, pandas and open_clip takes most of it; listing and the export of the engine's graph, the rest."
+)
 LINKED, SIDE = 64, 128  # images that everything else is a hard link to, and their pixels a side
 
 
@@ -54,6 +57,7 @@ def memory(images: Images, scratch: Path, short: bool) -> list[Row]:
             FIRST_ROWS,
             at_least=False,
             unit="s",
+            why=WHY,
         ),
     ]
 

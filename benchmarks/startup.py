@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from statistics import median
 
 from benchmarks.measure import Row, turns
 
@@ -22,8 +23,22 @@ def startup(rounds: int) -> list[Row]:
 
     sides = {name: partial(run, "-m", "aigc_cli", *arguments) for name, (arguments, _) in COMMANDS.items()}
     sides["python"] = partial(run, "-c", "pass")
+    sides["typer"] = partial(run, "-c", "import typer")
+    sides["pydantic"] = partial(run, "-c", "import typer, pydantic")
     for side in sides.values():
         side()
     seconds = turns(rounds, sides)
-    rows = [Row("cli", name, seconds[name], limit, at_least=False, unit="s") for name, (_, limit) in COMMANDS.items()]
-    return [*rows, Row("cli", "python -c pass", seconds["python"], unit="s")]
+    why = (
+        f"Importing typer takes {median(seconds['typer']):.2f} s of a bare process, and {median(seconds['pydantic']):.2f} "
+        "with the Pydantic that it reads options with."
+    )
+    rows = [
+        Row("cli", name, seconds[name], limit, at_least=False, unit="s", why=why)
+        for name, (_, limit) in COMMANDS.items()
+    ]
+    limits = (
+        ("python -c pass", "python"),
+        ("python -c 'import typer'", "typer"),
+        ("python -c 'import typer, pydantic'", "pydantic"),
+    )
+    return [*rows, *(Row("cli", what, seconds[side], unit="s") for what, side in limits)]
