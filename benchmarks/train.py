@@ -28,7 +28,7 @@ from benchmarks.models import open_clip_transform, vit_b_32
 EPOCHS, BATCH = 20, 32
 TRAIN_SHARE = 0.8
 VIEWS = {"1 view": {"views": "1", "plain_view": "true"}, "4 views": {"views": "4"}}
-SIZES = {"all": ("train", 384, 192), "partial": ("finetune", 256, 64)}  # and images, of a full and of a short run
+SIZES = {"all": ("train", 384, 192), "partial": ("finetune", 256, 64)}  # part, images in full, in short
 WHY = "{:.1f} of our {:.1f} s are spent even where all that is frozen is at hand; the target allows {:.1f} s in all."
 TARGETS = {"all": {"1 view": 15.0, "4 views": 4.0}, "partial": {"1 view": 2.5, "4 views": 2.5}}
 WARM = 100.0  # all frozen, one view, everything that is frozen at hand
