@@ -133,7 +133,10 @@ def finetune(images: Images, scratch: Path, short: bool) -> list[Row]:
 
 
 def _against_plain(chosen: dict[str, str], images: Images, scratch: Path, short: bool) -> list[Row]:
-    """Rows of both numbers of views, for a first and a second run; the plain loop, which knows no views, is theirs."""
+    """Rows of both numbers of views, for a first and a second run; the plain loop, which knows no views, is theirs.
+
+    A short run is over before the model is loaded twice: a second one would say nothing and is left out.
+    """
     part, full, brief = SIZES[chosen["freeze"]]
     images, rounds = images.first(brief if short else full), 1 if short else 2
     val_fraction = str(round(1 - TRAIN_SHARE, 2))
@@ -145,7 +148,9 @@ def _against_plain(chosen: dict[str, str], images: Images, scratch: Path, short:
         warming = Ours(images.first(2 * BATCH), {**settings, "epochs": "1"}, Path(tempfile.mkdtemp(dir=scratch)))
         warming()  # what is imported late is imported now
         ours = Ours(images, settings, Path(tempfile.mkdtemp(dir=scratch)))
-        sides |= {name: ours.cold, f"{name}, a second run": ours}
+        sides[name] = ours.cold
+        if not short:
+            sides[f"{name}, a second run"] = ours
     seconds = turns(rounds, sides)
     whole = [EPOCHS * epoch for epoch in plain]
     backbone = "mini" if common["backbone"] == "mini" else "ViT-B-32"
@@ -153,13 +158,12 @@ def _against_plain(chosen: dict[str, str], images: Images, scratch: Path, short:
     rows = []
     for name, target in TARGETS[common["freeze"]].items():
         what = f"plain loop over ours: {backbone}, {common['freeze']}, {name}"
-        cold, warm = seconds[name], seconds[f"{name}, a second run"]
-        # a short run is over before the model is loaded twice: its second runs say nothing
-        warm_target = WARM if (part, name) == ("train", "1 view") and not short else None
+        cold, warm = seconds[name], seconds.get(f"{name}, a second run")
         took = f"{note}; ours: {median(cold):.1f} s"
-        why = WHY.format(median(warm), median(cold), median(whole) / target)
-        rows += [
-            Row(part, what, ratios(whole, cold), target, note=took, why=why),
-            Row(part, f"{what}, a second run", ratios(whole, warm), warm_target, note=f"ours: {median(warm):.1f} s"),
-        ]
+        why = WHY.format(median(warm), median(cold), median(whole) / target) if warm else ""
+        rows.append(Row(part, what, ratios(whole, cold), target, note=took, why=why))
+        if warm:
+            goal = WARM if (part, name) == ("train", "1 view") else None
+            took = f"ours: {median(warm):.1f} s"
+            rows.append(Row(part, f"{what}, a second run", ratios(whole, warm), goal, note=took))
     return rows
