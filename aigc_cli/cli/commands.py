@@ -183,7 +183,6 @@ def score(
     The prompt is that of --prompts, else --prompt, else a text file beside the image, else the image's own metadata.
     """
     from aigc_cli.workflows.plan import Selection
-    from aigc_cli.workflows.reports import report_scores
     from aigc_cli.workflows.score import score_folder
 
     if output == STREAM and (resume or as_json):
@@ -207,6 +206,8 @@ def score(
             progress=progress,
         )
         if report is not None:
+            from aigc_cli.workflows.reports import report_scores  # its statistics take seconds to import
+
             report_scores(place, report, progress, thumbs)
         _tell(summary, progress)
     if as_json:

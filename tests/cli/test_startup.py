@@ -10,6 +10,7 @@ import pytest
 
 import aigc_cli
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 HEAVY = {"torch", "pandas", "pyarrow", "open_clip", "scipy", "safetensors", "transformers"}
 LOADED = """
 import json, sys
@@ -55,8 +56,11 @@ def test_looking_at_data_or_a_run_needs_no_torch(tmp_path: Path) -> None:
     assert modules("import aigc_cli.workflows.advise") & {"torch", "open_clip"} == set()
 
 
-def test_scoring_imports_no_statistics() -> None:
-    assert modules("import aigc_cli.workflows.score") & {"scipy", "matplotlib"} == set()
+def test_scoring_imports_no_statistics(tmp_path: Path) -> None:
+    arguments = ["score", str(EXAMPLES), "-o", str(tmp_path / "scores.parquet"), "--quiet"]
+    found = modules(RUN.format(arguments))
+    assert "torch" in found
+    assert found & {"scipy", "matplotlib", "jinja2"} == set()
 
 
 def test_the_package_imports_nothing_heavy() -> None:
