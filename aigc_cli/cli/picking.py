@@ -12,6 +12,7 @@ from aigc_cli.cli.streams import STREAM, print_paths, table_out, tables_in
 from aigc_cli.errors import AigcError
 from aigc_cli.io.text import counted, printable
 
+NOTES = 5  # picks that are no clear choice, and named
 SHOWN = 40
 LEFT = 3  # exit code: done, but not all of it
 PLACE = "What to do with them"
@@ -177,10 +178,10 @@ def _show(picks: Any, choice: Any) -> None:
     if len(picks.rows) > SHOWN:
         print(f"... and {len(picks.rows) - SHOWN:,} more; --paths or -o lists all of them.")
     notes = [(row["name"], row["pick_note"]) for row in picks.rows if row["pick_note"]]
-    for name, note in notes[:SHOWN]:
+    for name, note in notes[:NOTES]:
         print_text(f"{name}: {note}")
-    if len(notes) > SHOWN:
-        print(f"... and {len(notes) - SHOWN:,} more ties; the column pick_note of -o names them.")
+    if len(notes) > NOTES:
+        print(f"... and {len(notes) - NOTES:,} more without a clear choice; -o names them in pick_note.")
     what = choice.by
     if choice.by == "both":
         share = choice.weights[0] / sum(choice.weights)

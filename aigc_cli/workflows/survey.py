@@ -67,7 +67,8 @@ def recommend_for(
         raise AigcError(f"Expected rated images in {data}, found none usable ({reasons}).", "Check --images.")
     found = survey(kept, scale, raters)
     copies = _copies(kept, digests)
-    notes = [] if looked else [f"No images looked at: none of the names is in {folder}. Name their folder by --images."]
+    unseen = f"No images looked at: none of the names is in '{folder}'. Name their folder by --images."
+    notes = [] if looked else [unseen]
     notes += _notes(found, scale, copies)
     source = source_options(data, images if looked else Path("images/"), columns or {}, sep)
     result = _settings(found, scale, source)

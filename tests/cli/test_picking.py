@@ -49,6 +49,14 @@ def test_the_picks_are_listed(table: Path) -> None:
     assert "0 0.png: tie with 1 0.png" in tied
 
 
+def test_only_the_first_picks_without_a_clear_choice_are_named(table: Path, tmp_path: Path) -> None:
+    rows = [{**row, "quality": 2.0} for row in iter_rows(table) if row["status"] == "ok"]
+    write_table(tmp_path / "alike.parquet", "scores", rows, {"model_hash": "abc"})
+    lines = aigc("pick", tmp_path / "alike.parquet", "-q").out.splitlines()
+    assert sum(": tie with " in line for line in lines) == 5
+    assert "... and 1 more without a clear choice; -o names them in pick_note." in lines
+
+
 def test_paths_alone(table: Path) -> None:
     expected = [f"images/{prompt} 2.png" for prompt in range(6)]
     ending = aigc("pick", table, "--paths", "-q")

@@ -124,7 +124,7 @@ def test_without_images_only_the_table_is_looked_at(table: Callable[..., Path], 
     path = table([*ratings(60, 60), ("blank.jpg", " ", 1, 1)])
     seen = look(path)
     assert (seen["found"].n, seen["left_out"], seen["duplicates"]["images"]) == (60, {"no_prompt": 1}, 0)
-    assert seen["notes"][0].startswith(f"No images looked at: none of the names is in {tmp_path}.")
+    assert seen["notes"][0].startswith(f"No images looked at: none of the names is in '{tmp_path}'.")
     assert shlex.split(seen["found"].command)[-4:] == ["--data", str(path), "--images", "images"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(AigcError, match="expected images in"):
