@@ -88,9 +88,12 @@ def ablation_plot(points: Sequence[Mapping[str, Any]], paths: Sequence[Path]) ->
                 bars = _bars(point["value"], point["low"], point["high"])
                 axis.errorbar([point["seconds"]], [point["value"]], bars, capsize=3, label=point["variant"], **look)
             axis.set(title=target, xlabel="training time of one fold (s)", ylabel="SROCC, 95% interval")
-            axis.set_xscale("symlog", linthresh=1)
-            axis.xaxis.set_major_formatter(lambda seconds, _: f"{seconds:g}")
-            axis.set_xlim(left=-0.2)
+            if max(point["seconds"] for point in points) > 1:  # from nothing to hours, on one axis
+                axis.set_xscale("symlog", linthresh=1)
+                axis.xaxis.set_major_formatter(lambda seconds, _: f"{seconds:g}")
+                axis.set_xlim(left=-0.2)
+            else:
+                axis.set_xlim(-0.1, 1.1)
             axis.grid(alpha=0.25)
         _shared_legend(figure)
         save_figure(figure, paths)

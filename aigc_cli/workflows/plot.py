@@ -109,7 +109,7 @@ def _of_table(place: Path, source: Source | None, notes: list[str]) -> dict[str,
     if kind == "predictions":
         return _predictions(place, notes)
     if kind == "scores":
-        return _agreement({"": _scored(place, source, notes)}, _limits(place), notes)
+        return _agreement({"": _scored(place, source, notes)}, _limits(place), notes, alone="all images")
     if kind == "metrics":
         return {"metrics": _metrics(place)}
     if kind == "epochs":
@@ -265,9 +265,16 @@ def _limits(table: Path) -> tuple[float, float] | None:
 
 
 def _agreement(
-    parts: Mapping[str, Sequence[Row]], limits: tuple[float, float] | None, notes: list[str]
+    parts: Mapping[str, Sequence[Row]],
+    limits: tuple[float, float] | None,
+    notes: list[str],
+    alone: str = "validation part",
 ) -> dict[str, Drawing]:
-    """Agreement and calibration of each part (a split, a variant) for each target that both sides have."""
+    """Agreement and calibration of each part (a split, a variant) for each target that both sides have.
+
+    Args:
+        alone: what the only part is called where it has no name.
+    """
     panels: list[list[dict[str, Any]]] = []
     lines: dict[str, dict[str, Any]] = {}
     for label, rows in parts.items():
@@ -275,7 +282,7 @@ def _agreement(
         if found:
             panels.append(found)
         for panel in found:
-            name = label or ("validation part" if len(parts) == 1 else "all")
+            name = label or (alone if len(parts) == 1 else "all")
             lines.setdefault(panel["target"], {})[name] = panel["bins"]
     for target in TARGETS:
         if target not in lines:

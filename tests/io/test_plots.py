@@ -29,6 +29,12 @@ def test_both_formats_are_written_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
 
 
+def test_trainings_of_less_than_a_second_have_an_axis(tmp_path: Path) -> None:
+    ablation_plot([{**point, "seconds": point["seconds"] / 5000} for point in POINTS], [tmp_path / "a.svg"])
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert all(f">{tick}<" in text for tick in ("0.0", "0.4", "1.0"))
+
+
 def test_the_same_points_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         ablation_plot(POINTS, [tmp_path / f"{name}.png", tmp_path / f"{name}.svg"])

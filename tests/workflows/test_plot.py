@@ -130,6 +130,8 @@ def test_scores_are_joined_with_ratings_by_name(tmp_path: Path) -> None:
     assert "5 scored images are not in ratings.csv: left out." in found.notes
     assert "SROCC 1.000 [1.000, 1.000]" in text(found.files, "agreement")
     assert "25 images, 9 prompts" in text(found.files, "agreement")
+    assert "all images" in text(found.files, "calibration")
+    assert "validation part" not in text(found.files, "calibration")
 
 
 def test_scores_without_ratings_are_refused(tmp_path: Path) -> None:
