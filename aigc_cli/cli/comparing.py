@@ -41,8 +41,9 @@ def compare(
 ) -> None:
     """Which images score higher, and can the data tell? Two models, samplers or checkpoints, in pairs.
 
-    Differences of means in MOS and win rates over prompts, with 95% bootstrap intervals over prompts. Folders are
-    scored first, as by `aigc score` with the same options, and their scores are not kept.
+    Differences of means in MOS and shares of prompts won, with 95% bootstrap intervals over prompts.
+
+    Folders are scored first, as by `aigc score` with the same options, and their scores are not kept.
     """
     from aigc_cli.workflows import compare as workflow
 

@@ -324,6 +324,8 @@ def test_an_image_that_is_not_there_leaves_no_broken_one(opened: Callable[..., A
 def test_keyboard_favourites_and_export(opened: Callable[..., Any], small: Path) -> None:
     page = opened(small)
     left, right, down, enter, escape = "\ue012", "\ue014", "\ue015", "\ue007", "\ue00c"
+    press(page, right)  # nothing has the focus yet
+    assert page.execute_script("return document.activeElement.closest('.card').getAttribute('aria-posinset')") == "1"
     press(page, "/")
     assert page.execute_script("return document.activeElement.id") == "search"
     press(page, *"image-0", down)

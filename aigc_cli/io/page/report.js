@@ -148,6 +148,9 @@ function keys(event) {
     event.preventDefault();
     update(); // what was typed last may still wait for its frame
     grid.focus(state.view[0]);
+  } else if (event.target === document.body && (event.key === "ArrowRight" || event.key === "ArrowLeft")) {
+    event.preventDefault();
+    grid.focus(grid.active); // up and down scroll the page until the gallery has the focus
   }
 }
 
