@@ -206,9 +206,7 @@ def score(
             progress=progress,
         )
         if report is not None:
-            from aigc_cli.workflows.reports import report_scores  # its statistics take seconds to import
-
-            report_scores(place, report, progress, thumbs)
+            _report(place, report, progress, thumbs)
         _tell(summary, progress)
     if as_json:
         print_json({"output": str(output), **{k: getattr(summary, k) for k in SHOWN_AS_JSON}})
@@ -216,6 +214,12 @@ def score(
         show_scores(summary)
     if fail_on_bad and summary.failed:
         raise typer.Exit(FAILED_ROWS)
+
+
+def _report(scores: Path, report: Path, progress: Any, thumbs: Path | None) -> None:
+    from aigc_cli.workflows.reports import report_scores  # with its statistics, which take seconds
+
+    report_scores(scores, report, progress, thumbs)
 
 
 def _tell(summary: Any, progress: Any) -> None:
