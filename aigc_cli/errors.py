@@ -37,9 +37,14 @@ class Diverged(AigcError):
 
 
 class Interrupted(AigcError):
-    """A signal ended it; what was finished is kept (exit code 130, or that of the SystemExit that ended it)."""
+    """A signal ended it; what was finished is kept (exit code 130, or that of the SystemExit that ended it).
 
-    def __init__(self, message: str, hint: str, ending: BaseException) -> None:
-        super().__init__(message, hint)
+    Args:
+        kept: what is left, said after the word for the signal.
+        ending: KeyboardInterrupt (SIGINT), or the SystemExit that another signal was made into.
+    """
+
+    def __init__(self, kept: str, hint: str, ending: BaseException) -> None:
+        super().__init__(f"{'Interrupted' if isinstance(ending, KeyboardInterrupt) else 'Terminated'}; {kept}", hint)
         code = ending.code if isinstance(ending, SystemExit) else 130
         self.exit_code = code if isinstance(code, int) else 130

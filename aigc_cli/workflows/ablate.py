@@ -75,7 +75,7 @@ def ablate(
         except (KeyboardInterrupt, SystemExit) as ending:
             done, whole = len(list((output / CELLS).glob("*.parquet"))), len(recipes) * len(seeds) * folds
             raise Interrupted(
-                f"Interrupted; {done} of {whole} trainings are finished and kept in {output}.",
+                f"{done} of {whole} trainings are finished and kept in {output}.",
                 f"Go on with the same command and --resume -o {output}.",
                 ending,
             ) from ending

@@ -251,7 +251,7 @@ def carry_out(
             progress.advance()
             if asked := ending():
                 raise Interrupted(
-                    "Interrupted; some files are in place.",
+                    "some files are in place.",
                     f"`aigc pick --undo {printable(str(records[0]))}` takes them back.",
                     asked,
                 )

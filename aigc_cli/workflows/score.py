@@ -222,7 +222,6 @@ class _Job:
         """Ends here if a signal asked for it."""
         if ending := self.ending():
             raise Interrupted(
-                f"{'Interrupted' if isinstance(ending, KeyboardInterrupt) else 'Terminated'}; "
                 f"{sum(self.parts.counts)} rows are finished and kept in {self.parts.folder}.",
                 "The same command with --resume goes on.",
                 ending,

@@ -212,9 +212,7 @@ class Keeper:
 
 
 def _interrupted(run: Path, ending: BaseException) -> Interrupted:
-    return Interrupted(
-        f"Interrupted; the training so far is kept in {run}.", f"Go on with `aigc train --resume {run}`.", ending
-    )
+    return Interrupted(f"the training so far is kept in {run}.", f"Go on with `aigc train --resume {run}`.", ending)
 
 
 @contextlib.contextmanager
@@ -226,7 +224,7 @@ def resumable(run: Path, batch_size: int) -> Iterator[None]:
         if is_unfinished(run):
             raise _interrupted(run, ending) from ending
         if (run / "run.json").is_file():
-            raise Interrupted(f"Interrupted; the results in {run} are whole.", "", ending) from ending
+            raise Interrupted(f"the results in {run} are whole.", "", ending) from ending
         raise
     except EnvironmentProblem as error:
         if is_unfinished(run):

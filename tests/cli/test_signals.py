@@ -9,10 +9,10 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
+    ("sent", "code", "word"),
+    [(signal.SIGTERM, 143, "Terminated"), (signal.SIGINT, 130, "Interrupted")],
 )
-def test_a_stopped_training(sent: signal.Signals, code: int, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_stopped_training(sent: signal.Signals, code: int, word: str, tiny_folder: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "aigc_cli", "train", "--backbone", f"local-dir:{tiny_folder}", "--freeze", "all"]
     with subprocess.Popen(
         [*line, "--epochs", "100000", "-o", "run"],
@@ -28,7 +28,7 @@ def test_a_stopped_training(sent: signal.Signals, code: int, tiny_folder: Path, 
         process.send_signal(sent)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "aigc: Interrupted; the training so far is kept in run.\n" in stderr
+    assert f"aigc: {word}; the training so far is kept in run.\n" in stderr
     assert stderr.endswith("Go on with `aigc train --resume run`.\n")
     assert "Traceback" not in stderr
     assert stdout == ""
