@@ -59,6 +59,9 @@ def _show(title: str, items: Sequence[Any], as_json: bool) -> None:
         found = [{"kind": i.kind, "name": i.name, "bytes": i.size, "days": round(i.days, 3)} for i in items]
         print_json({"items": found, "bytes": sum(item.size for item in items)})
         return
+    if not items:
+        print(f"{title}: nothing")
+        return
     cells = [[item.kind, item.name, shown_size(item.size), f"{item.days:.1f}"] for item in items]
     print_table(title, ("kind", "what", "size", "days unused"), cells)
     print(f"{counted(len(items), 'item')}, {shown_size(sum(item.size for item in items))}")

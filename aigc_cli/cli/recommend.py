@@ -41,6 +41,7 @@ def recommend(
         Optional[Path], typer.Option("-o", "--output", help="Also write it as a recipe file (.yaml).")
     ] = None,
     overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     looks = {
@@ -66,7 +67,7 @@ def recommend(
 
         recipe = resolve({"mos_min": mos_min, "mos_max": mos_max}).recipe
         renames, scale = options.renames(columns), (recipe.mos_min, recipe.mos_max)
-        with terminal(quiet=False) as progress:
+        with terminal(quiet) as progress:
             found = recommend_for(data, images, scale=scale, columns=renames, sep=sep, raters=raters, progress=progress)
         basis = shlex.join(["--data", str(data)])
     else:

@@ -32,7 +32,7 @@ def test_help_fits_80_columns(command: tuple[str, ...]) -> None:
     assert (ending.code, ending.err) == (0, "")
     assert [line for line in ending.out.splitlines() if len(line) > 80] == []
     assert ending == aigc(*command, "-h")
-    for word in COMMANDS if not command else ["--overwrite", "--json"]:
+    for word in COMMANDS if not command else ["--overwrite", "--quiet", "--json"]:
         assert word in ending.out
 
 
