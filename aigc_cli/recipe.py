@@ -99,6 +99,14 @@ class Recipe:
         0.05, "Optimisation", "share of the steps that warm up", sensible=(0.01, 0.1), low=0, high=0.9
     )
     max_grad_norm: float = _setting(1.0, "Optimisation", "gradient clipping; 0: off", sensible=(0.5, 2), low=0)
+    ema: float = _setting(
+        0.0,
+        "Optimisation",
+        "decay of the weights' moving average, which is kept; 0: off",
+        sensible=(0.9, 0.999),
+        low=0,
+        high=0.9999,
+    )
     patience: int = _setting(
         0, "Optimisation", "stop after so many epochs without gain; 0: off", sensible=(3, 10), low=0
     )
@@ -308,7 +316,7 @@ def _warnings(recipe: Recipe, sources: Mapping[str, str]) -> list[str]:
     found, measured = [], recipe_names()  # a recipe that ships was measured with what it says
     for key, spec in FIELDS.items():
         span, value = spec.metadata["sensible"], getattr(recipe, key)
-        off = key in ("patience", "max_grad_norm", "w_q", "w_c") and value == 0
+        off = key in ("patience", "max_grad_norm", "ema", "w_q", "w_c") and value == 0
         off = off or sources[key].removeprefix("recipe ") in measured
         if span and value is not None and not off and not span[0] <= value <= span[1]:
             found.append(

@@ -17,8 +17,8 @@ class Judge:
     heads: ResidualHeads
     freezing: Freezing
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the heads' tensors and of the backbone's that are not frozen, buffers included."""
+    def learnt(self) -> dict[str, Tensor]:
+        """The heads' tensors and the backbone's that are not frozen, buffers included: themselves, not copies."""
         learnt: set[int] = set()
         for tower, boundary in ((self.backbone.image, self.freezing.image), (self.backbone.text, self.freezing.text)):
             for part in tower.trainable_parts(boundary):
@@ -27,7 +27,11 @@ class Judge:
         backbone = self.backbone.modules().state_dict(prefix="backbone.", keep_vars=True)
         kept = {name: tensor for name, tensor in backbone.items() if id(tensor) in learnt}
         kept |= self.heads.state_dict(prefix="heads.")
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+        return {name: tensor.detach() for name, tensor in kept.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of what `learnt` returns."""
+        return {name: tensor.clone() for name, tensor in self.learnt().items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Puts back what `state` returned."""

@@ -1,6 +1,8 @@
 """Where a training run stands between two steps: whatever it takes to go on from there, bit for bit."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +44,7 @@ class Loop:
         random: draws the order of the rows and their views, once at the start of each epoch.
         tally: the epoch so far; `seconds` were spent on it.
         result: the curves and the kept weights so far.
+        average: the moving average of the weights, which is what is validated and kept; empty where there is none.
         epoch: the epoch that is trained, from 1.
         step: steps done in this epoch.
         done: steps done in all; the schedule's position.
@@ -51,6 +54,7 @@ class Loop:
     def __init__(self, judge: Judge, optimiser: torch.optim.Optimizer, recipe: Recipe, random: np.random.Generator):
         self.judge, self.optimiser, self.recipe, self.random = judge, optimiser, recipe, random
         self.result = Fit()
+        self.average: dict[str, Tensor] = {}
         self.epoch, self.step, self.done = 1, 0, 0
         self.best, self.stale = -math.inf, 0
         self.begin_epoch()
@@ -59,6 +63,34 @@ class Loop:
         """Nothing of the epoch is done; the generator's state now decides its order."""
         self.step, self.seconds, self.tally = 0, 0.0, Tally(self.recipe)
         self._order = self.random.bit_generator.state
+
+    def begin(self) -> None:
+        """The untrained model is what is kept so far, and where an average of the weights starts."""
+        self.result.kept_state = self.judge.state()
+        self.average = self.judge.state() if self.recipe.ema else {}
+        self.begin_epoch()
+
+    def count_step(self) -> None:
+        """A step is done: counts it, and takes its weights into the average.
+
+        The average's decay d is that of the recipe, at first min(d, (1 + n) / (10 + n)) after n steps, so that the
+        untrained weights are soon forgotten.
+        """
+        self.step, self.done = self.step + 1, self.done + 1
+        share = 1 - min(self.recipe.ema, (1 + self.done) / (10 + self.done))
+        learnt = self.judge.learnt() if self.average else {}
+        for name, mean in self.average.items():
+            mean.lerp_(learnt[name], share) if mean.is_floating_point() else mean.copy_(learnt[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the judge has the weights that are validated and kept."""
+        own = self.judge.state() if self.average else {}
+        self.judge.load(self.average)
+        try:
+            yield
+        finally:
+            self.judge.load(own)
 
     @property
     def finished(self) -> bool:
@@ -69,6 +101,7 @@ class Loop:
         """The state; its tensors are those of the optimiser itself, so they are good until the next step."""
         tensors = {f"weights.{name}": tensor for name, tensor in self.judge.state().items()}
         tensors |= {f"kept.{name}": tensor for name, tensor in self.result.kept_state.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in state.items()}
         if self.tally.predicted:
@@ -106,8 +139,8 @@ class Loop:
             ) from error
 
     def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        weights, own = _below("weights.", tensors), self.judge.state()
-        for found in (weights, _below("kept.", tensors)):
+        weights, own, average = _below("weights.", tensors), self.judge.state(), _below("average.", tensors)
+        for found in (weights, _below("kept.", tensors), *[average] * bool(self.recipe.ema)):
             if {name: t.shape for name, t in found.items()} != {name: t.shape for name, t in own.items()}:
                 raise ValueError("other tensors are trained")
         _check_facts(facts, tensors)
@@ -130,6 +163,7 @@ class Loop:
         self.tally.predicted = [tensors["predicted"]] if "predicted" in tensors else []
         device = next(self.judge.heads.parameters()).device
         kept = {name: tensor.to(device) for name, tensor in _below("kept.", tensors).items()}
+        self.average = {name: average[name].to(device) for name in own} if self.recipe.ema else {}
         self.result = Fit(facts["epochs"], facts["kept_epoch"], kept, "", facts["stopped_early"])
         torch.set_rng_state(tensors["random.cpu"])
         if torch.cuda.is_available() and "random.cuda" in tensors:

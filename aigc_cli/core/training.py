@@ -214,8 +214,7 @@ def fit(
     torch.manual_seed(recipe.seed)
     if start is None:
         _fit_standardisation(judge, data, train, loop.random)
-        loop.result.kept_state = judge.state()
-        loop.begin_epoch()
+        loop.begin()
     else:
         loop.restore(start)
     steps = recipe.epochs * sum(
@@ -265,7 +264,7 @@ def _train_epoch(
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor(loop.done)
         optimiser.step()
-        loop.step, loop.done = loop.step + 1, loop.done + 1
+        loop.count_step()
         loop.seconds += time.perf_counter() - begun
         progress.advance(len(rows))
         after(loop)
@@ -279,7 +278,8 @@ def _end_epoch(
     recipe, result, epoch = loop.recipe, loop.result, loop.epoch
     parts = {"train": loop.tally.row(data.targets[rows])}
     if val:
-        parts["val"] = _validate(loop.judge, data, val, recipe)
+        with loop.averaged():
+            parts["val"] = _validate(loop.judge, data, val, recipe)
     rate = loop.optimiser.param_groups[0]["initial_lr"] * factor
     for split, row in parts.items():
         result.epochs.append({"epoch": epoch, "split": split, **row, "lr": rate, "seconds": loop.seconds})
@@ -290,7 +290,9 @@ def _end_epoch(
     gained = merit(parts["val" if val else "train"], recipe)
     loop.stale = 0 if gained > loop.best + recipe.min_delta else loop.stale + 1
     if not (recipe.chooses and val) or gained > loop.best:
-        result.kept_epoch, result.kept_state = epoch, loop.judge.state()
+        result.kept_epoch = epoch
+        with loop.averaged():
+            result.kept_state = loop.judge.state()
     loop.best = max(loop.best, gained)
     result.stopped_early = bool(recipe.patience) and loop.stale >= recipe.patience
     loop.epoch += 1

@@ -22,6 +22,7 @@ RECIPE = Recipe(
 )
 PARTIAL = replace(RECIPE, freeze="partial", freeze_depth=0.5, checkpoint="best", scheduler="linear")
 PATIENT = replace(RECIPE, patience=1, min_delta=2.0, quality_input="multilevel", scheduler="step")  # 2 epochs
+AVERAGED = replace(PARTIAL, ema=0.9)
 NONE = replace(RECIPE, freeze="none", epochs=2, loss="l1+rank", max_grad_norm=0.0)
 
 Make = Callable[..., tuple[Judge, Data]]
@@ -51,7 +52,9 @@ def timeless(facts: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "epochs": epochs, "losses": losses, "seconds": 0}
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, PARTIAL, PATIENT, NONE], ids=["all", "partial", "patient", "none"])
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, PARTIAL, PATIENT, AVERAGED, NONE], ids=["all", "partial", "patient", "averaged", "none"]
+)
 def test_weights_optimiser_and_curves_are_equal_bit_for_bit(recipe: Recipe, ready: Make, tmp_path: Path) -> None:
     """Resumed after the first step, the last of an epoch, an epoch's end, and within the second epoch."""
     whole, expected = trained(ready, recipe)

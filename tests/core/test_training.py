@@ -266,6 +266,32 @@ def test_the_kept_epoch(
     assert not _same(states[0], states[1])
 
 
+def test_an_average_of_the_weights_is_validated_and_kept(
+    ready: Callable[..., tuple[Judge, Data]], train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: every step's weights, averaged with the decay of the recipe or the lower one of the first steps."""
+    recipe = replace(PARTIAL, ema=0.7)
+    judge, data = ready(recipe)
+    states = [judge.state()]
+    validated = _validation(monkeypatch, *[0.5] * 6)
+    result = fit(judge, data, TRAIN, VAL, recipe, Silent(), after=lambda loop: states.append(loop.judge.state()))
+    steps = [state for place, state in enumerate(states[1:]) if (place + 1) % (BATCHES + 1)]  # not the ends of epochs
+    assert len(steps) == 3 * BATCHES
+    for name, mean in states[0].items():
+        if name == "heads.base_q.bias":  # begins at the mean score of the training images
+            continue
+        expected = mean
+        for n, state in enumerate(steps, start=1):
+            decay = min(0.7, (1 + n) / (10 + n))
+            expected = decay * expected + (1 - decay) * state[name]
+        torch.testing.assert_close(result.kept_state[name], expected, rtol=1e-4, atol=1e-6)
+    assert _same(result.kept_state, validated[-1])
+    assert _same(result.kept_state, judge.state())
+    plain = train(PARTIAL).result
+    assert _curve(result, "train", "loss") == _curve(plain, "train", "loss")
+    assert not _same(result.kept_state, plain.kept_state)
+
+
 def test_best_is_best_on_the_real_curve(train: Callable[..., Run]) -> None:
     recipe = replace(RECIPE, checkpoint="best", epochs=6, lr=0.02)
     result = train(recipe).result
