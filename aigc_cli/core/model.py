@@ -1,7 +1,7 @@
 """The residual model: a base score that can be read off directly, plus a bounded correction."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,8 @@ class HeadConfig:
         scale_q, scale_c: the largest correction, in units of the score range [0, 1].
         hidden_q, hidden_c: widths of the first hidden layers.
         dropout: before each head's last layer.
+        offset_c, gain_c, share_q: consistency is read as offset_c + gain_c * c + share_q * q, in units of the score
+            range. They say nothing while a model is trained; see `core.recalibration`.
     """
 
     embed_dim: int
@@ -35,6 +37,9 @@ class HeadConfig:
     hidden_q: int
     hidden_c: int
     dropout: float
+    offset_c: float = 0.0
+    gain_c: float = 1.0
+    share_q: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The same fields as plain values."""
@@ -83,6 +88,9 @@ class ResidualHeads(nn.Module):
     with v and t the image and text embeddings and s = v.t. In the literal formulas h = v and g = LayerNorm[v, t, s];
     with `multilevel`, h = [v, levels] and g = [v, t, v * t, s, levels], standardised over the training images. a = 1
     and b = 0 at the start. Nothing is clipped here: a clipped score has no gradient.
+
+    Where models of folds told how consistency should be read on new prompts, c_base and scale_c are those of
+    offset_c + gain_c * c + share_q * q.
     """
 
     def __init__(self, config: HeadConfig) -> None:
@@ -131,6 +139,10 @@ class ResidualHeads(nn.Module):
         if self.config.residual:
             nn.init.constant_(self.base_q.bias, math.log(quality / (1 - quality)))
 
+    def reads(self, offset: float, gain: float, share: float) -> None:
+        """Sets how consistency is read from now on, see `HeadConfig`."""
+        self.config = replace(self.config, offset_c=offset, gain_c=gain, share_q=share)
+
     def forward(self, image: ImageFeatures, text: Tensor) -> Scores:
         """Scores of B images with their prompts' embeddings `text` (B, D)."""
         h, g = self.inputs(image, text)
@@ -139,17 +151,23 @@ class ResidualHeads(nn.Module):
         raw_q, raw_c = self.mlp_q(h).squeeze(1), self.mlp_c(g).squeeze(1)
         if not self.config.residual:
             quality, consistency = raw_q.sigmoid(), raw_c.sigmoid()
-            zero = torch.zeros_like(quality)
+            zero, consistency = torch.zeros_like(quality), self._read(consistency, quality)
             return Scores(quality, consistency, quality, zero, consistency, zero, cosine)
         base_q = self.base_q(h).squeeze(1).sigmoid()
         base_c = self.a * (cosine + 1) / 2 + self.b
         delta_q, delta_c = raw_q.tanh(), raw_c.tanh()
+        quality = base_q + self.config.scale_q * delta_q
         return Scores(
-            base_q + self.config.scale_q * delta_q,
-            base_c + self.config.scale_c * delta_c,
+            quality,
+            self._read(base_c + self.config.scale_c * delta_c, quality),
             base_q,
             delta_q,
-            base_c,
+            self._read(base_c, quality),
             delta_c,
             cosine,
         )
+
+    def _read(self, consistency: Tensor, quality: Tensor) -> Tensor:
+        """Consistency (B,) as new prompts want it read, see `HeadConfig`; as it is while a model is trained."""
+        config = self.config
+        return config.offset_c + config.gain_c * consistency + config.share_q * quality.detach()

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from aigc_cli.core.backbones import load_backbone
 from aigc_cli.core.calibration import FEWEST_IMAGES, FEWEST_PROMPTS, LEVEL, Calibration, calibrate, enough
 from aigc_cli.core.judge import Judge
+from aigc_cli.core.recalibration import Recalibration, recalibration
 from aigc_cli.core.splits import grouped_folds
 from aigc_cli.core.training import Data, features_of
 from aigc_cli.errors import AigcError
@@ -167,35 +167,33 @@ class Calibrated:
         return self.calibration.tensors() if self.calibration else {}
 
 
-def lifted(judge: Judge, held_out: HeldOut, human: Any) -> tuple[HeldOut, float]:
-    """Takes out of consistency what all its scores of new prompts have in common.
+def reread(judge: Judge, held_out: HeldOut, human: Mapping[str, Any], prompts: Sequence[str]) -> HeldOut:
+    """Lets `judge` read consistency as models of folds show that new prompts want it read, see `recalibration`.
 
-    The cosine of a prompt seen in training is higher than that of a new one, so on new prompts consistency lies too low
-    as a whole (0.5 MOS for the shipped scorer). Models of folds show by how much, and `b` of the base takes it up; the
-    order of scores stays.
+    Without folds it reads it as it was trained. What an earlier call set is set anew.
 
     Args:
-        human: (N,) consistency on [0, 1], NaN where nobody rated.
+        human: {target: (N,)} on [0, 1], NaN where nobody rated; a quality that nobody rated is no help.
 
     Returns:
-        the held-out scores as such models would have given them, and what was added, on [0, 1]; 0 without
-        folds or a base.
+        the held-out scores as such models would have given them.
     """
-    if not held_out.of_folds or not judge.heads.config.residual:
-        return held_out, 0.0
-    error = human - held_out.predicted["consistency"]
-    added = float(np.nanmean(error)) if np.isfinite(error).any() else 0.0
-    with torch.no_grad():
-        judge.heads.b.add_(added)
-    predicted = {**held_out.predicted, "consistency": held_out.predicted["consistency"] + added}
-    return replace(held_out, predicted=predicted), added
+    found, predicted = Recalibration(), held_out.predicted
+    if held_out.of_folds:
+        rated = not np.isnan(human["quality"]).all()
+        quality = predicted["quality"] if rated else np.full(len(prompts), np.nan)
+        found = recalibration(predicted["consistency"], quality, human["consistency"], prompts)
+    judge.heads.reads(*found)
+    return replace(
+        held_out, predicted={**predicted, "consistency": found(predicted["consistency"], predicted["quality"])}
+    )
 
 
 def calibrated(judge: Judge, data: Data, trained: Sequence[int], held_out: HeldOut, recipe: Recipe) -> Calibrated:
-    """The error bars of `judge`, which was trained on rows `trained` of `data`; its consistency is `lifted`."""
+    """The error bars of `judge`, which was trained on rows `trained` of `data`; its consistency is `reread`."""
     human = dict(zip(TARGETS, data.targets.cpu().double().numpy().T, strict=True))
-    held_out, added = lifted(judge, held_out, human["consistency"])
-    said: dict[str, Any] = {"level": LEVEL, "held_out": held_out.origin, "lift": added, "targets": {}, "notes": []}
+    held_out = reread(judge, held_out, human, data.prompts)
+    said: dict[str, Any] = {"level": LEVEL, "held_out": held_out.origin, "targets": {}, "notes": []}
     least = f"at least {FEWEST_IMAGES} of {FEWEST_PROMPTS} prompts are needed"
     found = None
     if enough(len(trained), [data.prompts[row] for row in trained]):
@@ -231,7 +229,7 @@ def calibrate_checkpoint(
 ) -> dict[str, Any]:
     """Gives a model that was trained on `source` its error bars, from predictions of the same recipe.
 
-    Of its weights only the base of consistency changes, see `lifted`; what an earlier call added is taken back first.
+    No weight changes, but how consistency is read, see `reread`.
 
     Returns:
         what its description says of them.
@@ -246,13 +244,8 @@ def calibrate_checkpoint(
     data = training_data(images, judge.freezing, rated, recipe)
     seen = set(model.checkpoint.description.get("prompts", {}).get("train", ()))
     trained = [row for row, prompt in enumerate(data.prompts) if prompt_digest(prompt) in seen]
-    if judge.heads.config.residual:
-        with torch.no_grad():
-            judge.heads.b.sub_(model.checkpoint.description.get("calibration", {}).get("lift", 0.0))
     found = calibrated(judge, data, trained, from_predictions(predictions, rated, recipe), recipe)
-    tensors = dict(model.checkpoint.tensors)
-    if judge.heads.config.residual:
-        tensors["heads.b"] = judge.heads.b.detach().to(tensors["heads.b"].dtype)
-    description = {**model.checkpoint.description, "calibration": found.description}
-    save_checkpoint(model.checkpoint.folder, tensors, description, calibration=found.tensors())
+    checkpoint = model.checkpoint
+    description = {**checkpoint.description, "heads": judge.heads.config.to_json(), "calibration": found.description}
+    save_checkpoint(checkpoint.folder, checkpoint.tensors, description, calibration=found.tensors())
     return found.description

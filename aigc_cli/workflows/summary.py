@@ -9,6 +9,7 @@ import numpy as np
 from aigc_cli.core.agreement import auc, partial_srocc
 from aigc_cli.core.bootstrap import is_constant
 from aigc_cli.core.metrics import Estimate, fold_mean, interval, verdict
+from aigc_cli.core.recalibration import recalibration
 from aigc_cli.workflows.cells import Failure
 from aigc_cli.workflows.crossval import Cell
 from aigc_cli.workflows.ratings import TARGETS
@@ -28,6 +29,8 @@ class Summary:
         seed_spread: {target: standard deviation over seeds of the mean over folds}; empty with one seed.
         seconds: training time of one fold, mean; None where all failed.
         trainable: parameters that were trained; None where all failed.
+        reading: None where a fold has no other prompt, or a side that is constant or unrated.
+        reread: None without other folds or without a reading.
     """
 
     variant: str
@@ -38,6 +41,7 @@ class Summary:
     seconds: float | None
     trainable: int | None
     reading: "Reading | None" = None
+    reread: "Reread | None" = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ class Reading:
 
     auc: float
     partial: float
+
+
+@dataclass(frozen=True)
+class Reread:
+    """Consistency of each fold as the others show that it should be read: what `--calibrate-folds` makes of a model.
+
+    Attributes:
+        srocc: mean over folds.
+        difference: paired, to consistency as the models of folds said it.
+        reading: of consistency so read.
+    """
+
+    srocc: Estimate
+    difference: Estimate | None
+    reading: Reading
 
 
 def zero_shot(cell: Cell) -> Cell:
@@ -72,8 +91,9 @@ def summarise(results: Mapping[str, Sequence[Cell | Failure]]) -> list[Summary]:
         first = first or found
         srocc = {target: estimate for target, (estimate, _) in found.items()}
         done = [cell for cell in cells if isinstance(cell, Cell)]
+        whole = done if len(done) == len(cells) else []
         seconds = float(np.mean([cell.seconds for cell in done])) if done else None
-        spread = _seed_spread(done) if len(done) == len(cells) else {}
+        spread = _seed_spread(whole)
         summaries.append(
             Summary(
                 name,
@@ -83,7 +103,8 @@ def summarise(results: Mapping[str, Sequence[Cell | Failure]]) -> list[Summary]:
                 spread,
                 seconds,
                 done[0].trainable if done else None,
-                _reading(done) if len(done) == len(cells) else None,
+                _reading(whole),
+                _reread(whole, found["consistency"]),
             )
         )
     return summaries
@@ -113,6 +134,25 @@ def _reading(cells: Sequence[Cell]) -> Reading | None:
         found.append((auc(predicted, cell.mismatched), partial_srocc(predicted[rows], human_c[rows], human_q[rows])))
     means = np.mean(found, axis=0) if found else np.array([np.nan])
     return Reading(*means.tolist()) if np.isfinite(means).all() else None
+
+
+def _reread(cells: Sequence[Cell], said: tuple[Estimate, Any]) -> Reread | None:
+    read = []
+    for cell in cells:
+        others = [other for other in cells if other.seed == cell.seed and other.fold != cell.fold]
+        if not others or cell.mismatched is None:
+            return None
+        c, q = (np.concatenate([other.predicted[target] for other in others]) for target in ("consistency", "quality"))
+        human = np.concatenate([other.human["consistency"] for other in others])
+        by_others = recalibration(c, q, human, [group for other in others for group in other.groups])
+        quality = cell.predicted["quality"]
+        predicted = {**cell.predicted, "consistency": by_others(cell.predicted["consistency"], quality)}
+        read.append(replace(cell, predicted=predicted, mismatched=by_others(cell.mismatched, quality)))
+    reading = _reading(read)
+    if reading is None:
+        return None
+    found = _mean(read, "consistency")
+    return Reread(found[0], _difference(found, said), reading)
 
 
 def _seed_spread(cells: Sequence[Cell]) -> dict[str, float]:
@@ -206,6 +246,13 @@ def _notes(summaries: Sequence[Summary]) -> list[str]:
                 f"- {summary.variant}: a matched prompt scores above another image's, of about the same quality, in "
                 f"{summary.reading.auc:.1%} of pairs (chance 50%); SROCC of consistency with human quality taken out "
                 f"{summary.reading.partial:.3f}."
+            )
+        if summary.reread:
+            again = summary.reread
+            notes.append(
+                f"- {summary.variant}, consistency read as the other folds show: SROCC {shown(again.srocc)}, "
+                f"{shown(again.difference, signed=True)}; {again.reading.auc:.1%} of pairs; "
+                f"{again.reading.partial:.3f} with human quality taken out."
             )
         reasons = {estimate.reason for estimate in summary.srocc.values() if estimate.reason}
         notes += [f"- {summary.variant}: {reason}" for reason in sorted(reasons) if summary.variant != ZERO_SHOT]

@@ -77,11 +77,14 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
         g = _layer_norm(state, g)
     raw_q, raw_c = _mlp_q(state, h), _mlp_c(state, g)
     if not config.residual:
-        q, c, zero = raw_q.sigmoid(), raw_c.sigmoid(), torch.zeros(len(v))
+        q, zero = raw_q.sigmoid(), torch.zeros(len(v))
+        c = config.offset_c + config.gain_c * raw_c.sigmoid() + config.share_q * q
         return Scores(q, c, q, zero, c, zero, s)
     q_base, c_base = _linear(state, "base_q", h).squeeze(1).sigmoid(), state["a"] * (s + 1) / 2 + state["b"]
     dq, dc = raw_q.tanh(), raw_c.tanh()
-    return Scores(q_base + config.scale_q * dq, c_base + config.scale_c * dc, q_base, dq, c_base, dc, s)
+    q = q_base + config.scale_q * dq
+    c_base = config.offset_c + config.gain_c * c_base + config.share_q * q
+    return Scores(q, c_base + config.gain_c * config.scale_c * dc, q_base, dq, c_base, dc, s)
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -92,8 +95,9 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
         {"quality_input": "multilevel"},
         {"consistency_input": "multilevel"},
         {"quality_input": "multilevel", "consistency_input": "multilevel"},
+        {"offset_c": 0.1, "gain_c": 0.6, "share_q": 0.4},
     ],
-    ids=["literal", "quality", "consistency", "both"],
+    ids=["literal", "quality", "consistency", "both", "read otherwise"],
 )
 def test_scores_are_the_formulas(residual: bool, inputs: dict[str, Any]) -> None:
     config = replace(LITERAL, residual=residual, **inputs)

@@ -141,7 +141,7 @@ def test_scores_are_the_same_bits_with_and_without_bars(
     folds: TrainResult, resolved: Resolved, source: Source, samples: list[Sample], tmp_path: Path
 ) -> None:
     plain = go(resolved, source, tmp_path / "run").run
-    assert_same_but_lifted(plain, folds.run)
+    assert_same_weights(plain, folds.run)
     bare = tmp_path / "bare"
     shutil.copytree(folds.run / "checkpoint", bare)
     (bare / CALIBRATION).unlink()
@@ -152,11 +152,10 @@ def test_scores_are_the_same_bits_with_and_without_bars(
     assert load_checkpoint(bare).digest == load_checkpoint(folds.run).digest
 
 
-def assert_same_but_lifted(plain: Path, other: Path) -> None:
-    """All weights are the same, but for the base of consistency."""
+def assert_same_weights(plain: Path, other: Path) -> None:
     one, two = load_checkpoint(plain).tensors, load_checkpoint(other).tensors
     assert one.keys() == two.keys()
-    assert {name for name in one if not torch.equal(one[name], two[name])} == {"heads.b"}
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_earlier_predictions_give_the_same_bars(
@@ -243,7 +242,7 @@ def test_bars_can_be_added_to_a_checkpoint(
     plain = go(resolved, source, tmp_path / "run").run
     before = shutil.copytree(plain, tmp_path / "before")
     said = calibrate_checkpoint(plain, source, folds.run, progress=Silent(), device="cpu")
-    assert_same_but_lifted(before, plain)
+    assert_same_weights(before, plain)
     one, other = load_checkpoint(plain).calibration, load_checkpoint(folds.run).calibration
     assert all(np.allclose(one[name].numpy(), other[name].numpy(), atol=1e-4) for name in other)
     assert load_checkpoint(plain).description["calibration"] == said
@@ -343,18 +342,22 @@ def test_a_calibration_of_another_model_is_an_error(folds: TrainResult, tmp_path
             Scorer.load(tmp_path / str(i), "cpu")
 
 
-def test_consistency_is_lifted_by_what_all_folds_lack(
-    folds: TrainResult, resolved: Resolved, source: Source, tmp_path: Path
-) -> None:
-    """The mean error on prompts that no model saw is taken up by the base, once, however often it is asked for."""
+def test_consistency_is_read_as_the_folds_show(folds: TrainResult, source: Source, tmp_path: Path) -> None:
+    """Least squares by hand, of what people said on what models of folds said; however often it is asked for."""
+    rows = [r for r in read_rows(folds.run / "predictions.parquet") if r["human_consistency"] is not None]
+    c, q, human = (
+        np.array([row[name] for row in rows]) / 5 for name in ("consistency", "quality", "human_consistency")
+    )
+    expected = np.linalg.lstsq(np.stack([np.ones(len(rows)), c, q], axis=1), human, rcond=None)[0]
+    assert min(expected[1:]) > 0, "the bounds are not at work here"
     run = shutil.copytree(folds.run, tmp_path / "run")
-    model = load_model(run, "cpu")
-    added = model.checkpoint.description["calibration"]["lift"]
-    rows = read_rows(run / "predictions.parquet")
-    error = [row["human_consistency"] - row["consistency"] for row in rows if row["human_consistency"] is not None]
-    assert added == pytest.approx(np.mean(error) / (resolved.recipe.mos_max - resolved.recipe.mos_min), abs=1e-6)
-    assert abs(added) > 1e-4
-    before = model.judge.heads.b.item()
-    said = calibrate_checkpoint(run, source, run, progress=Silent(), device="cpu")
-    assert said["lift"] == pytest.approx(added, abs=1e-6)
-    assert load_model(run, "cpu").judge.heads.b.item() == pytest.approx(before, abs=1e-6)
+    for _ in range(2):
+        config = load_model(run, "cpu").judge.heads.config
+        assert (config.offset_c, config.gain_c, config.share_q) == pytest.approx(tuple(expected), abs=1e-6)
+        calibrate_checkpoint(run, source, run, progress=Silent(), device="cpu")
+
+
+def test_consistency_is_read_as_trained_without_folds(resolved: Resolved, source: Source, tmp_path: Path) -> None:
+    run = go(replace(resolved, recipe=replace(resolved.recipe, val_fraction=0.3)), source, tmp_path / "run").run
+    config = load_model(run, "cpu").judge.heads.config
+    assert (config.offset_c, config.gain_c, config.share_q) == (0, 1, 0)

@@ -1,5 +1,6 @@
 """Verdicts on made-up folds: none that the numbers don't carry."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -153,3 +154,23 @@ def test_whether_consistency_reads_the_prompt() -> None:
     assert f"{sees.reading.auc:.1%} of pairs (chance 50%)" in "\n".join(page([sees]))
     assert reading(quality, None).reading is None
     assert reading(np.zeros(n), np.zeros(n)).reading is None
+
+
+def test_consistency_read_as_the_other_folds_show() -> None:
+    """A score that overrates what it reads gains by it; one fold alone has nothing to learn from."""
+    random = np.random.default_rng(0)
+    n, cells = 300, []
+    for number in range(3):
+        quality, shown_ = random.uniform(0, 5, n), random.uniform(0, 5, n)
+        human = {"quality": quality, "consistency": 0.5 * quality + 0.5 * shown_}
+        predicted = {"quality": quality, "consistency": shown_ + random.normal(size=n)}
+        names, groups = [f"{number}.{i}" for i in range(n)], [f"{number}.{i // 4}" for i in range(n)]
+        mismatched = random.uniform(0, 2, n)
+        cells.append(Cell(number, 0, names, groups, predicted, human, quality, 1.0, 5, mismatched=mismatched))
+    found: Any = summarise({"one": cells})[0]
+    assert found.reread.srocc.value > 0.85 > 0.8 > found.srocc["consistency"].value
+    assert found.reread.difference.low > 0.1
+    assert 0.5 < found.reread.reading.auc < found.reading.auc
+    assert f"read as the other folds show: SROCC {found.reread.srocc.value:.3f} [" in "\n".join(page([found]))
+    assert summarise({"one": cells[:1]})[0].reread is None
+    assert summarise({"one": [replace(cells[0], mismatched=None), *cells[1:]]})[0].reread is None
