@@ -4,7 +4,7 @@
 
 reads the folder of an `aigc ablate` (or a table of `aigc eval --predictions`) and writes agreement by generator
 (the first part of an image's name), by style and by the length of the prompt, the images that were missed most, and how
-often the 90% intervals hold.
+often the 90% intervals hold. Consistency is read as the images of other prompts show, as in a model with such folds.
 """
 
 import argparse
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aigc_cli.core.calibration import crossfit_intervals
+from aigc_cli.core.calibration import FOLDS, crossfit_intervals
 from aigc_cli.core.metrics import estimate
+from aigc_cli.core.recalibration import recalibration
+from aigc_cli.core.splits import grouped_folds
 from aigc_cli.recipe import resolve
 from aigc_cli.workflows.cells import read_predictions
 from aigc_cli.workflows.ratings import TARGETS
@@ -35,6 +37,17 @@ def groupings(table: pd.DataFrame) -> Mapping[str, pd.Series]:
         "style": table["style"].replace("", "none named"),
         "prompt length": length.astype(str),
     }
+
+
+def read(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with consistency read as the images of other prompts show, within the scale."""
+    c, q, human = (table[name].to_numpy(float) for name in ("consistency", "quality", "human_consistency"))
+    prompts, found = table["group"].to_numpy(), np.empty(len(table))
+    for held_out in grouped_folds(list(prompts), FOLDS, 1):
+        rest = np.setdiff1d(np.arange(len(table)), held_out)
+        by_others = recalibration(c[rest], q[rest], human[rest], list(prompts[rest]))
+        found[held_out] = by_others(c[held_out], q[held_out])
+    return table.assign(consistency=found.clip(0, SPAN))
 
 
 def by_group(table: pd.DataFrame, title: str, group: pd.Series) -> list[str]:
@@ -66,10 +79,7 @@ def worst(table: pd.DataFrame, target: str) -> list[str]:
 
 
 def held(table: pd.DataFrame) -> list[str]:
-    """How often intervals made from the images of other prompts hold, and their mean width in MOS.
-
-    As the shipped scorer does, the mean error is added to the scores first.
-    """
+    """How often intervals made from the images of other prompts hold, and their mean width in MOS."""
     lines = [
         "| images | n | quality: held | width, MOS | consistency: held | width, MOS |",
         "|---|---|---|---|---|---|",
@@ -77,8 +87,7 @@ def held(table: pd.DataFrame) -> list[str]:
     unusual, low, high = np.array(table["out_of_domain"].astype(float).fillna(0.5).tolist()), {}, {}
     for target in TARGETS:
         predicted, human = (table[column].to_numpy(float) for column in (target, f"human_{target}"))
-        lifted = predicted + (human - predicted).mean()
-        found = crossfit_intervals(lifted / SPAN, human / SPAN, unusual, list(table["group"]))
+        found = crossfit_intervals(predicted / SPAN, human / SPAN, unusual, list(table["group"]))
         assert found is not None, "too few images or prompts for intervals"
         low[target], high[target] = SPAN * found[0], SPAN * found[1]
     generator = groupings(table)["generator"]
@@ -97,7 +106,7 @@ def held(table: pd.DataFrame) -> list[str]:
 def page(rows: Sequence[Mapping[str, Any]], data: Path) -> str:
     """All tables, from predictions (see `read_predictions`) and the ratings that they are of."""
     ratings = pd.read_csv(data, dtype=str, keep_default_na=False)[["name", "prompt", "style"]]
-    table = pd.DataFrame(list(rows)).merge(ratings, on="name", validate="one_to_one")
+    table = read(pd.DataFrame(list(rows)).merge(ratings, on="name", validate="one_to_one"))
     lines: list[str] = []
     for title, group in groupings(table).items():
         lines += [*by_group(table, title, group), ""]
