@@ -23,8 +23,8 @@ class HeadConfig:
         scale_q, scale_c: the largest correction, in units of the score range [0, 1].
         hidden_q, hidden_c: widths of the first hidden layers.
         dropout: before each head's last layer.
-        offset_c, gain_c, share_q: consistency is read as offset_c + gain_c * c + share_q * q, in units of the score
-            range. They say nothing while a model is trained; see `core.recalibration`.
+        offset_c, share_q: consistency is read as c + offset_c + share_q * q, in units of the score range. Both are 0
+            while a model is trained; see `core.recalibration`.
     """
 
     embed_dim: int
@@ -38,7 +38,6 @@ class HeadConfig:
     hidden_c: int
     dropout: float
     offset_c: float = 0.0
-    gain_c: float = 1.0
     share_q: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -89,8 +88,7 @@ class ResidualHeads(nn.Module):
     with `multilevel`, h = [v, levels] and g = [v, t, v * t, s, levels], standardised over the training images. a = 1
     and b = 0 at the start. Nothing is clipped here: a clipped score has no gradient.
 
-    Where models of folds told how consistency should be read on new prompts, c_base and scale_c are those of
-    offset_c + gain_c * c + share_q * q.
+    Where models of folds told how consistency should be read on new prompts, c_base also has offset_c + share_q * q.
     """
 
     def __init__(self, config: HeadConfig) -> None:
@@ -139,9 +137,9 @@ class ResidualHeads(nn.Module):
         if self.config.residual:
             nn.init.constant_(self.base_q.bias, math.log(quality / (1 - quality)))
 
-    def reads(self, offset: float, gain: float, share: float) -> None:
+    def reads(self, offset: float, share: float) -> None:
         """Sets how consistency is read from now on, see `HeadConfig`."""
-        self.config = replace(self.config, offset_c=offset, gain_c=gain, share_q=share)
+        self.config = replace(self.config, offset_c=offset, share_q=share)
 
     def forward(self, image: ImageFeatures, text: Tensor) -> Scores:
         """Scores of B images with their prompts' embeddings `text` (B, D)."""
@@ -169,5 +167,4 @@ class ResidualHeads(nn.Module):
 
     def _read(self, consistency: Tensor, quality: Tensor) -> Tensor:
         """Consistency (B,) as new prompts want it read, see `HeadConfig`; as it is while a model is trained."""
-        config = self.config
-        return config.offset_c + config.gain_c * consistency + config.share_q * quality.detach()
+        return consistency + self.config.offset_c + self.config.share_q * quality.detach()

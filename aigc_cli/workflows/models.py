@@ -133,7 +133,7 @@ def _head_config(said: Mapping[str, Any], where: str) -> HeadConfig:
     """What a description says of the heads; the fields that a recipe has too are held to the same ranges."""
     values = {key: checked(key, value, where) if key in FIELDS else value for key, value in said.items()}
     config = HeadConfig(**values)
-    sizes, reading = (config.embed_dim, config.level_dim), (config.offset_c, config.gain_c, config.share_q)
+    sizes, reading = (config.embed_dim, config.level_dim), (config.offset_c, config.share_q)
     numbers = all(type(size) is int for size in sizes) and all(type(number) in (int, float) for number in reading)
     if None in values.values() or not numbers or not all(map(math.isfinite, reading)):
         raise TypeError(f"heads {values}")

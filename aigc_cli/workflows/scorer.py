@@ -243,7 +243,7 @@ class Scorer:
             "quality_base": low + span * scores.quality_base,
             "quality_delta": span * config.scale_q * scores.quality_delta,
             "consistency_base": low + span * scores.consistency_base,
-            "consistency_delta": span * config.gain_c * config.scale_c * scores.consistency_delta,
+            "consistency_delta": span * config.scale_c * scores.consistency_delta,
             "clip_cosine": scores.cosine,
         }
 

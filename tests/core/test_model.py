@@ -78,13 +78,13 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
     raw_q, raw_c = _mlp_q(state, h), _mlp_c(state, g)
     if not config.residual:
         q, zero = raw_q.sigmoid(), torch.zeros(len(v))
-        c = config.offset_c + config.gain_c * raw_c.sigmoid() + config.share_q * q
+        c = raw_c.sigmoid() + config.offset_c + config.share_q * q
         return Scores(q, c, q, zero, c, zero, s)
     q_base, c_base = _linear(state, "base_q", h).squeeze(1).sigmoid(), state["a"] * (s + 1) / 2 + state["b"]
     dq, dc = raw_q.tanh(), raw_c.tanh()
     q = q_base + config.scale_q * dq
-    c_base = config.offset_c + config.gain_c * c_base + config.share_q * q
-    return Scores(q, c_base + config.gain_c * config.scale_c * dc, q_base, dq, c_base, dc, s)
+    c_base = c_base + config.offset_c + config.share_q * q
+    return Scores(q, c_base + config.scale_c * dc, q_base, dq, c_base, dc, s)
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -95,7 +95,7 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
         {"quality_input": "multilevel"},
         {"consistency_input": "multilevel"},
         {"quality_input": "multilevel", "consistency_input": "multilevel"},
-        {"offset_c": 0.1, "gain_c": 0.6, "share_q": 0.4},
+        {"offset_c": 0.1, "share_q": 0.4},
     ],
     ids=["literal", "quality", "consistency", "both", "read otherwise"],
 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aigc_cli.core.calibration import FEWEST_IMAGES
 from aigc_cli.core.recalibration import Recalibration, recalibration
@@ -10,50 +11,64 @@ N = 400
 PROMPTS = [f"prompt {row // 8}" for row in range(N)]
 
 
-def scores(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
+@pytest.fixture
+def scores() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Consistency and quality, both (N,)."""
+    random = np.random.default_rng(0)
     return random.uniform(0, 1, N), random.uniform(0, 1, N)
 
 
-def test_what_is_linear_is_found() -> None:
-    c, q = scores()
-    found = recalibration(c, q, 0.1 + 0.5 * c + 0.3 * q, PROMPTS)
-    assert found == pytest.approx((0.1, 0.5, 0.3))
-    np.testing.assert_allclose(found(c, q), 0.1 + 0.5 * c + 0.3 * q)
+def test_what_is_linear_is_found(scores: tuple[NDArray[np.float64], ...]) -> None:
+    c, q = scores
+    found = recalibration(c, q, c + 0.1 + 0.3 * q, PROMPTS)
+    assert found == pytest.approx((0.1, 0.3))
+    np.testing.assert_allclose(found(c, q), c + 0.1 + 0.3 * q)
 
 
-@pytest.mark.parametrize(("gain", "share"), [(0.5, -0.3), (-0.3, 0.5)])
-def test_neither_score_is_turned_round(gain: float, share: float) -> None:
-    c, q = scores()
-    found = recalibration(c, q, 0.3 + gain * c + share * q, PROMPTS)
-    assert min(found.gain, found.share) == pytest.approx(0, abs=1e-6)
-    assert max(found.gain, found.share) == pytest.approx(0.5, abs=0.05)
+def test_quality_never_counts_against_consistency(scores: tuple[NDArray[np.float64], ...]) -> None:
+    c, q = scores
+    found = recalibration(c, q, c + 0.3 - 0.2 * q, PROMPTS)
+    assert found == pytest.approx((0.3 - 0.2 * q.mean(), 0))
 
 
-def test_a_model_that_trusts_its_reading_too_much_is_corrected() -> None:
-    """Its score is the sum of what holds for new prompts and of noise that looked as good in training."""
+def test_a_prompt_counts_for_as_much_as_before(scores: tuple[NDArray[np.float64], ...]) -> None:
+    """Where people hardly follow what the model reads, its own weight still stays 1."""
+    c, q = scores
+    found = recalibration(c, q, 0.2 * c + 0.5 * q, PROMPTS)
+    np.testing.assert_allclose(found(c + 0.3, q) - found(c, q), 0.3)
+    assert found.share == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_error_that_grows_with_quality_is_taken_out() -> None:
     random = np.random.default_rng(0)
-    shown, q = random.normal(0.5, 0.2, N), random.normal(0.5, 0.1, N)
-    human = 0.5 * shown + 0.5 * q
-    c = human + random.normal(0, 0.2, N)
+    q = random.normal(0.5, 0.2, N)
+    human = 0.6 * q + random.normal(0.2, 0.1, N)
+    c = human - 0.1 - 0.2 * q + random.normal(0, 0.05, N)
     found = recalibration(c, q, human, PROMPTS)
-    assert found.gain < 0.5
-    assert found.share > 0.1
-    error = [float(np.square(side - human).mean()) for side in (c, found(c, q))]
-    assert error[1] < error[0] / 3
+    assert np.corrcoef(found(c, q), human)[0, 1] > np.corrcoef(c, human)[0, 1] + 0.01
+    assert np.square(found(c, q) - human).mean() < np.square(c + (human - c).mean() - human).mean() / 1.3
 
 
-def test_rows_that_nobody_rated_are_left_out_and_without_quality_it_has_no_share() -> None:
-    c, q = scores()
-    human = 0.1 + 0.5 * c
+def test_rows_that_nobody_rated_are_left_out(scores: tuple[NDArray[np.float64], ...]) -> None:
+    c, q = scores
+    human = c + 0.1 + 0.3 * q
     human[::3] = np.nan
-    assert recalibration(c, np.full(N, np.nan), human, PROMPTS) == pytest.approx((0.1, 0.5, 0))
-    c[1::3] = np.nan
-    assert recalibration(c, q, human, PROMPTS) == pytest.approx((0.1, 0.5, 0), abs=1e-6)
+    c[1::5] = np.nan
+    q[2::7] = np.nan
+    assert recalibration(c, q, human, PROMPTS) == pytest.approx((0.1, 0.3))
 
 
-def test_too_few_images_or_prompts_change_nothing() -> None:
-    c, q = scores()
+def test_without_quality_there_is_an_offset_alone(scores: tuple[NDArray[np.float64], ...]) -> None:
+    c, _ = scores
+    nothing = np.full(N, np.nan)
+    found = recalibration(c, nothing, c + 0.1, PROMPTS)
+    assert found == pytest.approx((0.1, 0))
+    np.testing.assert_allclose(found(c, nothing), c + 0.1)
+    assert recalibration(c, np.full(N, 0.5), c + 0.1, PROMPTS) == pytest.approx((0.1, 0))
+
+
+def test_too_few_images_or_prompts_change_nothing(scores: tuple[NDArray[np.float64], ...]) -> None:
+    c, q = scores
     few = slice(0, FEWEST_IMAGES - 1)
     assert recalibration(c[few], q[few], 0.5 * c[few], PROMPTS[few]) == Recalibration()
     assert recalibration(c, q, 0.5 * c, ["one"] * N) == Recalibration()

@@ -157,7 +157,7 @@ def test_whether_consistency_reads_the_prompt() -> None:
 
 
 def test_consistency_read_as_the_other_folds_show() -> None:
-    """A score that overrates what it reads gains by it; one fold alone has nothing to learn from."""
+    """A score that misses what quality adds gains by it; one fold alone has nothing to learn from."""
     random = np.random.default_rng(0)
     n, cells = 300, []
     for number in range(3):
@@ -168,7 +168,7 @@ def test_consistency_read_as_the_other_folds_show() -> None:
         mismatched = random.uniform(0, 2, n)
         cells.append(Cell(number, 0, names, groups, predicted, human, quality, 1.0, 5, mismatched=mismatched))
     found: Any = summarise({"one": cells})[0]
-    assert found.reread.srocc.value > 0.85 > 0.8 > found.srocc["consistency"].value
+    assert found.reread.srocc.value > 0.75 > 0.65 > found.srocc["consistency"].value
     assert found.reread.difference.low > 0.1
     assert 0.5 < found.reread.reading.auc < found.reading.auc
     assert f"read as the other folds show: SROCC {found.reread.srocc.value:.3f} [" in "\n".join(page([found]))
