@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class Checkpoint:
     Attributes:
         tensors: the heads, and what of the backbone was trained.
         description: backbone identity, recipe, MOS range, metrics, versions: plain JSON values.
-        digest: SHA-256 over the tensors.
+        digest: SHA-256 over the tensors and what the description says of the heads: all that a score hangs on but the
+            backbone's own weights.
         folder: where it was read.
         calibration: what its error bars are computed from; empty where it has none.
     """
@@ -99,7 +101,9 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
         raise AigcError(f"Expected a model of format {FORMAT_VERSION} in {folder}, found {version!r}.", "Train again.")
     tensors = load_tensors(folder / WEIGHTS)
     calibration = load_tensors(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
-    return Checkpoint(tensors, description, tensors_digest(tensors), folder, calibration)
+    heads = json.dumps(description["heads"], sort_keys=True)
+    digest = sha256(f"{tensors_digest(tensors)} {heads}".encode()).hexdigest()
+    return Checkpoint(tensors, description, digest, folder, calibration)
 
 
 def save_state(folder: Path, epoch: int, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
