@@ -145,7 +145,12 @@ def _print_training(result: Any, as_json: bool) -> None:
 
 
 def _print_bars(said: Any) -> None:
-    """The mean width of the error bars, and what there are none of."""
+    """What folds add to consistency, the mean width of the error bars, and what there are none of."""
+    if any(said["added"].values()):
+        print_text(
+            f"Added to consistency, as it lacks on prompts that were held out: {said['added']['offset']:+.2f} MOS and "
+            f"{said['added']['share']:.2f} of quality above the lowest score"
+        )
     for target, found in said["targets"].items():
         print_text(
             f"90% interval of {target}: {found['width']:.2f} MOS wide on average, from {found['images']} images of "

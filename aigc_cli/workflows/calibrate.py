@@ -167,7 +167,9 @@ class Calibrated:
         return self.calibration.tensors() if self.calibration else {}
 
 
-def reread(judge: Judge, held_out: HeldOut, human: Mapping[str, Any], prompts: Sequence[str]) -> HeldOut:
+def reread(
+    judge: Judge, held_out: HeldOut, human: Mapping[str, Any], prompts: Sequence[str]
+) -> tuple[HeldOut, Recalibration]:
     """Lets `judge` read consistency as models of folds show that new prompts want it read, see `recalibration`.
 
     Without folds it reads it as it was trained. What an earlier call set is set anew.
@@ -176,7 +178,7 @@ def reread(judge: Judge, held_out: HeldOut, human: Mapping[str, Any], prompts: S
         human: {target: (N,)} on [0, 1], NaN where nobody rated; a quality that nobody rated is no help.
 
     Returns:
-        the held-out scores as such models would have given them.
+        the held-out scores as such models would have given them, and what was added.
     """
     found, predicted = Recalibration(), held_out.predicted
     if held_out.of_folds:
@@ -184,16 +186,16 @@ def reread(judge: Judge, held_out: HeldOut, human: Mapping[str, Any], prompts: S
         quality = predicted["quality"] if rated else np.full(len(prompts), np.nan)
         found = recalibration(predicted["consistency"], quality, human["consistency"], prompts)
     judge.heads.reads(*found)
-    return replace(
-        held_out, predicted={**predicted, "consistency": found(predicted["consistency"], predicted["quality"])}
-    )
+    read = found(predicted["consistency"], predicted["quality"])
+    return replace(held_out, predicted={**predicted, "consistency": read}), found
 
 
 def calibrated(judge: Judge, data: Data, trained: Sequence[int], held_out: HeldOut, recipe: Recipe) -> Calibrated:
     """The error bars of `judge`, which was trained on rows `trained` of `data`; its consistency is `reread`."""
     human = dict(zip(TARGETS, data.targets.cpu().double().numpy().T, strict=True))
-    held_out = reread(judge, held_out, human, data.prompts)
+    held_out, added = reread(judge, held_out, human, data.prompts)
     said: dict[str, Any] = {"level": LEVEL, "held_out": held_out.origin, "targets": {}, "notes": []}
+    said["added"] = {"offset": added.offset * (recipe.mos_max - recipe.mos_min), "share": added.share}
     least = f"at least {FEWEST_IMAGES} of {FEWEST_PROMPTS} prompts are needed"
     found = None
     if enough(len(trained), [data.prompts[row] for row in trained]):

@@ -39,6 +39,7 @@ def test_a_training_says_how_wide_its_intervals_are_and_what_has_none(capsys: py
     _print_bars(
         {
             "held_out": "the validation part",
+            "added": {"offset": 0.0, "share": 0.0},
             "targets": {"quality": {"images": 470, "prompts": 48, "width": 1.7351}},
             "notes": ["no consistency intervals: no images were held out"],
         }
@@ -47,6 +48,14 @@ def test_a_training_says_how_wide_its_intervals_are_and_what_has_none(capsys: py
         "90% interval of quality: 1.74 MOS wide on average, from 470 images of 48 prompts (the validation part)",
         "No consistency intervals: no images were held out.",
     ]
+
+
+def test_a_training_says_what_folds_add_to_consistency(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_bars({"held_out": "folds", "added": {"offset": 0.082, "share": 0.163}, "targets": {}, "notes": []})
+    assert " ".join(capsys.readouterr().out.split()) == (
+        "Added to consistency, as it lacks on prompts that were held out: +0.08 MOS and 0.16 of quality above the "
+        "lowest score"
+    )
 
 
 def test_coverage_is_among_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:

@@ -354,6 +354,8 @@ def test_consistency_is_read_as_the_folds_show(folds: TrainResult, source: Sourc
     for _ in range(2):
         config = load_model(run, "cpu").judge.heads.config
         assert (config.offset_c, config.share_q) == pytest.approx((offset, share), abs=1e-6)
+        said = load_checkpoint(run).description["calibration"]["added"]
+        assert (said["offset"], said["share"]) == pytest.approx((5 * offset, share), abs=1e-5)
         assert abs(config.offset_c) > 1e-4
         calibrate_checkpoint(run, source, run, progress=Silent(), device="cpu")
 
