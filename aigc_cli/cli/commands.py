@@ -148,7 +148,7 @@ def _print_bars(said: Any) -> None:
     """What folds add to consistency, the mean width of the error bars, and what there are none of."""
     if any(said["added"].values()):
         print_text(
-            f"Added to consistency, as it lacks on prompts that were held out: {said['added']['offset']:+.2f} MOS and "
+            f"Added to consistency, by what it lacked on prompts held out: {said['added']['offset']:+.2f} MOS and "
             f"{said['added']['share']:.2f} of quality above the lowest score"
         )
     for target, found in said["targets"].items():

@@ -53,7 +53,7 @@ def test_a_training_says_how_wide_its_intervals_are_and_what_has_none(capsys: py
 def test_a_training_says_what_folds_add_to_consistency(capsys: pytest.CaptureFixture[str]) -> None:
     _print_bars({"held_out": "folds", "added": {"offset": 0.082, "share": 0.163}, "targets": {}, "notes": []})
     assert " ".join(capsys.readouterr().out.split()) == (
-        "Added to consistency, as it lacks on prompts that were held out: +0.08 MOS and 0.16 of quality above the "
+        "Added to consistency, by what it lacked on prompts held out: +0.08 MOS and 0.16 of quality above the "
         "lowest score"
     )
 
