@@ -82,9 +82,13 @@ class Loop:
         for name, mean in self.average.items():
             mean.lerp_(learnt[name], share) if mean.is_floating_point() else mean.copy_(learnt[name])
 
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the weights that are validated and kept: the average where there is one."""
+        return {name: mean.clone() for name, mean in self.average.items()} or self.judge.state()
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within it the judge has the weights that are validated and kept."""
+        """Within it the judge has those weights."""
         own = self.judge.state() if self.average else {}
         self.judge.load(self.average)
         try:

@@ -137,7 +137,7 @@ class ResidualHeads(nn.Module):
         if self.config.residual:
             nn.init.constant_(self.base_q.bias, math.log(quality / (1 - quality)))
 
-    def reads(self, offset: float, share: float) -> None:
+    def recalibrate(self, offset: float, share: float) -> None:
         """Sets how consistency is read from now on, see `HeadConfig`."""
         self.config = replace(self.config, offset_c=offset, share_q=share)
 
@@ -149,7 +149,7 @@ class ResidualHeads(nn.Module):
         raw_q, raw_c = self.mlp_q(h).squeeze(1), self.mlp_c(g).squeeze(1)
         if not self.config.residual:
             quality, consistency = raw_q.sigmoid(), raw_c.sigmoid()
-            zero, consistency = torch.zeros_like(quality), self._read(consistency, quality)
+            zero, consistency = torch.zeros_like(quality), self._recalibrated(consistency, quality)
             return Scores(quality, consistency, quality, zero, consistency, zero, cosine)
         base_q = self.base_q(h).squeeze(1).sigmoid()
         base_c = self.a * (cosine + 1) / 2 + self.b
@@ -157,14 +157,14 @@ class ResidualHeads(nn.Module):
         quality = base_q + self.config.scale_q * delta_q
         return Scores(
             quality,
-            self._read(base_c + self.config.scale_c * delta_c, quality),
+            self._recalibrated(base_c + self.config.scale_c * delta_c, quality),
             base_q,
             delta_q,
-            self._read(base_c, quality),
+            self._recalibrated(base_c, quality),
             delta_c,
             cosine,
         )
 
-    def _read(self, consistency: Tensor, quality: Tensor) -> Tensor:
+    def _recalibrated(self, consistency: Tensor, quality: Tensor) -> Tensor:
         """Consistency (B,) as new prompts want it read, see `HeadConfig`; as it is while a model is trained."""
         return consistency + self.config.offset_c + self.config.share_q * quality.detach()

@@ -290,9 +290,7 @@ def _end_epoch(
     gained = merit(parts["val" if val else "train"], recipe)
     loop.stale = 0 if gained > loop.best + recipe.min_delta else loop.stale + 1
     if not (recipe.chooses and val) or gained > loop.best:
-        result.kept_epoch = epoch
-        with loop.averaged():
-            result.kept_state = loop.judge.state()
+        result.kept_epoch, result.kept_state = epoch, loop.weights()
     loop.best = max(loop.best, gained)
     result.stopped_early = bool(recipe.patience) and loop.stale >= recipe.patience
     loop.epoch += 1

@@ -167,7 +167,7 @@ class Calibrated:
         return self.calibration.tensors() if self.calibration else {}
 
 
-def reread(
+def recalibrated(
     judge: Judge, held_out: HeldOut, human: Mapping[str, Any], prompts: Sequence[str]
 ) -> tuple[HeldOut, Recalibration]:
     """Lets `judge` read consistency as models of folds show that new prompts want it read, see `recalibration`.
@@ -185,15 +185,15 @@ def reread(
         rated = not np.isnan(human["quality"]).all()
         quality = predicted["quality"] if rated else np.full(len(prompts), np.nan)
         found = recalibration(predicted["consistency"], quality, human["consistency"], prompts)
-    judge.heads.reads(*found)
+    judge.heads.recalibrate(*found)
     read = found(predicted["consistency"], predicted["quality"])
     return replace(held_out, predicted={**predicted, "consistency": read}), found
 
 
 def calibrated(judge: Judge, data: Data, trained: Sequence[int], held_out: HeldOut, recipe: Recipe) -> Calibrated:
-    """The error bars of `judge`, which was trained on rows `trained` of `data`; its consistency is `reread`."""
+    """The error bars of `judge`, which was trained on rows `trained` of `data`; its consistency is `recalibrated`."""
     human = dict(zip(TARGETS, data.targets.cpu().double().numpy().T, strict=True))
-    held_out, added = reread(judge, held_out, human, data.prompts)
+    held_out, added = recalibrated(judge, held_out, human, data.prompts)
     said: dict[str, Any] = {"level": LEVEL, "held_out": held_out.origin, "targets": {}, "notes": []}
     said["added"] = {"offset": added.offset * (recipe.mos_max - recipe.mos_min), "share": added.share}
     least = f"at least {FEWEST_IMAGES} of {FEWEST_PROMPTS} prompts are needed"
@@ -231,7 +231,7 @@ def calibrate_checkpoint(
 ) -> dict[str, Any]:
     """Gives a model that was trained on `source` its error bars, from predictions of the same recipe.
 
-    No weight changes, but how consistency is read, see `reread`.
+    No weight changes, but how consistency is read, see `recalibrated`.
 
     Returns:
         what its description says of them.

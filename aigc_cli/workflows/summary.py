@@ -30,7 +30,7 @@ class Summary:
         seconds: training time of one fold, mean; None where all failed.
         trainable: parameters that were trained; None where all failed.
         reading: None where a fold has no other prompt, or a side that is constant or unrated.
-        reread: None without other folds or without a reading.
+        recalibrated: None without other folds or without a reading.
     """
 
     variant: str
@@ -41,7 +41,7 @@ class Summary:
     seconds: float | None
     trainable: int | None
     reading: "Reading | None" = None
-    reread: "Reread | None" = None
+    recalibrated: "Recalibrated | None" = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Reread:
+class Recalibrated:
     """Consistency of each fold as the others show that it should be read: what `--calibrate-folds` makes of a model.
 
     Attributes:
@@ -104,7 +104,7 @@ def summarise(results: Mapping[str, Sequence[Cell | Failure]]) -> list[Summary]:
                 seconds,
                 done[0].trainable if done else None,
                 _reading(whole),
-                _reread(whole, found["consistency"]),
+                _recalibrated(whole, found["consistency"]),
             )
         )
     return summaries
@@ -136,7 +136,7 @@ def _reading(cells: Sequence[Cell]) -> Reading | None:
     return Reading(*means.tolist()) if np.isfinite(means).all() else None
 
 
-def _reread(cells: Sequence[Cell], said: tuple[Estimate, Any]) -> Reread | None:
+def _recalibrated(cells: Sequence[Cell], said: tuple[Estimate, Any]) -> Recalibrated | None:
     read = []
     for cell in cells:
         others = [other for other in cells if other.seed == cell.seed and other.fold != cell.fold]
@@ -152,7 +152,7 @@ def _reread(cells: Sequence[Cell], said: tuple[Estimate, Any]) -> Reread | None:
     if reading is None:
         return None
     found = _mean(read, "consistency")
-    return Reread(found[0], _difference(found, said), reading)
+    return Recalibrated(found[0], _difference(found, said), reading)
 
 
 def _seed_spread(cells: Sequence[Cell]) -> dict[str, float]:
@@ -247,8 +247,8 @@ def _notes(summaries: Sequence[Summary]) -> list[str]:
                 f"{summary.reading.auc:.1%} of pairs (chance 50%); SROCC of consistency with human quality taken out "
                 f"{summary.reading.partial:.3f}."
             )
-        if summary.reread:
-            again = summary.reread
+        if summary.recalibrated:
+            again = summary.recalibrated
             notes.append(
                 f"- {summary.variant}, consistency read as the other folds show: SROCC {shown(again.srocc)}, "
                 f"{shown(again.difference, signed=True)}; {again.reading.auc:.1%} of pairs; "

@@ -168,9 +168,9 @@ def test_consistency_read_as_the_other_folds_show() -> None:
         mismatched = random.uniform(0, 2, n)
         cells.append(Cell(number, 0, names, groups, predicted, human, quality, 1.0, 5, mismatched=mismatched))
     found: Any = summarise({"one": cells})[0]
-    assert found.reread.srocc.value > 0.75 > 0.65 > found.srocc["consistency"].value
-    assert found.reread.difference.low > 0.1
-    assert 0.5 < found.reread.reading.auc < found.reading.auc
-    assert f"read as the other folds show: SROCC {found.reread.srocc.value:.3f} [" in "\n".join(page([found]))
-    assert summarise({"one": cells[:1]})[0].reread is None
-    assert summarise({"one": [replace(cells[0], mismatched=None), *cells[1:]]})[0].reread is None
+    assert found.recalibrated.srocc.value > 0.75 > 0.65 > found.srocc["consistency"].value
+    assert found.recalibrated.difference.low > 0.1
+    assert 0.5 < found.recalibrated.reading.auc < found.reading.auc
+    assert f"read as the other folds show: SROCC {found.recalibrated.srocc.value:.3f} [" in "\n".join(page([found]))
+    assert summarise({"one": cells[:1]})[0].recalibrated is None
+    assert summarise({"one": [replace(cells[0], mismatched=None), *cells[1:]]})[0].recalibrated is None
