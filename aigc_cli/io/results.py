@@ -107,10 +107,23 @@ def write_table(
         table.write(rows)
 
 
+def read_parquet(path: Path) -> pa.Table:
+    """A whole Parquet table.
+
+    On this thread alone: those that pyarrow starts for `pq.read_table` may still live when a short command ends, and
+    then abort it with all its work done (exit code 134 instead of 0).
+
+    Raises:
+        OSError, ValueError, pa.ArrowException: there is none, or it is damaged.
+    """
+    with path.open("rb") as stream, pq.ParquetFile(stream) as table:  # a path that is not UTF-8 is none to pyarrow
+        return table.read(use_threads=False)
+
+
 def read_rows(path: Path) -> list[dict[Any, Any]]:
     """The rows of a Parquet table that this project wrote."""
-    with _readable(path), path.open("rb") as stream:  # a path that is not UTF-8 is none to pyarrow
-        return pq.read_table(stream).to_pylist()  # type: ignore[no-any-return]
+    with _readable(path):
+        return read_parquet(path).to_pylist()  # type: ignore[no-any-return]
 
 
 def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
@@ -135,7 +148,7 @@ def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
 def _parquet_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream, pq.ParquetFile(stream) as table:
         _check_columns(table.schema_arrow.names, schema)
-        for batch in table.iter_batches():
+        for batch in table.iter_batches(use_threads=False):
             yield from batch.to_pylist()
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.io.files import LOCK, TEMPORARY, read_json, sweep, whole_file, write_json
-from aigc_cli.io.results import Row, write_table
+from aigc_cli.io.results import Row, read_parquet, write_table
 from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.io.text import printable
 
@@ -87,8 +87,7 @@ class Parts:
         """The settings and the inputs (`INPUT_SCHEMA`) that this was begun with; counts the shards."""
         try:
             settings = read_json(self.folder / SETTINGS)
-            with (self.folder / INPUTS).open("rb") as stream:  # a path that is not UTF-8 is none to pyarrow
-                inputs = pq.read_table(stream)
+            inputs = read_parquet(self.folder / INPUTS)
             if inputs.schema != INPUT_SCHEMA or not isinstance(settings, dict):
                 raise ValueError("another layout")
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -125,8 +124,7 @@ class Parts:
     def read(self, number: int) -> list[dict[str, Any]]:
         """The rows of one shard."""
         try:
-            with self._shard(number).open("rb") as stream:
-                table = pq.read_table(stream)
+            table = read_parquet(self._shard(number))
             if table.schema != SCHEMAS["scores"]:
                 raise ValueError("other columns")
             return table.to_pylist()  # type: ignore[no-any-return]

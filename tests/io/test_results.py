@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -389,3 +391,13 @@ def test_a_table_of_the_first_version_is_read(suffix: str, tmp_path: Path, monke
         write_table(tmp_path / f"bad{suffix}", "scores", [{"status": "ok"}], {})
     with pytest.raises(AigcError, match="no column name"):
         list(iter_rows(tmp_path / f"bad{suffix}"))
+
+
+def test_a_process_that_read_tables_ends_in_peace(tmp_path: Path) -> None:
+    """Threads of pyarrow's aborted one in two that ended soon after; six in a row were never spared."""
+    for name in "abc":
+        write_table(tmp_path / f"{name}.parquet", "metrics", [metric_row(value=0.5)] * 50, {})
+    code = "import sys, pathlib, aigc_cli.io.results as r; [len(r.read_rows(pathlib.Path(p))) for p in sys.argv[1:]]"
+    line = [sys.executable, "-c", code, *map(str, sorted(tmp_path.iterdir()))]
+    endings = [subprocess.run(line, capture_output=True, text=True, check=False) for _ in range(6)]
+    assert [(ending.returncode, ending.stderr) for ending in endings] == [(0, "")] * 6
