@@ -6,13 +6,13 @@ __version__ = "0.1.0"
 __all__ = ["Scorer", "__version__"]
 
 if TYPE_CHECKING:
-    from aigc_cli.workflows.scorer import Scorer
+    from aigc_cli.workflows.score.scorer import Scorer
 
 
 def __getattr__(name: str) -> Any:
     """Loads `Scorer`, and torch with it, only when it is asked for."""
     if name == "Scorer":
-        from aigc_cli.workflows.scorer import Scorer
+        from aigc_cli.workflows.score.scorer import Scorer
 
         return Scorer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aigc_cli.io.demo import demo_samples
-from aigc_cli.io.folders import list_images
+from aigc_cli.images.demo import demo_samples
+from aigc_cli.images.folders import list_images
 
 SIDE, QUALITY, GRAIN = 512, 88, 9.0
 PER_PROMPT = 10  # images for each prompt, as in rated sets

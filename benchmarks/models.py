@@ -11,12 +11,12 @@ import torch
 from open_clip.model import CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from aigc_cli.core.backbone import Backbone
-from aigc_cli.io.weights import save_tensors
+from aigc_cli.model.backbone import Backbone
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import train
+from aigc_cli.storage.tensors import save_tensors
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.train.train import train
 from benchmarks.data import Images
 
 TINY: dict[str, Any] = {

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from aigc_cli import Scorer
-from aigc_cli.core.backbone import Backbone
-from aigc_cli.core.backbones import load_backbone
+from aigc_cli.model.backbone import Backbone
+from aigc_cli.model.loading import load_backbone
 from benchmarks.data import Images
 from benchmarks.measure import Row, ratios, turns
 from benchmarks.models import open_clip_transform

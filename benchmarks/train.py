@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.training import new_judge
+from aigc_cli.model.loading import load_backbone
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import train as train_workflow
+from aigc_cli.training.loop import new_judge
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.train.train import train as train_workflow
 from benchmarks.data import Images
 from benchmarks.measure import Row, ratios, turns
 from benchmarks.models import open_clip_transform, vit_b_32

@@ -13,17 +13,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is importe
 
 from tiny import TINY_VISION, save_open_clip_folder, save_tiny_model
 
-from aigc_cli.core import metrics
-from aigc_cli.core.backbone import Backbone
-from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.features import EVALUATION, digest_of, views_of
-from aigc_cli.core.judge import Judge
-from aigc_cli.core.training import Data, new_judge
-from aigc_cli.io.demo import demo_samples
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.demo import demo_samples
+from aigc_cli.images.sample import Sample
+from aigc_cli.metrics import by_name as metrics
+from aigc_cli.model.backbone import Backbone
+from aigc_cli.model.loading import load_backbone
+from aigc_cli.model.model import Judge
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.ratings import Rated, image_features, training_data
+from aigc_cli.training.feature_store import EVALUATION, digest_of, views_of
+from aigc_cli.training.loop import Data, new_judge
+from aigc_cli.workflows.experiment.rated import Rated, image_features, training_data
 
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it brings
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_cli.io.schemas import SCHEMAS
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import TrainResult, train
+from aigc_cli.storage.schemas import SCHEMAS
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.train.train import TrainResult, train
 
 AGIQA = Path(__file__).parents[2] / "shared" / "agiqa3k"
 pytestmark = [
@@ -70,7 +70,7 @@ def test_random_labels_teach_nothing(tmp_path: Path) -> None:
 def test_scoring_a_folder_loses_no_row(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    from aigc_cli.workflows.score import score_folder
+    from aigc_cli.workflows.score.score import score_folder
 
     folder, prompts, output = tmp_path / "images", tmp_path / "prompts.csv", tmp_path / "scores.parquet"
     folder.mkdir()

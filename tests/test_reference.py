@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aigc_cli.io.images import REASONS
+from aigc_cli.images.reader import REASONS
 from aigc_cli.recipe import FIELDS
 from tools.write_reference import pages
 

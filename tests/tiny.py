@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.training import new_judge
-from aigc_cli.io.checkpoints import save_checkpoint
-from aigc_cli.io.weights import save_tensors
+from aigc_cli.model.loading import load_backbone
 from aigc_cli.recipe import Recipe
+from aigc_cli.storage.checkpoints import save_checkpoint
+from aigc_cli.storage.tensors import save_tensors
+from aigc_cli.training.loop import new_judge
 
 TINY_VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 4}
 TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4}

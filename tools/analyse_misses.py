@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aigc_cli.core.calibration import FOLDS, crossfit_intervals
-from aigc_cli.core.metrics import estimate
-from aigc_cli.core.recalibration import recalibration
-from aigc_cli.core.splits import grouped_folds
+from aigc_cli.metrics.by_name import estimate
+from aigc_cli.metrics.splits import grouped_folds
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.cells import read_predictions
-from aigc_cli.workflows.ratings import TARGETS
-from aigc_cli.workflows.summary import shown
+from aigc_cli.uncertainty.consistency import recalibration
+from aigc_cli.uncertainty.intervals import FOLDS, crossfit_intervals
+from aigc_cli.workflows.ablate.summary import shown
+from aigc_cli.workflows.experiment.predictions import read_predictions
+from aigc_cli.workflows.experiment.rated import TARGETS
 
 WORST = 10
 SPAN = 5.0  # of AGIQA-3K's scale, from 0

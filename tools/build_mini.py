@@ -45,8 +45,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from aigc_cli.core.sentence import SentenceEncoder, SentenceTokenizer
-from aigc_cli.io.weights import save_tensors, write_sums
+from aigc_cli.model.sentence_encoder import SentenceEncoder, SentenceTokenizer
+from aigc_cli.storage.tensors import save_tensors, write_sums
 
 TARGET = Path(__file__).parents[1] / "aigc_cli" / "weights" / "mini"
 DIM, CONTEXT, SIZE = 384, 128, 224
@@ -77,7 +77,7 @@ CONFIG = {
         "interpolation": "bicubic",
         "resize_mode": "squash",
     },
-    # What design choices a recipe leaves to the backbone: see Backbone in aigc_cli/core/backbones.py.
+    # What design choices a recipe leaves to the backbone: see Backbone in aigc_cli/model/loading.py.
     "aigc_cfg": {
         "levels": [2, 4, 7, 10, 14],
         "head_input": "multilevel",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_cli.io.demo import Placed, distort, paint
+from aigc_cli.images.demo import Placed, distort, paint
 
 SIZE = 256  # pixels
 JPEG_QUALITY = 82

@@ -83,7 +83,7 @@ def main() -> None:
     """Scores the examples and takes the pictures."""
     from aigc_cli.progress import Silent
     from aigc_cli.workflows.reports import report_scores
-    from aigc_cli.workflows.score import score_folder
+    from aigc_cli.workflows.score.score import score_folder
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=ROOT / "docs")

@@ -21,13 +21,13 @@ import torch
 
 from aigc_cli import Scorer
 from aigc_cli.cli.console import Terminal
-from aigc_cli.io.checkpoints import CALIBRATION, DESCRIPTION, SHIPPED, WEIGHTS, load_checkpoint, save_checkpoint
-from aigc_cli.io.weights import write_sums
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.calibrate import Calibrating, calibrate_checkpoint
-from aigc_cli.workflows.cells import PREDICTIONS
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import train
+from aigc_cli.storage.checkpoints import CALIBRATION, DESCRIPTION, SHIPPED, WEIGHTS, load_checkpoint, save_checkpoint
+from aigc_cli.storage.tensors import write_sums
+from aigc_cli.workflows.experiment.predictions import PREDICTIONS
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.train.held_out import Calibrating, calibrate_checkpoint
+from aigc_cli.workflows.train.train import train
 
 CHECKED = 200
 

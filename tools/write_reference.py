@@ -16,7 +16,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from aigc_cli.cli import commands
-from aigc_cli.io.images import NOTES, REASONS
+from aigc_cli.images.reader import NOTES, REASONS
 from aigc_cli.recipe import FIELDS, field_type
 
 ROOT = Path(__file__).parents[1]

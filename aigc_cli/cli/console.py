@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from aigc_cli.io.text import printable
+from aigc_cli.text import printable
 
 
 class Terminal:

@@ -123,7 +123,7 @@ def _usage_hint(error: Any) -> str:
 
 
 def _complain(message: str, hint: str, code: int) -> int:
-    from aigc_cli.io.text import printable
+    from aigc_cli.text import printable
 
     lines = [f"aigc: {message}", *([f"      {hint}"] if hint else [])]
     for line in lines:

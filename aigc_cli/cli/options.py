@@ -47,7 +47,7 @@ def check_report(report: Path | None, thumbs: Path | None, overwrite: bool) -> N
         if thumbs is not None:
             raise AigcError("Expected --report beside --thumbs, found none.", "Example: --report report.html")
         return
-    from aigc_cli.io.report import check_report as check
+    from aigc_cli.report.page import check_report as check
 
     check(report, thumbs, overwrite=overwrite)
 

@@ -54,16 +54,16 @@ def recommend(
     }
     _check_usage({"--n": n, "--data": data, "--run": run}, looks)
     if output:
-        from aigc_cli.io.files import check_output
+        from aigc_cli.storage.files import check_output
 
         check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
     if n is not None:
-        from aigc_cli.workflows.recommend import recommend as by_size
+        from aigc_cli.workflows.recommend.by_size import recommend as by_size
 
         found, basis = by_size(n), f"--n {n}"
     elif data is not None:
         from aigc_cli.recipe import resolve
-        from aigc_cli.workflows.survey import recommend_for
+        from aigc_cli.workflows.recommend.by_data import recommend_for
 
         recipe = resolve({"mos_min": mos_min, "mos_max": mos_max}).recipe
         renames, scale = options.renames(columns), (recipe.mos_min, recipe.mos_max)
@@ -71,7 +71,7 @@ def recommend(
             found = recommend_for(data, images, scale=scale, columns=renames, sep=sep, raters=raters, progress=progress)
         basis = shlex.join(["--data", str(data)])
     else:
-        from aigc_cli.workflows.advise import advise
+        from aigc_cli.workflows.recommend.by_run import advise
 
         assert run is not None
         found, basis = advise(run), shlex.join(["--run", str(run)])
@@ -148,7 +148,7 @@ def _show_data(seen: dict[str, Any]) -> None:
 
 def _say(text: str, label: str = "", indent: int = 2) -> None:
     """A paragraph of 80 columns in which no word, such as a path, is broken."""
-    from aigc_cli.io.text import printable
+    from aigc_cli.text import printable
 
     shape = textwrap.TextWrapper(
         WIDTH,
@@ -188,7 +188,7 @@ def _folded(command: str) -> str:
 def _write_recipe(output: Path, found: Any, basis: str) -> None:
     import yaml
 
-    from aigc_cli.io.files import write_text
+    from aigc_cli.storage.files import write_text
 
     head = f"# For {found.n:,} rated images, by `aigc recommend {basis}`.\n"
     write_text(output, head + yaml.safe_dump(found.to_json()["recipe"], sort_keys=False))

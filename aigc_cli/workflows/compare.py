@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from aigc_cli import __version__
-from aigc_cli.core.metrics import Estimate, mean_estimate, verdict
 from aigc_cli.errors import AigcError
-from aigc_cli.io.files import TABLE_SUFFIXES, check_output
-from aigc_cli.io.folders import is_folder
-from aigc_cli.io.plots import comparison_plot
-from aigc_cli.io.results import clean, iter_rows, write_table
-from aigc_cli.io.tables import read_prompts
-from aigc_cli.io.text import counted, printable
+from aigc_cli.images.folders import is_folder
+from aigc_cli.metrics.by_name import Estimate, mean_estimate, verdict
 from aigc_cli.progress import Progress, Silent
-from aigc_cli.workflows.picking import TIE, metadata_of
+from aigc_cli.report.plots import comparison_plot
+from aigc_cli.storage.csv_tables import read_prompts
+from aigc_cli.storage.files import TABLE_SUFFIXES, check_output
+from aigc_cli.storage.results import clean, iter_rows, write_table
+from aigc_cli.text import counted, printable
+from aigc_cli.workflows.pick import TIE, metadata_of
 
 TARGETS = ("quality", "consistency")
 PAIRINGS = ("auto", "image", "prompt")
@@ -191,9 +191,9 @@ def _checked(scores: Scores, path: Path) -> Scores:
 
 def _scored(folders: Sequence[tuple[Path, str]], scoring: Scoring, progress: Progress) -> list[Scores]:
     """The rows that `aigc score` would write for each folder, all by the same model."""
-    from aigc_cli.workflows.models import load_model  # torch, which tables alone do without
-    from aigc_cli.workflows.plan import Selection, entries_of
-    from aigc_cli.workflows.scorer import Scorer, Texts
+    from aigc_cli.model.trained import load_model  # torch, which tables alone do without
+    from aigc_cli.workflows.score.plan import Selection, entries_of
+    from aigc_cli.workflows.score.scorer import Scorer, Texts
 
     prompts = read_prompts(scoring.prompts, columns=scoring.columns, sep=scoring.sep) if scoring.prompts else {}
     chosen = Selection(scoring.recursive, scoring.include, scoring.exclude)

@@ -12,13 +12,13 @@ import torch
 from packaging.requirements import Requirement
 
 from aigc_cli import __version__
-from aigc_cli.core.backbones import is_at_hand
-from aigc_cli.core.devices import pick_device
-from aigc_cli.core.hub import hub_answers
 from aigc_cli.errors import AigcError
-from aigc_cli.io.checkpoints import SHIPPED
-from aigc_cli.io.store import cache_folder, folder_size
-from aigc_cli.io.weights import wrong_sums
+from aigc_cli.model.devices import pick_device
+from aigc_cli.model.hub import hub_answers
+from aigc_cli.model.loading import is_at_hand
+from aigc_cli.storage.checkpoints import SHIPPED
+from aigc_cli.storage.feature_bank import cache_folder, folder_size
+from aigc_cli.storage.tensors import wrong_sums
 
 RECOMMENDED = "ViT-L-14/openai"
 PYTHON = (3, 11)

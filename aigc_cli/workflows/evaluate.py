@@ -9,17 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from aigc_cli import __version__
-from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.judge import Judge
-from aigc_cli.core.metrics import interval_rows
-from aigc_cli.core.training import Data, features_of, predict
-from aigc_cli.io.files import check_output
-from aigc_cli.io.results import write_table
+from aigc_cli.metrics.by_name import interval_rows
+from aigc_cli.model.loading import load_backbone
+from aigc_cli.model.model import Judge
+from aigc_cli.model.trained import Model, load_model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.cells import rated_rows
-from aigc_cli.workflows.models import Model, load_model
-from aigc_cli.workflows.ratings import (
+from aigc_cli.storage.files import check_output
+from aigc_cli.storage.results import write_table
+from aigc_cli.training.loop import Data, features_of, predict
+from aigc_cli.workflows.experiment.predictions import rated_rows
+from aigc_cli.workflows.experiment.rated import (
     TARGETS,
     image_features,
     prompt_digest,
@@ -29,9 +29,9 @@ from aigc_cli.workflows.ratings import (
     training_data,
     with_recorded,
 )
+from aigc_cli.workflows.experiment.source import Source
 from aigc_cli.workflows.reports import evaluation_gallery
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import ZERO_SHOT, evaluation_rows
+from aigc_cli.workflows.train.train import ZERO_SHOT, evaluation_rows
 
 UNSEEN = "unseen"
 

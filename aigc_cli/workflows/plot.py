@@ -7,20 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aigc_cli.core.bins import binned
-from aigc_cli.core.metrics import estimate
 from aigc_cli.errors import AigcError
-from aigc_cli.io import plots
-from aigc_cli.io.files import check_output
-from aigc_cli.io.results import iter_rows, kind_of, read_metadata
-from aigc_cli.io.schemas import Kind
-from aigc_cli.io.tables import read_ratings
-from aigc_cli.io.text import printable
-from aigc_cli.workflows.cells import CELLS, PLAN, Failure, load_cell
-from aigc_cli.workflows.crossval import Cell
-from aigc_cli.workflows.ratings import TARGETS
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.summary import ZERO_SHOT, points, summarise, zero_shot
+from aigc_cli.metrics.bins import binned
+from aigc_cli.metrics.by_name import estimate
+from aigc_cli.report import plots
+from aigc_cli.storage.csv_tables import read_ratings
+from aigc_cli.storage.files import check_output
+from aigc_cli.storage.results import iter_rows, kind_of, read_metadata
+from aigc_cli.storage.schemas import Kind
+from aigc_cli.text import printable
+from aigc_cli.workflows.ablate.summary import ZERO_SHOT, points, summarise, zero_shot
+from aigc_cli.workflows.experiment.folds import Cell
+from aigc_cli.workflows.experiment.predictions import CELLS, PLAN, Failure, load_cell
+from aigc_cli.workflows.experiment.rated import TARGETS
+from aigc_cli.workflows.experiment.source import Source
 
 FORMATS = ("png", "svg", "pdf")
 KINDS: tuple[Kind, ...] = ("predictions", "scores", "metrics", "epochs", "comparison", "stress")

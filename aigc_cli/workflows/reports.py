@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from aigc_cli import __version__
-from aigc_cli.io.plots import comparison_plot
-from aigc_cli.io.report import CATEGORIES, Figure, Report, Table, write_report
-from aigc_cli.io.results import iter_rows, read_metadata, scale_of
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
 from aigc_cli.progress import Progress
+from aigc_cli.report.page import CATEGORIES, Figure, Report, Table, write_report
+from aigc_cli.report.plots import comparison_plot
+from aigc_cli.storage.results import iter_rows, read_metadata, scale_of
+from aigc_cli.workflows.ablate.summary import ZERO_SHOT, Summary, shown
 from aigc_cli.workflows.compare import Comparison
-from aigc_cli.workflows.ratings import TARGETS
-from aigc_cli.workflows.summary import ZERO_SHOT, Summary, shown
+from aigc_cli.workflows.experiment.rated import TARGETS
 
 HASH_SHOWN = 16  # hexadecimal digits
 

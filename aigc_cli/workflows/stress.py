@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aigc_cli import __version__
-from aigc_cli.core.agreement import auc
-from aigc_cli.core.features import prefetch
-from aigc_cli.core.metrics import mean_estimate, value
-from aigc_cli.core.model import Scores
-from aigc_cli.core.perturb import PERTURBATIONS
 from aigc_cli.errors import AigcError
-from aigc_cli.io.decoder import decode_file
-from aigc_cli.io.files import check_output, sweep, write_text
-from aigc_cli.io.images import ImageFault, from_pil
-from aigc_cli.io.locks import owned
-from aigc_cli.io.results import write_table
+from aigc_cli.images.decoder import decode_file
+from aigc_cli.images.degrade import PERTURBATIONS
+from aigc_cli.images.reader import ImageFault, from_pil
+from aigc_cli.metrics.by_name import mean_estimate, value
+from aigc_cli.metrics.formulas import auc
+from aigc_cli.model.heads import Scores
+from aigc_cli.model.trained import Model, load_model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.workflows.models import Model, load_model
-from aigc_cli.workflows.ratings import TARGETS, Rated, read_rated, tell_skipped, to_mos
-from aigc_cli.workflows.source import Source
+from aigc_cli.storage.files import check_output, sweep, write_text
+from aigc_cli.storage.locks import owned
+from aigc_cli.storage.results import write_table
+from aigc_cli.training.feature_store import prefetch
+from aigc_cli.workflows.experiment.rated import TARGETS, Rated, read_rated, tell_skipped, to_mos
+from aigc_cli.workflows.experiment.source import Source
 
 SHUFFLED, EMPTIED = "shuffled prompt", "emptied prompt"
 MAX_IMAGES = 200

@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.folders import Finder, list_images
-from aigc_cli.io.results import iter_rows, read_metadata
-from aigc_cli.io.schemas import ERROR_BARS
-from aigc_cli.io.text import printable
+from aigc_cli.images.folders import Finder, list_images
+from aigc_cli.model.trained import load_model
 from aigc_cli.progress import Progress, Silent
-from aigc_cli.workflows.models import load_model
-from aigc_cli.workflows.scorer import Entry, Scorer
+from aigc_cli.storage.results import iter_rows, read_metadata
+from aigc_cli.storage.schemas import ERROR_BARS
+from aigc_cli.text import printable
+from aigc_cli.workflows.score.scorer import Entry, Scorer
 
 TOLERANCE = 1e-3  # MOS; batches and engines move scores by a tenth of it at most
 COMPARED = ("model_hash", "backbone", "backbone_hash", "preprocessing", "mos_min", "mos_max")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from harness import Work, aigc
 
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import Work, aigc
 
-from aigc_cli.io.results import iter_rows
+from aigc_cli.storage.results import iter_rows
 
 FOLDER = os.fsdecode(b"pictures-\xff\xe9")
 GIVEN = ("--device", "cpu", "-q")
@@ -49,7 +49,7 @@ def test_scores_are_read_back(folder: Path, suffix: str) -> None:
 
 
 def test_a_scoring_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aigc_cli.workflows import score
+    from aigc_cli.workflows.score import score
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

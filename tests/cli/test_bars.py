@@ -8,8 +8,8 @@ from harness import aigc
 
 from aigc_cli.cli.commands import _print_bars
 from aigc_cli.cli.console import print_metrics, print_table, print_text
-from aigc_cli.cli.overview import show_scores
-from aigc_cli.workflows.score import ScoreSummary
+from aigc_cli.cli.score_summary import show_scores
+from aigc_cli.workflows.score.score import ScoreSummary
 
 
 def summary(bars: dict[str, float | None], unusual: int | None) -> ScoreSummary:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from harness import aigc
 
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
 from aigc_cli.workflows import doctor
 
 

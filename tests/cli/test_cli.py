@@ -12,10 +12,12 @@ import pytest
 from harness import Work, aigc, process
 
 from aigc_cli.cli.console import print_metrics
-from aigc_cli.core.metrics import METRICS
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
+from aigc_cli.metrics.by_name import METRICS
 from aigc_cli.recipe import FIELDS
-from aigc_cli.workflows import evaluate, ratings, recommend
+from aigc_cli.workflows import evaluate
+from aigc_cli.workflows.experiment import rated as ratings
+from aigc_cli.workflows.recommend import by_size as recommend
 
 COMMANDS = ("train", "eval", "score", "ablate", "recommend", "pick", "compare", "plot")
 

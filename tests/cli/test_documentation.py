@@ -20,9 +20,10 @@ import typer
 from harness import aigc
 
 from aigc_cli.cli import commands
-from aigc_cli.io.demo import demo_samples
-from aigc_cli.io.samples import Sample
-from aigc_cli.workflows import ratings, stress
+from aigc_cli.images.demo import demo_samples
+from aigc_cli.images.sample import Sample
+from aigc_cli.workflows import stress
+from aigc_cli.workflows.experiment import rated as ratings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

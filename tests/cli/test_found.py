@@ -10,7 +10,7 @@ from harness import aigc
 from PIL import Image
 from written import A1111, comfy_png, node, plain_graph, png
 
-from aigc_cli.io.results import iter_rows
+from aigc_cli.storage.results import iter_rows
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,8 +13,8 @@ import pytest
 from harness import Work, aigc, process
 from PIL import Image
 
-from aigc_cli.io.results import iter_rows, write_table
-from aigc_cli.io.schemas import SCHEMAS
+from aigc_cli.storage.results import iter_rows, write_table
+from aigc_cli.storage.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from harness import Work, aigc
 
-from aigc_cli.io.results import iter_rows
+from aigc_cli.storage.results import iter_rows
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

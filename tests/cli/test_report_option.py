@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import Work, aigc
 
-from aigc_cli.io.results import read_rows
+from aigc_cli.storage.results import read_rows
 
 
 def gallery(report: Path) -> Any:

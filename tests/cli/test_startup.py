@@ -53,7 +53,7 @@ def test_looking_at_data_or_a_run_needs_no_torch(tmp_path: Path) -> None:
     table = tmp_path / "ratings.csv"
     table.write_text("name,prompt,mos_quality,std_quality\na.jpg,a cat,1,0.1\nb.jpg,a dog,3,0.2\n")
     assert modules(RUN.format(["recommend", "--data", str(table)])) & {"torch", "open_clip"} == set()
-    assert modules("import aigc_cli.workflows.advise") & {"torch", "open_clip"} == set()
+    assert modules("import aigc_cli.workflows.recommend.by_run") & {"torch", "open_clip"} == set()
 
 
 def test_scoring_imports_no_statistics(tmp_path: Path) -> None:

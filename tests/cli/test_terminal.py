@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from harness import Work, process
 
-from aigc_cli.cli.overview import histograms
+from aigc_cli.cli.score_summary import histograms
 
 ROOT = Path(__file__).parents[2]
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed (Debian: apt install tmux)")

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from killing import Forge
 
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
 
 sys.path.append(str(Path(__file__).parents[1] / "fuzz"))  # its damage is used here too
 
 # Runs in every process of this Python, before anything else: the names of some files make the reader misbehave.
 MISBEHAVE = """
 import os, time
-from aigc_cli.io import images
+from aigc_cli.images import reader as images
 honest = images.read_bytes
 def read_bytes(path):
     if "crash" in path.name:

@@ -26,9 +26,9 @@ import torch
 
 from aigc_cli.cli import commands
 from aigc_cli.cli import main as cli
-from aigc_cli.core import metrics
-from aigc_cli.core.backbones import load_backbone
-from aigc_cli.io import weights
+from aigc_cli.metrics import by_name as metrics
+from aigc_cli.model.loading import load_backbone
+from aigc_cli.storage import tensors as weights
 from aigc_cli.workflows import ablate, evaluate, score, train, unfinished  # noqa: F401  (imported before the fork)
 
 WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}

@@ -21,10 +21,13 @@ from tiny import TINY_VISION, save_open_clip_folder, save_tiny_model
 
 from aigc_cli.cli import commands
 from aigc_cli.cli import main as cli
-from aigc_cli.core.backbone import Backbone
-from aigc_cli.core.backbones import load_backbone
-from aigc_cli.io.demo import demo_samples
-from aigc_cli.workflows import models, score, train, unfinished
+from aigc_cli.images.demo import demo_samples
+from aigc_cli.model import trained as models
+from aigc_cli.model.backbone import Backbone
+from aigc_cli.model.loading import load_backbone
+from aigc_cli.workflows.score import score
+from aigc_cli.workflows.train import resume as unfinished
+from aigc_cli.workflows.train import train
 
 IMAGES = 8
 PATIENCE = 120  # seconds; a training may be asked for a million epochs, and that is no fault

@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from aigc_cli.workflows import score, scorer
-from aigc_cli.workflows.models import load_model
+from aigc_cli.model.trained import load_model
+from aigc_cli.workflows.score import score, scorer
 
 MODEL, IMAGES, PROMPTS, FOLDER = map(Path, sys.argv[1:5])
 SEED, KILLS = map(int, sys.argv[5:])

@@ -19,7 +19,7 @@ from mutate import mutate
 from sandbox import Sandbox
 from seeds import images
 
-from aigc_cli.core import metrics
+from aigc_cli.metrics import by_name as metrics
 from aigc_cli.recipe import FIELDS, field_type
 
 CORPUS = Path(__file__).parents[1] / "fuzz" / "corpus"

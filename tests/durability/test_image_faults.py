@@ -22,7 +22,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 from aigc_cli.cli import commands, main
-from aigc_cli.io.decoder import _idle
+from aigc_cli.images.decoder import _idle
 commands.register(main.app)
 code = main._run(sys.argv[1:])
 here = ["self", *(process._child.pid for process in _idle._waiting)]  # getrusage would count whoever started us

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import torch
 
-from aigc_cli.core.engines import Engine, State
 from aigc_cli.errors import EnvironmentProblem
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
+from aigc_cli.model.engines import Engine, State
+from aigc_cli.model.trained import load_model
 from aigc_cli.progress import Silent
-from aigc_cli.workflows.models import load_model
-from aigc_cli.workflows.scorer import Entry, Scorer
+from aigc_cli.workflows.score.scorer import Entry, Scorer
 
 Here = Callable[..., tuple[int, str, str]]
 
@@ -96,7 +96,7 @@ def test_a_second_signal_ends_it_at_once(
 HOLDER = """
 import sys
 from pathlib import Path
-from aigc_cli.io.locks import owned
+from aigc_cli.storage.locks import owned
 with owned(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()
@@ -156,7 +156,7 @@ POWERLESS = """
 import os, sys
 from pathlib import Path
 from aigc_cli.errors import AigcError
-from aigc_cli.workflows.score import score_folder
+from aigc_cli.workflows.score.score import score_folder
 if os.geteuid() == 0:  # imports come before: an ordinary user may not see this Python's own files
     os.setgroups([])
     os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
@@ -273,7 +273,7 @@ def test_a_device_that_holds_no_image(tiny_model: Path, demo: list[Sample]) -> N
 
 
 def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, aigc_here: Here) -> None:
-    from aigc_cli.workflows import recommend
+    from aigc_cli.workflows.recommend import by_size as recommend
 
     def starve(n: int) -> None:
         raise MemoryError

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
 
 KILLS = 20
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from killing import KILLED, Ending, Forge, check_whole, results
 
-from aigc_cli.io.checkpoints import load_checkpoint
-from aigc_cli.io.locks import owned
+from aigc_cli.storage.checkpoints import load_checkpoint
+from aigc_cli.storage.locks import owned
 
 SEED = int(os.environ.get("KILL_SEED", random.randrange(10**6)))
 KILLS, POLLS = 20, 50

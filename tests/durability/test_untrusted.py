@@ -11,8 +11,8 @@ import torch
 
 import aigc_cli
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import iter_rows
-from aigc_cli.workflows.models import load_model
+from aigc_cli.model.trained import load_model
+from aigc_cli.storage.results import iter_rows
 
 PACKAGE = Path(aigc_cli.__file__).parent
 ROOT = PACKAGE.parent

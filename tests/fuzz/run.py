@@ -18,7 +18,7 @@ from mutate import mutate
 from sandbox import Sandbox
 from seeds import images
 
-from aigc_cli.core import metrics
+from aigc_cli.metrics import by_name as metrics
 
 HERE = Path(__file__).parent
 MEMORY = 12 << 30  # address space: what asks for more gets MemoryError, and that is a find

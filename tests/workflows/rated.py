@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
 from aigc_cli.progress import Silent
 
 HEADER = ("name", "prompt", "mos_quality", "mos_align")

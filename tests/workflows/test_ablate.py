@@ -10,22 +10,22 @@ import pyarrow.parquet as pq
 import pytest
 from rated import write_table
 
-from aigc_cli.core import metrics
-from aigc_cli.core.judge import Judge
-from aigc_cli.core.training import Data
 from aigc_cli.errors import AigcError, Interrupted
-from aigc_cli.io.results import read_rows
-from aigc_cli.io.samples import Sample
-from aigc_cli.io.schemas import SCHEMAS
+from aigc_cli.images.sample import Sample
+from aigc_cli.metrics import by_name as metrics
+from aigc_cli.model.model import Judge
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, resolve
-from aigc_cli.workflows import ablate as ablation
-from aigc_cli.workflows import crossval as module
-from aigc_cli.workflows import summary
-from aigc_cli.workflows.ablate import ablate
-from aigc_cli.workflows.ratings import TARGETS
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.summary import Summary, shown
+from aigc_cli.storage.results import read_rows
+from aigc_cli.storage.schemas import SCHEMAS
+from aigc_cli.training.loop import Data
+from aigc_cli.workflows.ablate import ablate as ablation
+from aigc_cli.workflows.ablate import summary
+from aigc_cli.workflows.ablate.ablate import ablate
+from aigc_cli.workflows.ablate.summary import Summary, shown
+from aigc_cli.workflows.experiment import folds as module
+from aigc_cli.workflows.experiment.rated import TARGETS
+from aigc_cli.workflows.experiment.source import Source
 
 TWO: dict[str, dict[str, Any]] = {"traditional": {"residual": False}, "residual": {"residual": True}}
 WRITTEN = ["ablation.json", "ablation.md", "ablation.parquet", "ablation.png", "ablation.svg", "cells"]

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from aigc_cli.errors import AigcError, Diverged
-from aigc_cli.io.results import write_table
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve, to_yaml
-from aigc_cli.workflows.advise import advise
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import train
+from aigc_cli.storage.results import write_table
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.recommend.by_run import advise
+from aigc_cli.workflows.train.train import train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

@@ -14,23 +14,23 @@ from rated import write_table
 
 from aigc_cli import Scorer
 from aigc_cli.errors import AigcError, Interrupted
-from aigc_cli.io.checkpoints import CALIBRATION, DESCRIPTION, WEIGHTS, load_checkpoint, save_checkpoint
-from aigc_cli.io.demo import demo_samples
-from aigc_cli.io.results import iter_rows, read_rows
-from aigc_cli.io.samples import Sample
-from aigc_cli.io.schemas import ERROR_BARS
+from aigc_cli.images.demo import demo_samples
+from aigc_cli.images.sample import Sample
+from aigc_cli.model.trained import load_model
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Resolved, resolve
-from aigc_cli.workflows import calibrate as module
-from aigc_cli.workflows.ablate import ablate
-from aigc_cli.workflows.calibrate import Calibrating, calibrate_checkpoint
+from aigc_cli.storage.checkpoints import CALIBRATION, DESCRIPTION, WEIGHTS, load_checkpoint, save_checkpoint
+from aigc_cli.storage.results import iter_rows, read_rows
+from aigc_cli.storage.schemas import ERROR_BARS
+from aigc_cli.workflows.ablate.ablate import ablate
+from aigc_cli.workflows.crossval import Plan, cross_validate
 from aigc_cli.workflows.evaluate import evaluate
-from aigc_cli.workflows.models import load_model
-from aigc_cli.workflows.protocol import Plan, cross_validate
-from aigc_cli.workflows.score import score_folder
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import TrainResult, train
-from aigc_cli.workflows.unfinished import read_plan, states_folder
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.score.score import score_folder
+from aigc_cli.workflows.train import held_out as module
+from aigc_cli.workflows.train.held_out import Calibrating, calibrate_checkpoint
+from aigc_cli.workflows.train.resume import read_plan, states_folder
+from aigc_cli.workflows.train.train import TrainResult, train
 from aigc_cli.workflows.verify import verify
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -308,7 +308,7 @@ def table(folds: TrainResult, samples: list[Sample], tmp_path: Path) -> Path:
 
 
 def test_verify_looks_at_the_bars_too(folds: TrainResult, table: Path, tmp_path: Path) -> None:
-    from aigc_cli.io.results import read_metadata, write_table
+    from aigc_cli.storage.results import read_metadata, write_table
 
     check: Callable[[Path], Any] = lambda path: verify(path, model=folds.run, device="cpu")  # noqa: E731
     assert check(table).problems == []

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_cli.core.metrics import UNTOLD, mean_estimate
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import TableWriter, iter_rows, read_rows
-from aigc_cli.io.samples import Sample
-from aigc_cli.io.schemas import SCHEMAS
+from aigc_cli.images.sample import Sample
+from aigc_cli.metrics.by_name import UNTOLD, mean_estimate
+from aigc_cli.model.trained import load_model
+from aigc_cli.storage.results import TableWriter, iter_rows, read_rows
+from aigc_cli.storage.schemas import SCHEMAS
 from aigc_cli.workflows.compare import Comparison, Scoring, compare, labels_of
-from aigc_cli.workflows.models import load_model
-from aigc_cli.workflows.score import score_folder
+from aigc_cli.workflows.score.score import score_folder
 
 Rows = list[dict[str, Any]]
 Make = Callable[..., Path]
@@ -213,9 +213,7 @@ def test_folders_are_compared_as_their_tables_would_be(
         score_folder(folder, tables[-1], prompts=prompts, model=tiny_model, device="cpu")
     expected = compare(tables, pair="prompt")
     loaded = []
-    monkeypatch.setattr(
-        "aigc_cli.workflows.models.load_model", lambda *given: loaded.append(given) or load_model(*given)
-    )
+    monkeypatch.setattr("aigc_cli.model.trained.load_model", lambda *given: loaded.append(given) or load_model(*given))
     before = everything_in(tmp_path)
     scoring = Scoring(prompts=prompts, model=tiny_model, device="cpu")
     found = compare([one, other], scoring=scoring)
@@ -258,7 +256,7 @@ def test_how_a_folder_is_scored(folders: tuple[Path, Path, Path], tiny_model: Pa
 def test_what_is_wrong_is_found_before_a_model_is_loaded(
     folders: tuple[Path, Path, Path], table: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigc_cli.workflows.models.load_model", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr("aigc_cli.model.trained.load_model", lambda *_: pytest.fail("it was loaded"))
     one, _, prompts = folders
     (tmp_path / "empty").mkdir()
     tables = [table("a.csv", scored()), table("b.csv", scored())]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from aigc_cli.core import hub
-from aigc_cli.core.backbones import is_at_hand, load_backbone
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.io.checkpoints import SHIPPED
-from aigc_cli.io.weights import write_sums, wrong_sums
+from aigc_cli.model import hub
+from aigc_cli.model.loading import is_at_hand, load_backbone
+from aigc_cli.storage.checkpoints import SHIPPED
+from aigc_cli.storage.tensors import write_sums, wrong_sums
 from aigc_cli.workflows import doctor
 from aigc_cli.workflows.doctor import examine
 

@@ -11,19 +11,19 @@ import pytest
 from rated import write_table
 from scipy import stats
 
-from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.metrics import METRICS
 from aigc_cli.errors import AigcError
-from aigc_cli.io.images import decode
-from aigc_cli.io.results import read_rows
-from aigc_cli.io.samples import Sample
-from aigc_cli.io.schemas import SCHEMAS
+from aigc_cli.images.reader import decode
+from aigc_cli.images.sample import Sample
+from aigc_cli.metrics.by_name import METRICS
+from aigc_cli.model.loading import load_backbone
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
+from aigc_cli.storage.results import read_rows
+from aigc_cli.storage.schemas import SCHEMAS
 from aigc_cli.workflows.evaluate import EvalResult, evaluate
-from aigc_cli.workflows.scorer import Scorer
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import train
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.score.scorer import Scorer
+from aigc_cli.workflows.train.train import train
 
 Evaluate = Callable[..., EvalResult]
 

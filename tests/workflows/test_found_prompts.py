@@ -28,19 +28,19 @@ from written import (
 )
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import iter_rows, read_rows
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
+from aigc_cli.model.trained import load_model
 from aigc_cli.progress import Silent
-from aigc_cli.workflows import score as module
-from aigc_cli.workflows import scorer as scoring
+from aigc_cli.storage.results import iter_rows, read_rows
 from aigc_cli.workflows.compare import compare
 from aigc_cli.workflows.evaluate import evaluate
-from aigc_cli.workflows.models import load_model
-from aigc_cli.workflows.picking import Choice, pick
-from aigc_cli.workflows.plan import Selection
-from aigc_cli.workflows.score import score_folder
-from aigc_cli.workflows.scorer import Scorer
-from aigc_cli.workflows.source import Source
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.pick import Choice, pick
+from aigc_cli.workflows.score import score as module
+from aigc_cli.workflows.score import scorer as scoring
+from aigc_cli.workflows.score.plan import Selection
+from aigc_cli.workflows.score.score import score_folder
+from aigc_cli.workflows.score.scorer import Scorer
 from aigc_cli.workflows.verify import verify
 
 Row = dict[str, Any]

@@ -9,13 +9,13 @@ import pytest
 from rated import Told
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, resolve
-from aigc_cli.workflows.ratings import read_rated
-from aigc_cli.workflows.scorer import Scorer
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import train
+from aigc_cli.workflows.experiment.rated import read_rated
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.score.scorer import Scorer
+from aigc_cli.workflows.train.train import train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import TableWriter, iter_rows, read_metadata, write_table
-from aigc_cli.io.schemas import SCHEMAS
-from aigc_cli.workflows.picking import Choice, Picks, choose, files_of, pick, write_picks
+from aigc_cli.storage.results import TableWriter, iter_rows, read_metadata, write_table
+from aigc_cli.storage.schemas import SCHEMAS
+from aigc_cli.workflows.pick import Choice, Picks, choose, files_of, pick, write_picks
 
 
 def row(name: str, quality: float | None, consistency: float | None = 3.0, **given: Any) -> dict[str, Any]:

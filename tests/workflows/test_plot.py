@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import write_table
-from aigc_cli.workflows.cells import save_cell
-from aigc_cli.workflows.crossval import Cell
+from aigc_cli.storage.results import write_table
+from aigc_cli.workflows.experiment.folds import Cell
+from aigc_cli.workflows.experiment.predictions import save_cell
+from aigc_cli.workflows.experiment.source import Source
 from aigc_cli.workflows.plot import plot
-from aigc_cli.workflows.source import Source
 
 SCALE = {"mos_min": "0", "mos_max": "5"}
 

@@ -13,7 +13,7 @@ from aigc_cli.cli import commands
 from aigc_cli.cli import main as cli
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import FIELDS, Recipe, find_recipe, read_recipe, resolve
-from aigc_cli.workflows.recommend import POLICY, recommend
+from aigc_cli.workflows.recommend.by_size import POLICY, recommend
 
 TINY, SMALL = {"freeze": "all", "lr": 1e-3, "scale_q": 0.3, "scale_c": 0.3}, "small"
 FEW = {

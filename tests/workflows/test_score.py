@@ -14,16 +14,16 @@ from PIL import Image
 
 from aigc_cli import Scorer
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import read_rows
-from aigc_cli.io.samples import Sample
-from aigc_cli.io.schemas import SCHEMAS
+from aigc_cli.images.sample import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows import score as module
-from aigc_cli.workflows import scorer as scoring
-from aigc_cli.workflows.score import ScoreSummary, score_folder
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import train
+from aigc_cli.storage.results import read_rows
+from aigc_cli.storage.schemas import SCHEMAS
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.score import score as module
+from aigc_cli.workflows.score import scorer as scoring
+from aigc_cli.workflows.score.score import ScoreSummary, score_folder
+from aigc_cli.workflows.train.train import train
 
 MOS = ("quality", "consistency")
 PARTS = tuple(f"{score}_{part}" for score in MOS for part in ("base", "delta"))

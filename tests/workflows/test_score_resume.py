@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from aigc_cli.core.backbone import Backbone
 from aigc_cli.errors import AigcError, EnvironmentProblem, Interrupted, RunHeld
-from aigc_cli.io.locks import owned
-from aigc_cli.io.results import read_rows
-from aigc_cli.io.samples import Sample
-from aigc_cli.io.shards import Parts
-from aigc_cli.workflows import score as module
-from aigc_cli.workflows import scorer as scoring
-from aigc_cli.workflows.models import Model, load_model
-from aigc_cli.workflows.score import ScoreSummary, score_folder
+from aigc_cli.images.sample import Sample
+from aigc_cli.model.backbone import Backbone
+from aigc_cli.model.trained import Model, load_model
+from aigc_cli.storage.locks import owned
+from aigc_cli.storage.partial_table import Parts
+from aigc_cli.storage.results import read_rows
+from aigc_cli.workflows.score import score as module
+from aigc_cli.workflows.score import scorer as scoring
+from aigc_cli.workflows.score.score import ScoreSummary, score_folder
 
 N = 40
 
@@ -236,7 +236,7 @@ def test_another_model_folder_or_way_of_computing(
             patch.setattr(Model, "metadata", lambda self, k=key: {**honest(self), k: "another"})
             refused(run, f"{key.replace('_', ' ')} (")
     with monkeypatch.context() as patch:
-        patch.setattr("aigc_cli.workflows.plan.BATCH", 5)
+        patch.setattr("aigc_cli.workflows.score.plan.BATCH", 5)
         refused(run, "batch (")
     assert run(resume=True).rows == N + 1
 

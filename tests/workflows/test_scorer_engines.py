@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aigc_cli import Scorer
-from aigc_cli.workflows import scorer as module
+from aigc_cli.workflows.score import scorer as module
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.jpg"))
 PROMPTS = [path.stem.replace("-", " ") for path in EXAMPLES]

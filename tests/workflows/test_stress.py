@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from test_ablate import write_table
 
-from aigc_cli.core.perturb import PERTURBATIONS
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import read_rows
-from aigc_cli.io.samples import Sample
-from aigc_cli.io.schemas import SCHEMAS
+from aigc_cli.images.degrade import PERTURBATIONS
+from aigc_cli.images.sample import Sample
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import resolve
-from aigc_cli.workflows.source import Source
+from aigc_cli.storage.results import read_rows
+from aigc_cli.storage.schemas import SCHEMAS
+from aigc_cli.workflows.experiment.source import Source
 from aigc_cli.workflows.stress import EMPTIED, SHUFFLED, Stress, _judge, _others, stress
-from aigc_cli.workflows.train import train
+from aigc_cli.workflows.train.train import train
 
 N = 120
 GROUPS = [f"prompt {i // 4}" for i in range(N)]
@@ -31,7 +31,7 @@ def run(tiny_folder: Path, demo: list[Sample], tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("stressed")
     settings = {"backbone": f"local-dir:{tiny_folder}", "freeze": "all", "epochs": "2", "views": "1"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aigc_cli.core.metrics.metric_rows.__defaults__", (20,))
+        patch.setattr("aigc_cli.metrics.by_name.metric_rows.__defaults__", (20,))
         source = Source(write_table(folder / "t.csv", demo), demo[0].path.parent)
         train(resolve(settings), source, folder / "run", progress=Silent(), device="cpu")
     return folder

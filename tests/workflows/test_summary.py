@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_cli.core.metrics import UNTOLD, Estimate
-from aigc_cli.workflows.cells import Failure
-from aigc_cli.workflows.crossval import Cell
-from aigc_cli.workflows.ratings import TARGETS
-from aigc_cli.workflows.summary import Summary, markdown, points, shown, summarise, zero_shot
+from aigc_cli.metrics.by_name import UNTOLD, Estimate
+from aigc_cli.workflows.ablate.summary import Summary, markdown, points, shown, summarise, zero_shot
+from aigc_cli.workflows.experiment.folds import Cell
+from aigc_cli.workflows.experiment.predictions import Failure
+from aigc_cli.workflows.experiment.rated import TARGETS
 
 
 def fold(number: int, noise: float, n: int, truth: str = "same", seed: int = 0) -> Cell:

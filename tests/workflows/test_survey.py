@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from aigc_cli.errors import AigcError
-from aigc_cli.workflows.recommend import Recommendation, recommend
-from aigc_cli.workflows.survey import recommend_for
+from aigc_cli.workflows.recommend.by_data import recommend_for
+from aigc_cli.workflows.recommend.by_size import Recommendation, recommend
 
 HEADER = ("name", "prompt", "mos_quality", "mos_align")
 Look = Callable[..., Recommendation]

@@ -15,22 +15,22 @@ import torch
 from rated import Told, write_table
 from torch import Tensor
 
-from aigc_cli.core import tally
-from aigc_cli.core.backbones import load_backbone
-from aigc_cli.core.hints import factor_notes
-from aigc_cli.core.metrics import METRICS
 from aigc_cli.errors import AigcError, Diverged
-from aigc_cli.io.checkpoints import load_checkpoint
-from aigc_cli.io.results import read_rows
-from aigc_cli.io.samples import Sample
-from aigc_cli.io.schemas import SCHEMAS
+from aigc_cli.images.sample import Sample
+from aigc_cli.metrics.by_name import METRICS
+from aigc_cli.model.hints import factor_notes
+from aigc_cli.model.loading import load_backbone
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
-from aigc_cli.workflows import ratings
-from aigc_cli.workflows.ratings import prompt_digest
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import TrainResult, default_run, with_frozen_layers
-from aigc_cli.workflows.train import train as train_model
+from aigc_cli.storage.checkpoints import load_checkpoint
+from aigc_cli.storage.results import read_rows
+from aigc_cli.storage.schemas import SCHEMAS
+from aigc_cli.training import epoch as tally
+from aigc_cli.workflows.experiment import rated as ratings
+from aigc_cli.workflows.experiment.rated import prompt_digest
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.train.train import TrainResult, default_run, with_frozen_layers
+from aigc_cli.workflows.train.train import train as train_model
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

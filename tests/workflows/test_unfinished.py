@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from aigc_cli.core import training
-from aigc_cli.core.backbone import Backbone
 from aigc_cli.errors import AigcError, EnvironmentProblem, Interrupted
-from aigc_cli.io.samples import Sample
+from aigc_cli.images.sample import Sample
+from aigc_cli.model.backbone import Backbone
 from aigc_cli.progress import Silent
 from aigc_cli.recipe import Resolved, resolve
-from aigc_cli.workflows import train as module
-from aigc_cli.workflows.source import Source
-from aigc_cli.workflows.train import TrainResult, train
-from aigc_cli.workflows.unfinished import is_finished, is_unfinished, states_folder, unfinished
+from aigc_cli.training import loop as training
+from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.train import train as module
+from aigc_cli.workflows.train.resume import is_finished, is_unfinished, states_folder, unfinished
+from aigc_cli.workflows.train.train import TrainResult, train
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

@@ -6,7 +6,7 @@ import pytest
 
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import Recipe, read_recipe
-from aigc_cli.workflows.variants import IDEAS, from_file, from_grid, from_recipes, recipes_of
+from aigc_cli.workflows.ablate.variants import IDEAS, from_file, from_grid, from_recipes, recipes_of
 
 
 def test_the_four_ideas() -> None:

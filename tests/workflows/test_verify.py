@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from aigc_cli.errors import AigcError
-from aigc_cli.io.results import TableWriter, iter_rows, read_metadata
-from aigc_cli.io.samples import Sample
-from aigc_cli.workflows.score import score_folder
+from aigc_cli.images.sample import Sample
+from aigc_cli.storage.results import TableWriter, iter_rows, read_metadata
+from aigc_cli.workflows.score.score import score_folder
 from aigc_cli.workflows.verify import Verification
 from aigc_cli.workflows.verify import verify as run
 

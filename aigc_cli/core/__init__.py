@@ -1,1 +1,0 @@
-"""Computes and returns values; never prints, never parses a command line."""

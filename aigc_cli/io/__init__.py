@@ -1,1 +1,0 @@
-"""The outside world: everything that reads or writes a file."""

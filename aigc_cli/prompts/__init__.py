@@ -1,0 +1,1 @@
+"""From what a generator wrote to a prompt."""

@@ -1,0 +1,1 @@
+"""What several workflows share: rated images, folds, predictions."""

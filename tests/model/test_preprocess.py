@@ -1,0 +1,74 @@
+"""Preprocessing: what open_clip's own transform makes of an image, to one grey level."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from aigc_cli.model.preprocess import Preprocessing
+
+MEAN, STD = (0.48, 0.45, 0.40), (0.27, 0.26, 0.28)
+SIZES = [(512, 512), (224, 224), (97, 61), (61, 97), (500, 90), (31, 33), (32, 48), (48, 32), (100, 500)]
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Noise over a gradient: edges, flat parts, black and white."""
+    random = np.random.default_rng([width, height])
+    ramp = np.linspace(-80, 335, width * height * 3).reshape(height, width, 3)
+    return Image.fromarray((ramp + random.normal(0, 40, ramp.shape)).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"interpolation": "bilinear"},
+        {"resize_mode": "squash", "size": (40, 24)},
+        {"resize_mode": "longest", "fill_color": 7},
+        {"resize_mode": "longest", "size": (24, 41), "interpolation": "bilinear"},
+        {"size": (40, 24)},
+        {"size": (24, 40), "interpolation": "bilinear"},
+    ],
+    ids=str,
+)
+def test_pixels_are_those_of_open_clip_to_one_level(size: tuple[int, int], changes: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {"size": (32, 32), "interpolation": "bicubic", "resize_mode": "shortest"} | changes
+    ours = Preprocessing(mean=MEAN, std=STD, **fields)
+    image = picture(*size)
+    expected = image_transform_v2(PreprocessCfg(**asdict(ours)), is_train=False)(image)
+    fitted = ours.fitted(image)
+    found = ours.scaled(fitted[None])[0]
+    assert (fitted.dtype, fitted.shape) == (torch.uint8, (*ours.size, 3))
+    assert found.shape == expected.shape
+    levels = (found - expected) * torch.tensor(STD)[:, None, None] * 255
+    assert levels.abs().max() < 1.001
+
+
+@pytest.mark.parametrize("side", [256, 384, 512, 768, 1024])
+def test_of_a_usual_image_few_bytes_differ(side: int) -> None:
+    image = picture(side, side)
+    fitted = Preprocessing((224, 224), MEAN, STD, "bicubic", "shortest").fitted(image).numpy()
+    assert (fitted != np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))).mean() < 0.05
+
+
+def test_an_array_and_its_picture_are_the_same_and_stay_as_they_were() -> None:
+    ours = Preprocessing((32, 32), MEAN, STD, "bicubic", "shortest")
+    image = picture(70, 50)
+    array = np.array(image)
+    fitted = ours.fitted(array)
+    assert torch.equal(fitted, ours.fitted(image))
+    assert torch.equal(ours.fitted(array[:, ::-1]), ours.fitted(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
+    fitted.zero_()
+    assert np.array_equal(array, np.asarray(image))
+
+
+def test_an_image_of_the_right_size_is_not_touched() -> None:
+    ours = Preprocessing((50, 70), MEAN, STD, "bicubic", "squash")
+    image = picture(70, 50)
+    fitted = ours.fitted(np.array(image))
+    assert np.array_equal(fitted.numpy(), np.asarray(image))

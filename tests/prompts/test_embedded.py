@@ -1,0 +1,324 @@
+"""What images record of their making, in each form that a program writes; and nothing that is wrong with it matters."""
+
+import json
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from written import (
+    A1111,
+    A1111_PROMPT,
+    A1111_SETTINGS,
+    DREAM,
+    FOOOCUS,
+    FOOOCUS_A1111,
+    INVOKEAI,
+    NOVELAI,
+    SD_METADATA,
+    comfy_png,
+    comfy_webp,
+    comment_exif,
+    editor_workflow,
+    encoded,
+    fooocus_exif,
+    novelai_texts,
+    plain_graph,
+    png,
+    unicode_comment,
+)
+
+from aigc_cli.images.reader import ImageFault, decode
+from aigc_cli.prompts.clean import MAX_PROMPT
+from aigc_cli.prompts.programs import MAX_TEXT, Recorded
+
+PICTURE = Image.linear_gradient("L").resize((24, 16)).convert("RGB")
+
+
+def found(data: bytes) -> Recorded:
+    return decode(data).recorded
+
+
+def jpeg(exif: bytes, kind: str = "JPEG") -> bytes:
+    return encoded(PICTURE, kind, exif=exif)
+
+
+def with_chunk(chunk: bytes) -> bytes:
+    """A PNG with this chunk (its name and content) before the pixels."""
+    raw = encoded(PICTURE, "PNG")
+    where = raw.index(b"IDAT") - 4
+    whole = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return raw[:where] + whole + raw[where:]
+
+
+# --- Automatic1111 and Forge
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+@pytest.mark.parametrize(("order", "text_order"), [(">", "be"), ("<", "be"), (">", "le"), ("<", "le"), (">", "bom")])
+def test_automatic1111_in_exif(order: str, text_order: str, kind: str) -> None:
+    said = found(jpeg(comment_exif(unicode_comment(A1111, text_order), order), kind))
+    assert (said.source, said.prompt, said.fault) == ("a1111", A1111_PROMPT, None)
+    assert said.settings() == A1111_SETTINGS
+
+
+@pytest.mark.parametrize("text", [A1111, A1111.replace("a (red:1.2) fox", "雪地里的(红色:1.2)狐狸 🦊, лиса")])
+def test_automatic1111_in_png(text: str) -> None:
+    """Pillow writes tEXt where Latin-1 does, else iTXt; other programs write UTF-8 into tEXt all the same."""
+    for data in (png(PICTURE, parameters=text), with_chunk(b"tEXtparameters\0" + text.encode())):
+        said = found(data)
+        assert said.settings() == A1111_SETTINGS
+        assert said.raw == text[: text.index("\nNegative")]
+        assert said.prompt == A1111_PROMPT.replace(
+            "a red fox", "雪地里的红色狐狸 🦊, лиса" if "лиса" in text else "a red fox"
+        )
+
+
+@pytest.mark.parametrize("code", [b"ASCII\0\0\0", bytes(8), b""])
+def test_comments_that_are_not_utf_16(code: bytes) -> None:
+    assert found(jpeg(comment_exif(code + A1111.encode()))).prompt == A1111_PROMPT
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "sampler"),
+    [
+        ("a fox\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 8x8", "a fox", "Euler a"),
+        ("a fox\nNegative prompt: cat\nSteps: 2, Sampler: DDIM, Schedule type: Automatic, Seed: 1", "a fox", "DDIM"),
+        ("a: b, c: d, e: f\nSteps: 20, Sampler: DDIM, Seed: 1, Size: 8x8", "a: b, c: d, e: f", "DDIM"),
+        ("a fox\nSteps: 20, Sampler: DDIM, Seed: 1, Size: 8x8\nTemplate: a {fox}\nNegative: x", "a fox", "DDIM"),
+        ("a fox\nSteps: 2, Sampler: DDIM, Seed: 1, Extra: \"a, Sampler: no\", Note: x", "a fox", "DDIM"),
+        ("a fox, not\nNegative prompt: Steps: 1, Sampler: Heun, Seed: 1", "a fox, not", None),
+        ("Negative prompt: a cat\nSteps: 20, Sampler: DDIM, Seed: 1", None, "DDIM"),
+        ("Steps: 20, Sampler: DDIM, Seed: 1", None, "DDIM"),
+        ("a fox", "a fox", None),
+        ("Sampler: DDIM, Seed: 1, Steps: 20", None, "DDIM"),
+    ],
+)  # fmt: skip
+def test_forms_of_parameters(text: str, prompt: str | None, sampler: str | None) -> None:
+    said = found(png(PICTURE, parameters=text))
+    assert (said.source, said.prompt, said.sampler) == ("a1111", prompt, sampler)
+
+
+def test_comments_of_cameras_are_no_prompts() -> None:
+    for comment in (b"ASCII\0\0\0Screenshot", b"\0" * 40, unicode_comment("at the lake, 2019"), b"UNICODE\0", b"UN"):
+        assert found(jpeg(comment_exif(comment))) == Recorded()
+
+
+def test_others_that_write_parameters_are_not_taken_for_it() -> None:
+    text = json.dumps({"sui_image_params": {"prompt": "a fox", "model": "m"}})
+    assert found(png(PICTURE, parameters=text)) == Recorded()
+
+
+# --- Fooocus, InvokeAI, NovelAI
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_fooocus(kind: str) -> None:
+    for text, scheme in ((json.dumps(FOOOCUS), "fooocus"), (FOOOCUS_A1111, "a1111")):
+        if kind == "PNG":
+            said = found(png(PICTURE, parameters=text, fooocus_scheme=scheme))
+        else:
+            said = found(jpeg(fooocus_exif(text, scheme), kind))
+        own = scheme == "fooocus"
+        assert (said.source, said.prompt) == ("fooocus", "a red fox" if own else "a red fox, running")
+        assert (said.steps, said.cfg) == (30, 4.0)
+        assert said.sampler == ("dpmpp_2m_sde_gpu karras" if own else "DPM++ 2M SDE Karras")
+        assert said.seed == ("6340815287498123456" if own else "634")
+        assert said.model == ("juggernautXL_v8Rundiffusion" if own else "juggernautXL")
+
+
+def test_invokeai() -> None:
+    said = found(png(PICTURE, invokeai_metadata=json.dumps(INVOKEAI), invokeai_graph='{"nodes": {}}'))
+    assert (said.source, said.raw, said.prompt) == ("invokeai", "a (red)1.3 fox++, in snow", "a red fox, in snow")
+    expected = {"model": "Juggernaut XL v9", "sampler": "dpmpp_2m_k", "steps": 30, "cfg": 7.5, "seed": "2412"}
+    assert said.settings() == expected
+    old = INVOKEAI | {"model": {"model_name": "sd15"}, "positive_style_prompt": "oil painting"}
+    said = found(png(PICTURE, invokeai_metadata=json.dumps(old)))
+    assert (said.model, said.prompt) == ("sd15", "a red fox, in snow, oil painting")
+
+
+def test_invokeai_of_earlier_versions() -> None:
+    said = found(png(PICTURE, **{"sd-metadata": json.dumps(SD_METADATA), "Dream": DREAM}))
+    expected = {"model": "stable-diffusion-1.5", "sampler": "k_lms", "steps": 50, "cfg": 7.5, "seed": "1150"}
+    assert (said.source, said.prompt, said.settings()) == ("invokeai", "a red fox", expected)
+    said = found(png(PICTURE, Dream=DREAM))
+    assert (said.source, said.prompt) == ("invokeai", "a red fox, in snow")
+    assert said.settings() == expected | {"model": None}
+
+
+def test_novelai() -> None:
+    said = found(png(PICTURE, **novelai_texts()))
+    assert (said.source, said.prompt) == ("novelai", "red fox, snow, very aesthetic, girl, blue hat")
+    expected = {"sampler": "k_euler_ancestral", "steps": 28, "cfg": 5.0, "seed": "3541"}
+    assert said.settings() == {"model": "NovelAI Diffusion V4.5", **expected}
+    third = {key: value for key, value in NOVELAI.items() if not key.startswith("v4")}
+    said = found(png(PICTURE, **novelai_texts() | {"Comment": json.dumps(third)}))
+    assert said.prompt == "red fox, snow, very aesthetic"
+    assert found(png(PICTURE, Comment="made with GIMP", Title="a fox", Description="what I saw")) == Recorded()
+
+
+# --- ComfyUI: graphs have tests of their own
+
+
+def test_comfyui() -> None:
+    for data in (comfy_png(PICTURE, plain_graph()), comfy_webp(PICTURE, plain_graph())):
+        said = found(data)
+        assert (said.source, said.raw, said.prompt) == ("comfyui", "a (red:1.2) fox", "a red fox")
+        expected = {"sampler": "euler", "steps": 20, "cfg": 8.0, "seed": "156680208700286", "model": "dream_v8"}
+        assert said.settings() == expected
+    comment = json.dumps({"prompt": plain_graph(), "workflow": {}})
+    assert found(jpeg(comment_exif(unicode_comment(comment)))).prompt == "a red fox"
+
+
+def test_comfyui_with_the_editors_graph_alone() -> None:
+    said = found(png(PICTURE, workflow=json.dumps(editor_workflow())))
+    assert (said.source, said.prompt) == ("comfyui", "a red fox")
+    expected = {"sampler": "euler karras", "steps": 20, "cfg": 8.0, "seed": "42", "model": "dream_v8"}
+    assert said.settings() == expected
+
+
+def test_parameters_come_before_a_graph_and_a_prompt_before_none() -> None:
+    graph = json.dumps(plain_graph())
+    assert found(png(PICTURE, prompt=graph, parameters=A1111)).source == "a1111"
+    said = found(png(PICTURE, prompt=graph, parameters="Steps: 20, Sampler: DDIM, Seed: 1"))
+    assert (said.source, said.prompt) == ("comfyui", "a red fox")
+    assert found(png(PICTURE, prompt="a fox")) == Recorded()  # Easy Diffusion's
+
+
+def test_texts_behind_the_pixels_and_in_memory() -> None:
+    data = png(PICTURE, parameters=A1111)
+    start = data.index(b"tEXt") - 4
+    end = start + 12 + struct.unpack(">I", data[start : start + 4])[0]
+    last = data.index(b"IEND") - 4
+    assert found(data[:start] + data[end:last] + data[start:end] + data[last:]).prompt == A1111_PROMPT
+
+
+# --- what is wrong with it costs the prompt and nothing else
+
+BAD_JSON = ["{", '{"a": ', "{" * 100_000, '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}", "{}", '{"1": 5}', "{\x7f}"]
+
+
+@pytest.mark.parametrize("text", BAD_JSON, ids=range(len(BAD_JSON)))
+@pytest.mark.parametrize("key", ["prompt", "workflow", "invokeai_metadata", "sd-metadata", "Dream", "fooocus"])
+def test_json_that_is_none(key: str, text: str) -> None:
+    texts = {"parameters": text, "fooocus_scheme": "fooocus"} if key == "fooocus" else {key: text}
+    said = found(png(PICTURE, **texts))
+    assert said.prompt is None
+    assert said.fault in ("bad_metadata", None if text == "{}" or "5" in text else "bad_metadata")
+
+
+def test_what_is_too_large() -> None:
+    long = "fox " * (MAX_PROMPT // 4 + 1)
+    for texts in ({"parameters": long}, {"prompt": "{" + " " * MAX_TEXT + "}"}, {"Comment": "x" * (MAX_TEXT + 1)}):
+        said = found(png(PICTURE, **texts))
+        assert (said.prompt, said.raw, said.fault) == (None, None, "bad_metadata")
+
+
+def test_a_text_that_explodes_costs_its_image_as_ever() -> None:
+    bomb = b"zTXtparameters\0\0" + zlib.compress(b"a fox " * 2**20, 9)
+    raw = encoded(PICTURE, "PNG")
+    where = raw.index(b"IDAT") - 4
+    with pytest.raises(ImageFault) as caught:
+        decode(
+            raw[:where] + struct.pack(">I", len(bomb) - 4) + bomb + struct.pack(">I", zlib.crc32(bomb)) + raw[where:]
+        )
+    assert caught.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("value", [None, True, [], {}, "", "x" * 500, -1, 2**80, 1e300, float("nan"), "nan", "\ud800"])
+def test_settings_of_any_type(value: Any) -> None:
+    said = {**INVOKEAI, "seed": value, "steps": value, "cfg_scale": value, "scheduler": value, "model": value}
+    row = found(png(PICTURE, invokeai_metadata=json.dumps(said)))
+    assert row.prompt == "a red fox, in snow"
+    assert row.steps in (None, -1)
+    assert row.cfg in (None, -1, 2**80, 1e300)
+    assert row.seed in (None, "-1")
+    for text in (row.sampler, row.model):
+        assert text is None or 0 < len(text) <= 200
+
+
+FORMS = [
+    png(PICTURE, parameters=A1111),
+    jpeg(comment_exif(unicode_comment(A1111))),
+    comfy_png(PICTURE, plain_graph()),
+    comfy_webp(PICTURE, plain_graph()),
+    png(PICTURE, parameters=json.dumps(FOOOCUS), fooocus_scheme="fooocus"),
+    png(PICTURE, invokeai_metadata=json.dumps(INVOKEAI)),
+    png(PICTURE, **novelai_texts()),
+]
+
+
+def check(said: Recorded) -> None:
+    """Whatever was read fits into a table."""
+    assert said.fault in (None, "bad_metadata", "ambiguous_prompt")
+    for text in (said.prompt, said.raw, said.model, said.sampler, said.seed):
+        assert text is None or (text and text.encode())
+    assert said.steps is None or -(2**63) <= said.steps < 2**63
+    json.dumps(said.settings(), allow_nan=False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(form=st.sampled_from(FORMS), places=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3)), max_size=6))
+def test_whatever_the_bytes(form: bytes, places: list[tuple[float, bytes]]) -> None:
+    """Bytes changed in place, chunk checksums mended, so that the readers of metadata see them."""
+    data = bytearray(form)
+    for place, value in places:
+        start = int(place * (len(data) - len(value)))
+        data[start : start + len(value)] = value
+    try:
+        check(decode(mended(bytes(data))).recorded)
+    except ImageFault:
+        return
+
+
+def mended(data: bytes) -> bytes:
+    """A PNG with right checksums; anything else as it is."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    out, position = data[:8], 8
+    while position + 12 <= len(data):
+        size = min(struct.unpack(">I", data[position : position + 4])[0], len(data) - position - 12)
+        chunk = data[position + 4 : position + 8 + size]
+        out += struct.pack(">I", size) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        position += 12 + size
+    return out
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["3", "6", "a fox"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+SHAPES = {
+    "prompt": plain_graph(),
+    "workflow": editor_workflow(),
+    "invokeai_metadata": INVOKEAI,
+    "sd-metadata": SD_METADATA,
+    "Comment": NOVELAI,
+    "parameters": FOOOCUS,
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_whatever_the_json(data: st.DataObject) -> None:
+    """Well-formed JSON of the right shape with anything anywhere in it."""
+    key = data.draw(st.sampled_from(sorted(SHAPES)))
+    value: Any = json.loads(json.dumps(SHAPES[key]))
+    for _ in range(data.draw(st.integers(0, 4))):
+        here = value
+        while True:
+            keys = list(here) if isinstance(here, dict) else list(range(len(here)))
+            if not keys:
+                break
+            chosen = data.draw(st.sampled_from(keys))
+            inside = here[chosen]
+            if not isinstance(inside, dict | list) or not inside or data.draw(st.booleans()):
+                here[chosen] = data.draw(VALUES)
+                break
+            here = inside
+    text = json.dumps(value)
+    check(found(png(PICTURE, Software="NovelAI" if key == "Comment" else "x", **{key: text})))

@@ -1,0 +1,485 @@
+"""Every row of the Tables table: a table is read exactly as written, or an error says which line is wrong and why."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aigc_cli.errors import AigcError
+from aigc_cli.images.sample import Sample
+from aigc_cli.storage.csv_tables import MAX_FIELD, read_prompts, read_ratings, read_table, rename_columns
+
+UTF8_HINT = "Save the table as CSV in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
+NAMES_HINT = "Write names relative to the image folder, with / between folders and without '..'."
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    """Return a function that writes a table and gives its path; `a.png` and `b.png` lie in the folder `images`."""
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).write_bytes(b"")
+
+    def write_table(content: str | bytes) -> Path:
+        path = tmp_path / "t.csv"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write_table
+
+
+Write = Callable[[str | bytes], Path]
+
+
+def error_of(call: Callable[[], object]) -> AigcError:
+    with pytest.raises(AigcError) as caught:
+        call()
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def check(error: AigcError, message: str, hint: str) -> None:
+    assert error.message == message
+    assert error.hint == hint
+
+
+# --- read_table: what is kept
+
+
+def test_values_are_kept_as_written(write: Write) -> None:
+    table = read_table(write("name,prompt\n0012,None\n4e49,NA\n c ,null\nd,nan\ne,\nf,1.0\nTrue,<NA>\n"))
+    assert table["name"].tolist() == ["0012", "4e49", " c ", "d", "e", "f", "True"]
+    assert table["prompt"].tolist() == ["None", "NA", "null", "nan", "", "1.0", "<NA>"]
+    assert {type(value) for value in table.to_numpy().ravel()} == {str}
+    assert (table.index.name, table.index.tolist()) == ("line", [2, 3, 4, 5, 6, 7, 8])
+
+
+def test_quotes_new_lines_and_separators_inside_fields(write: Write) -> None:
+    table = read_table(write('name,prompt\na,"a, b"\nb,"two\nlines ""quoted"""\n\nc,5\' 6" tall\n'))
+    assert table["prompt"].tolist() == ["a, b", 'two\nlines "quoted"', "5' 6\" tall"]
+    assert table.index.tolist() == [2, 3, 6]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_and_byte_order_mark(write: Write, end: str, mark: bytes) -> None:
+    table = read_table(write(mark + f"name,prompt{end}a,é 犬{end}b,\u2028x".encode()))
+    assert table.columns.tolist() == ["name", "prompt"]
+    assert table["prompt"].tolist() == ["é 犬", "\u2028x"]
+    assert table.index.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(("sep", "char"), [(";", ";"), ("\t", "\t"), ("\\t", "\t"), ("|", "|")])
+def test_separators(write: Write, sep: str, char: str) -> None:
+    table = read_table(write(f"name{char}prompt\na{char}b, c\n"), sep=sep)
+    assert table.to_dict("list") == {"name": ["a"], "prompt": ["b, c"]}
+
+
+def test_a_single_column_is_a_table(write: Write) -> None:
+    assert read_table(write('name\na\n""\nc\n'))["name"].tolist() == ["a", "", "c"]
+
+
+# --- read_table: what is refused
+
+
+@pytest.mark.parametrize("sep", ["", ",,", "\n", '"', " ", "\udcff"])
+def test_bad_separator(write: Write, sep: str) -> None:
+    error = error_of(lambda: read_table(write("a,b\n1,2\n"), sep=sep))
+    shown = {"\n": "\\n", "\udcff": "\\xff"}.get(sep, sep)
+    check(error, f"expected one character as separator, found '{shown}'", "Use --sep ',' ';' or '\\t'.")
+
+
+def test_not_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    hint = "Give the path of a CSV file."
+    gone = tmp_path / "no\x1b.csv"
+    check(error_of(lambda: read_table(gone)), f"{tmp_path}/no\\x1b.csv: expected a CSV file, found nothing there", hint)
+    found = "expected a CSV file, found a folder, pipe, device or link loop"
+    check(error_of(lambda: read_table(tmp_path)), f"{tmp_path}: {found}", hint)
+    check(error_of(lambda: read_table(tmp_path / "pipe.csv")), f"{tmp_path}/pipe.csv: {found}", hint)
+
+
+def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.csv"))
+    path.write_text("name\n")
+    error = error_of(lambda: read_table(path))
+    assert error.message == f"{tmp_path}/a\\xff.csv: expected rows below the header, found none"
+
+
+def test_an_unreadable_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    path = write("a,b\n1,2\n")
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    error = error_of(lambda: read_table(path))
+    assert error.message == f"{path}: expected a CSV file, found a file that may not be read"
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be"])
+def test_utf16(write: Write, codec: str) -> None:
+    mark = b"\xfe\xff" if codec == "utf-16-be" else b""
+    path = write(mark + "name,prompt\na,b\n".encode(codec))
+    check(error_of(lambda: read_table(path)), f"{path}, line 1: expected UTF-8 text, found UTF-16", UTF8_HINT)
+
+
+@pytest.mark.parametrize(("content", "line"), [(b"name\na\n\0\n", 3), ("name\na\n".encode("utf-16-le"), 1)])
+def test_nul_bytes(write: Write, content: bytes, line: int) -> None:
+    path = write(content)
+    check(error_of(lambda: read_table(path)), f"{path}, line {line}: expected UTF-8 text, found a NUL byte", UTF8_HINT)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_latin1(write: Write, mark: bytes) -> None:
+    path = write(mark + "name,prompt\r\na,b\r\nc,café\r\n".encode("latin-1"))
+    check(error_of(lambda: read_table(path)), f"{path}, line 3: expected UTF-8 text, found the byte 0xe9", UTF8_HINT)
+
+
+def test_unclosed_quote(write: Write) -> None:
+    path = write('name,prompt\na,b\nc,"d\ne,f\n')
+    check(
+        error_of(lambda: read_table(path)),
+        f'{path}, line 3: expected a closing ", found the end of the file',
+        "Close the quote that is opened in this row.",
+    )
+
+
+def test_text_behind_a_closing_quote(write: Write) -> None:
+    path = write('name,prompt\na,"red" car\n')
+    check(
+        error_of(lambda: read_table(path)),
+        f"{path}, line 2: expected a separator after a closing quote, found something else (',' expected after '\"')",
+        'Write a double quote inside a quoted field twice: "a ""red"" car".',
+    )
+
+
+def test_a_field_that_is_too_long(write: Write) -> None:
+    assert len(read_table(write(f"name\n{'x' * MAX_FIELD}\n"))["name"].iloc[0]) == MAX_FIELD
+    path = write(f"name\n{'x' * (MAX_FIELD + 1)}\n")
+    check(
+        error_of(lambda: read_table(path)),
+        f"{path}, line 2: expected fields of at most 1048576 characters, found a longer one",
+        "Look for a double quote that is never closed.",
+    )
+
+
+def test_an_unquoted_comma(write: Write) -> None:
+    path = write('name,prompt,mos_quality\na,"a, b",1\nb,a cat, a dog,2\n')
+    check(
+        error_of(lambda: read_table(path)),
+        f"{path}, line 3: expected 3 fields ('name', 'prompt', 'mos_quality'), found 4",
+        "Put double quotes around a text that holds a ','.",
+    )
+
+
+def test_too_few_fields(write: Write) -> None:
+    path = write("name\tprompt\tmos\na\tb\t1\nb\tc\n")
+    check(
+        error_of(lambda: read_table(path, sep="\t")),
+        f"{path}, line 3: expected 3 fields ('name', 'prompt', 'mos'), found 2",
+        "Write a '\\t' for every field, blank ones too.",
+    )
+
+
+def test_duplicate_columns(write: Write) -> None:
+    path = write("\nname,prompt,prompt,x,prompt\na,b,c,d,e\n")
+    check(
+        error_of(lambda: read_table(path)),
+        f"{path}, line 2: expected every column name once, found 'prompt' 3 times",
+        "Rename or remove one of these columns.",
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\n\n"])
+def test_an_empty_file(write: Write, content: bytes) -> None:
+    path = write(content)
+    check(
+        error_of(lambda: read_table(path)),
+        f"{path}: expected a header line, found an empty file",
+        "Give a table with a header and rows.",
+    )
+
+
+def test_a_header_alone(write: Write) -> None:
+    path = write("name,prompt\n\n")
+    check(
+        error_of(lambda: read_table(path)),
+        f"{path}: expected rows below the header, found none",
+        "Give a table with at least one row.",
+    )
+
+
+@pytest.mark.parametrize(("char", "written"), [(";", ";"), ("\t", "\\t"), ("|", "|")])
+def test_another_separator(write: Write, char: str, written: str) -> None:
+    path = write(f"name{char}prompt{char}mos\na{char}b{char}3,5\n")
+    check(
+        error_of(lambda: read_table(path)),
+        f"{path}, line 1: expected columns separated by ',', found one column 'name{written}prompt{written}mos'",
+        f"The table seems to be separated by '{written}': try --sep '{written}'.",
+    )
+
+
+def test_control_characters_and_long_lists_in_messages(write: Write) -> None:
+    columns = ["\x1b[31m", "x" * 200, *(f"c{n}" for n in range(30))]
+    path = write(",".join(columns) + "\nonly\n")
+    listed = ", ".join(["'\\x1b[31m'", f"'{'x' * 80}...'", *(f"'c{n}'" for n in range(18))])
+    assert error_of(lambda: read_table(path)).message == (
+        f"{path}, line 2: expected 32 fields ({listed} and 12 more), found 1"
+    )
+
+
+# --- rename_columns
+
+
+def test_rename() -> None:
+    table = pd.DataFrame([["1", "2", "3"]], columns=["a", "b", "c"], index=[7])
+    renamed = rename_columns(table, {"a": "b", "b": "a"})
+    assert (renamed.columns.tolist(), renamed.index.tolist()) == (["b", "a", "c"], [7])
+    assert table.columns.tolist() == ["a", "b", "c"]
+
+
+def test_rename_of_an_unknown_column() -> None:
+    table = pd.DataFrame([["1", "2"]], columns=["Image", "Prompt"])
+    check(
+        error_of(lambda: rename_columns(table, {"promt": "prompt"})),
+        "the table: expected a column 'promt', found 'Image', 'Prompt'",
+        "Did you mean 'Prompt'?",
+    )
+    error = error_of(lambda: rename_columns(table, {"zzz": "prompt"}, "t.csv"))
+    check(error, "t.csv: expected a column 'zzz', found 'Image', 'Prompt'", "Name a column that the header holds.")
+
+
+@pytest.mark.parametrize("renames", [{"a": "prompt"}, {"a": "prompt", "prompt": "prompt"}])
+def test_rename_to_a_name_that_is_taken(renames: dict[str, str]) -> None:
+    table = pd.DataFrame([["1", "2"]], columns=["a", "prompt"])
+    check(
+        error_of(lambda: rename_columns(table, renames)),
+        "the table: expected one column for 'prompt', found 'a', 'prompt'",
+        "Rename one of them to something else with --columns THEIRS=OURS.",
+    )
+
+
+# --- read_ratings
+
+
+def test_ratings(write: Write, tmp_path: Path) -> None:
+    header = "name,prompt,mos_quality,mos_align,style\n"
+    path = write(header + "b.png,a dog,5,0,\nsub/c.png, ,,1.5e0,anime\na.png,None,.5,,x\n")
+    images = tmp_path / "images"
+    assert read_ratings(path, images) == [
+        Sample("b.png", images / "b.png", "a dog", 5.0, 0.0, {"style": ""}),
+        Sample("sub/c.png", images / "sub/c.png", None, None, 1.5, {"style": "anime"}),
+        Sample("a.png", images / "a.png", "None", 0.5, None, {"style": "x"}),
+    ]
+
+
+def test_one_target_own_columns_and_scale(write: Write, tmp_path: Path) -> None:
+    path = write("Image;Text;MOS\na.png;x;-10\nb.png;y; 100 \n")
+    columns = {"Image": "name", "Text": "prompt", "MOS": "mos_align"}
+    samples = read_ratings(path, tmp_path / "images", mos_min=-10, mos_max=100, columns=columns, sep=";")
+    assert [(sample.mos_quality, sample.mos_align) for sample in samples] == [(None, -10.0), (None, 100.0)]
+
+
+def ratings_error(write: Write, tmp_path: Path, content: str, mos_min: float = 0.0, mos_max: float = 5.0) -> AigcError:
+    return error_of(lambda: read_ratings(write(content), tmp_path / "images", mos_min=mos_min, mos_max=mos_max))
+
+
+def test_missing_columns(write: Write, tmp_path: Path) -> None:
+    error = ratings_error(write, tmp_path, "Names,Prompt,quality_mos\na.png,b,1\n")
+    check(
+        error,
+        f"{tmp_path}/t.csv: expected the columns 'name', 'prompt', 'mos_quality' or 'mos_align', "
+        "found 'Names', 'Prompt', 'quality_mos'",
+        "Say which columns they are with --columns THEIRS=OURS, for example --columns 'Names'=name "
+        "--columns 'Prompt'=prompt --columns 'quality_mos'=mos_quality.",
+    )
+    error = ratings_error(write, tmp_path, "name,zzz,mos_align\na.png,b,1\n")
+    check(
+        error,
+        f"{tmp_path}/t.csv: expected the column 'prompt', found 'name', 'zzz', 'mos_align'",
+        "Say which columns they are with --columns THEIRS=OURS.",
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ["inf", "-inf", "nan", "NaN", "1_0", "0x1", "three", "1e", "+", ".", "\uff11", "4 5", "2/5", "\u22121"]
+)
+def test_scores_that_are_no_plain_number(write: Write, tmp_path: Path, value: str) -> None:
+    error = ratings_error(write, tmp_path, f"name,prompt,mos_quality\na.png,x,1\nb.png,y,{value}\n")
+    check(
+        error,
+        f"{tmp_path}/t.csv, line 3, column mos_quality: expected a number from 0 to 5, found '{value}'",
+        "Write a plain number such as 3.5, or leave the cell blank where nobody rated.",
+    )
+
+
+def test_decimal_comma(write: Write, tmp_path: Path) -> None:
+    error = ratings_error(write, tmp_path, 'name,prompt,mos_align\na.png,x,"3,5"\n')
+    check(
+        error,
+        f"{tmp_path}/t.csv, line 2, column mos_align: expected a number from 0 to 5, found '3,5'",
+        "Write a decimal point, as in 3.5.",
+    )
+
+
+@pytest.mark.parametrize("value", ["5.01", "-0.1", "1e999", "72"])
+def test_scores_outside_the_scale(write: Write, tmp_path: Path, value: str) -> None:
+    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\na.png,x,{value}\n")
+    check(
+        error,
+        f"{tmp_path}/t.csv, line 2, column mos_align: expected a number from 0 to 5, found '{value}'",
+        "If the scores use another scale, give it with --mos-min and --mos-max.",
+    )
+
+
+def test_the_scale_in_the_message_is_the_one_given(write: Write, tmp_path: Path) -> None:
+    error = ratings_error(write, tmp_path, "name,prompt,mos_align\na.png,x,0\n", mos_min=1, mos_max=7.5)
+    assert error.message.endswith("line 2, column mos_align: expected a number from 1 to 7.5, found '0'")
+
+
+@pytest.mark.parametrize(("low", "high"), [(5.0, 5.0), (5.0, 0.0), (0.0, float("inf")), (float("nan"), 5.0)])
+def test_a_scale_that_is_none(write: Write, tmp_path: Path, low: float, high: float) -> None:
+    error = ratings_error(write, tmp_path, "name,prompt,mos_align\na.png,x,0\n", mos_min=low, mos_max=high)
+    check(
+        error,
+        f"expected finite scores with mos_min < mos_max, found {low:g} and {high:g}",
+        "Give the ends of the rating scale with --mos-min and --mos-max.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "blank"),
+    [("mos_quality,mos_align", ", ", "mos_quality and mos_align"), ("mos_align,x", ",", "mos_align")],
+)
+def test_a_row_without_any_score(write: Write, tmp_path: Path, header: str, row: str, blank: str) -> None:
+    error = ratings_error(write, tmp_path, f"name,prompt,{header}\na.png,x,{row}\n")
+    check(
+        error, f"{tmp_path}/t.csv, line 2: expected a score, found {blank} blank", "Give the row a score or remove it."
+    )
+
+
+@pytest.mark.parametrize("again", ["a.png", "./a.png"])
+def test_duplicate_names(write: Write, tmp_path: Path, again: str) -> None:
+    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\na.png,x,1\nb.png,x,1\n{again},y,2\n")
+    check(
+        error,
+        f"{tmp_path}/t.csv, line 4: expected every name once, found '{again}' on lines 2 and 4",
+        "Remove or rename one of the two rows.",
+    )
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "./"])
+def test_blank_names(write: Write, tmp_path: Path, name: str) -> None:
+    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\na.png,x,1\n{name},y,2\n")
+    check(error, f"{tmp_path}/t.csv, line 3: expected an image name, found '{name}'", "Give every row a name.")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "//x", "a/../../x", "a/..", "..\\x", "a\\b.png", "C:\\x.png", "C:/x.png"]
+)
+def test_names_outside_the_folder(write: Write, tmp_path: Path, name: str) -> None:
+    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\n{name},y,2\n")
+    check(
+        error,
+        f"{tmp_path}/t.csv, line 2: expected a name inside the image folder, found '{name}', outside the image folder",
+        NAMES_HINT,
+    )
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a\x1b[2J.png", "a\\x1b[2J.png"), ('"a\nb"', "a\\nb"), ("\x9b", "\\x9b")])
+def test_control_characters_in_names(write: Write, tmp_path: Path, name: str, shown: str) -> None:
+    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\n{name},y,2\n")
+    check(
+        error,
+        f"{tmp_path}/t.csv, line 2: expected a name without control characters, found '{shown}'",
+        "Rename the image.",
+    )
+
+
+def test_no_image_folder(write: Write, tmp_path: Path) -> None:
+    path = write("name,prompt,mos_align\na.png,y,2\n")
+    check(
+        error_of(lambda: read_ratings(path, tmp_path / "gone")),
+        f"{tmp_path}/gone: expected a folder of images, found nothing there",
+        "Name the folder that holds the images.",
+    )
+    message = f"{path}: expected a folder of images, found something that is not a folder"
+    assert error_of(lambda: read_ratings(path, path)).message == message
+
+
+@pytest.mark.parametrize("name", ["none.png", "x" * 5000 + ".png"])
+def test_the_wrong_image_folder(write: Write, tmp_path: Path, name: str) -> None:
+    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\n{name},y,2\nm.png,y,2\n")
+    check(
+        error,
+        f"{tmp_path}/t.csv: expected images in {tmp_path}/images, found none of the 2 named; "
+        f"the first would be {tmp_path}/images/{name}",
+        "Name the folder that the names in the table start from.",
+    )
+
+
+def test_numeric_looking_names_stay_text(write: Write, tmp_path: Path) -> None:
+    path = write("name,prompt,mos_align\n0012,y,2\n4e49,y,2\n犬 1.png,y,2\na.png,y,2\n")
+    assert [sample.name for sample in read_ratings(path, tmp_path / "images")] == ["0012", "4e49", "犬 1.png", "a.png"]
+
+
+# --- read_prompts
+
+
+def test_prompts(write: Write) -> None:
+    path = write('file,prompt,mos_quality\na.png,"a, b",inf\nb.png,,2\nc.png,nan,\nd.png, ,\n')
+    assert read_prompts(path, columns={"file": "name"}) == {"a.png": "a, b", "c.png": "nan"}
+    assert read_prompts(write("name;prompt\na;x, y\n"), sep=";") == {"a": "x, y"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name,text\na,b\n", ": expected the column 'prompt', found 'name', 'text'"),
+        ("name,prompt\na,b\na,\n", ", line 3: expected every name once, found 'a' on lines 2 and 3"),
+        (
+            "name,prompt\n../a,b\n",
+            ", line 2: expected a name inside the image folder, found '../a', outside the image folder",
+        ),
+        ("name,prompt\n,b\n", ", line 2: expected an image name, found ''"),
+        ("name,prompt\na,b,c\n", ", line 2: expected 2 fields ('name', 'prompt'), found 3"),
+    ],
+)
+def test_prompts_are_as_strict(write: Write, content: str, message: str) -> None:
+    path = write(content)
+    assert error_of(lambda: read_prompts(path)).message == f"{path}{message}"
+
+
+# --- whatever the bytes
+
+WORDS = [b"name", b"prompt", b"a", b"../", b"1", b" ", b",", b";", b'"']
+PIECES = st.sampled_from([*WORDS, b"\n", b"\r", b"\0", b"\xff", b"\xe2", b"\xef\xbb\xbf"])
+CONTENT = st.one_of(
+    st.binary(max_size=80),
+    st.lists(PIECES, max_size=30).map(b"".join),
+    st.lists(PIECES, max_size=20).map(lambda pieces: b"name,prompt,mos_align\na,b,1\n" + b"".join(pieces)),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(content=CONTENT)
+def test_any_bytes_are_a_table_or_an_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / "any.csv"
+    path.write_bytes(content)
+    for read in (read_table, read_prompts, lambda table: read_ratings(table, folder)):
+        try:
+            read(path)
+        except AigcError as error:
+            assert error.message.startswith(f"{path}")
+            assert error.hint
+    try:
+        table = read_table(path)
+    except AigcError:
+        return
+    assert {type(value) for value in table.to_numpy().ravel()} == {str}
+    assert table.columns.is_unique

@@ -1,0 +1,405 @@
+"""Result tables: the schemas users rely on, the same values in every format, and nothing a spreadsheet would run."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aigc_cli.errors import AigcError
+from aigc_cli.storage.results import (
+    TableWriter,
+    clean,
+    iter_rows,
+    read_metadata,
+    read_rows,
+    read_splits,
+    scale_of,
+    write_table,
+)
+from aigc_cli.storage.schemas import LATER, SCHEMA_VERSION, SCHEMAS, Kind
+
+EXPECTED = {
+    "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
+    "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason "
+    "prompt_raw model sampler steps:i cfg:f seed quality_low:f quality_high:f consistency_low:f consistency_high:f "
+    "out_of_domain:f quality_percentile:f consistency_percentile:f",
+    "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
+    "epochs": "run epoch:i split loss:f loss_q:f loss_c:f srocc_q:f srocc_c:f plcc_q:f plcc_c:f lr:f seconds:f "
+    "saturated_q:f saturated_c:f unused_q:f unused_c:f",
+    "ablation": "variant fold:i seed:i target metric value:f seconds:f trainable_parameters:i reason",
+    "stress": "model perturbation target n:i change:f ci_low:f ci_high:f lower:f srocc:f",
+    "comparison": "table baseline target group pairs:i prompts:i mean:f baseline_mean:f difference:f ci_low:f "
+    "ci_high:f win_rate:f win_low:f win_high:f verdict reason",
+    "predictions": "name group quality:f consistency:f human_quality:f human_consistency:f clip_cosine:f "
+    "out_of_domain:f mismatched:f",
+    "splits": "name prompt split fold:i repeat:i",
+}
+TYPES = {"": pa.string(), "f": pa.float64(), "i": pa.int64(), "b": pa.bool_()}
+FORMATS = (".parquet", ".csv", ".jsonl")
+
+
+def schema_of(text: str) -> list[tuple[str, pa.DataType]]:
+    return [(name, TYPES[kind]) for name, _, kind in (word.partition(":") for word in text.split())]
+
+
+def metric_row(**given: Any) -> dict[str, Any]:
+    row = {"run": "r", "split": "val", "group": "all", "target": "quality", "metric": "srocc"}
+    return row | {"value": 0.1, "ci_low": -0.25, "ci_high": 1 / 3, "n": 7, "reason": None} | given
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics table in any format, as Parquet holds them."""
+    if path.suffix == ".parquet":
+        return read_rows(path)
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    turn = {pa.string(): str, pa.float64(): float, pa.int64(): int}
+    schema = SCHEMAS["metrics"]
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [{name: turn[schema.field(name).type](text) if text else None for name, text in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_the_schemas_are_fixed(kind: Kind, tmp_path: Path) -> None:
+    """A change here breaks files that users keep: raise SCHEMA_VERSION with it, but for columns at the end."""
+    assert SCHEMA_VERSION == 2
+    write_table(tmp_path / "t.parquet", kind, [], {})
+    found = pq.read_schema(tmp_path / "t.parquet")
+    assert [(field.name, field.type) for field in found] == schema_of(EXPECTED[kind])
+    write_table(tmp_path / "t.csv", kind, [], {})
+    assert (tmp_path / "t.csv").read_text() == ",".join(name for name, _ in schema_of(EXPECTED[kind])) + "\n"
+
+
+def test_there_are_no_other_kinds() -> None:
+    assert SCHEMAS.keys() == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_values_survive(suffix: str, tmp_path: Path) -> None:
+    rows = [
+        metric_row(),
+        metric_row(value=None, ci_low=None, ci_high=None, n=0, reason="n = 0, at least 2 are needed"),
+        metric_row(group='prompt=a "red", fox\nand é \U0001f98a', value=-1e-17, n=2**53 + 1),
+    ]
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", rows, {})
+    assert read(path) == rows
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_null(suffix: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", [metric_row(value=value)], {})
+    assert read(path) == [metric_row(value=None)]
+    assert clean(value) is None
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_column_that_a_row_lacks_is_null_and_others_are_dropped(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", [{"run": "r", "n": 1, "surplus": 5}], {})
+    assert read(path) == [dict.fromkeys(SCHEMAS["metrics"].names) | {"run": "r", "n": 1}]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_table_says_what_made_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", [metric_row()], {"model": "m", "model_hash": "abc"})
+    if suffix == ".parquet":
+        found = {key.decode(): value.decode() for key, value in pq.read_schema(path).metadata.items()}
+        found.pop("ARROW:schema", None)
+        assert list(tmp_path.iterdir()) == [path]
+    else:
+        found = json.loads((tmp_path / f"t{suffix}.meta.json").read_text())
+    assert found == {"schema": "metrics", "schema_version": "2", "model": "m", "model_hash": "abc"}
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_csv_cell_is_no_formula(first: str, tmp_path: Path) -> None:
+    name = f'{first}HYPERLINK("http://x")'
+    write_table(tmp_path / "t.csv", "splits", [{"name": name, "prompt": f"a{first}", "split": "val"}], {})
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        _, row = csv.reader(stream)
+    assert row == [f"'{name}", f"a{first}", "val", "", ""]
+    write_table(tmp_path / "t.jsonl", "splits", [{"name": name}], {})
+    assert json.loads((tmp_path / "t.jsonl").read_text())["name"] == name
+
+
+def test_no_control_character_reaches_a_terminal(tmp_path: Path) -> None:
+    prompt = "a\tb\nc \x1b[31m\x00\x7f\x9b2J é"
+    for suffix in FORMATS:
+        write_table(tmp_path / f"t{suffix}", "splits", [{"prompt": prompt}], {})
+    assert read_rows(tmp_path / "t.parquet")[0]["prompt"] == prompt
+    text = (tmp_path / "t.jsonl").read_text()
+    assert json.loads(text)["prompt"] == prompt
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        assert next(csv.DictReader(stream))["prompt"] == "a\tb\nc \\x1b[31m\\x00\\x7f\\x9b2J é"
+    for control in "\x1b\x00\x7f\x9b":
+        assert control not in text
+
+
+def test_a_negative_number_in_csv_is_a_number(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", "metrics", [metric_row(value=-0.5)], {})
+    assert (tmp_path / "t.csv").read_text().splitlines()[
+        1
+    ] == "r,val,all,quality,srocc,-0.5,-0.25,0.3333333333333333,7,"
+
+
+def test_booleans_are_written_as_in_json(tmp_path: Path) -> None:
+    rows = [{"prompt_truncated": value} for value in (True, False, None)]
+    write_table(tmp_path / "t.csv", "scores", rows, {})
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        assert [row["prompt_truncated"] for row in csv.DictReader(stream)] == ["true", "false", ""]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_batches_and_further_columns(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    with TableWriter(path, "splits", {}, extra=("note",)) as table:
+        table.write([{"name": "a", "note": "first"}])
+        table.write([])
+        table.write([{"name": "b"}])
+    if suffix == ".csv":
+        assert path.read_text() == "name,prompt,split,fold,repeat,note\na,,,,,first\nb,,,,,\n"
+        return
+    empty = {"prompt": None, "split": None, "fold": None, "repeat": None}
+    assert read(path) == [{"name": "a", **empty, "note": "first"}, {"name": "b", **empty, "note": None}]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_table_that_fails_half_way_leaves_the_old_one(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "metrics", [metric_row()], {"model": "old"})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def stop_half_way() -> None:
+        with TableWriter(path, "metrics", {"model": "new"}) as table:
+            table.write([metric_row(n=8)])
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stop_half_way()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(b"PAR1 and nothing else")
+    for path in (damaged, tmp_path / "missing.parquet"):
+        with pytest.raises(AigcError) as caught:
+            read_rows(path)
+        assert caught.value.message.startswith(f"Expected a Parquet table at {path}, found ")
+        assert caught.value.hint == "Is it whole, and as it was written?"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_come_back_with_their_further_columns(suffix: str, tmp_path: Path) -> None:
+    """Whatever the format, and with what a CSV cell had to be written as undone."""
+    path = tmp_path / f"t{suffix}"
+    with TableWriter(path, "scores", {}, extra=("note",)) as table:
+        row = {"name": "=1+1", "status": "ok", "quality": 2.5, "prompt_truncated": False, "width": 7, "note": "-x"}
+        table.write([row])
+    assert list(iter_rows(path)) == [dict.fromkeys(SCHEMAS["scores"].names) | row]
+
+
+# --- tables of scores that others may have written
+
+
+def scores(path: Path, **given: Any) -> Path:
+    row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "a", "status": "ok", "quality": 1.5, "width": 3}
+    write_table(path, "scores", [row | given], {"mos_min": "0", "mos_max": "5"})
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(AigcError) as caught:
+        list(iter_rows(path))
+    assert caught.value.hint == "Is it whole, and as it was written?"
+    return caught.value.message
+
+
+def test_a_cell_too_many_is_named_with_its_line(tmp_path: Path) -> None:
+    """Else a comma in a prompt would move every score after it into another column."""
+    path, names = scores(tmp_path / "t.csv"), SCHEMAS["scores"].names
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("a,", "a,b,", 1) + "\n")
+    assert (
+        refusal(path)
+        == f"Expected a CSV table at {path}, found {len(names) + 1} cells instead of {len(names)} in line 3."
+    )
+
+
+def test_columns_that_are_not_there_or_twice(tmp_path: Path) -> None:
+    path = scores(tmp_path / "t.csv")
+    text = path.read_text()
+    path.write_text(text.replace("status", "state", 1))
+    assert refusal(path).endswith("found no column status.")
+    path.write_text(text.replace("prompt_source", "prompt", 1).replace("path", "prompt_source", 1))
+    assert refusal(path).endswith("found no column path.")
+    path.write_text(text.replace(",reason", ",reason,reason", 1))
+    assert refusal(path).endswith("found the column reason twice.")
+    path.write_text(text.replace(",", ";"))
+    assert "its one column is 'name;path;prompt;prompt_source;quality;c...': is it separated by commas?" in refusal(
+        path
+    )
+    path.write_text("")
+    assert "found no column name, path" in refusal(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = scores(tmp_path / "t.csv")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n")
+    assert [row["name"] for row in iter_rows(path)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new", "found"),
+    [
+        (".csv", ",1.5,", ",high,", "a cell of another kind in line 2: could not convert string to float: 'high'"),
+        (".csv", ",1.5,", ",inf,", "inf in the column quality of row 1 instead of a finite number"),
+        (".csv", ",3,", ",3.5,", "a cell of another kind in line 2: invalid literal for int() with base 10: '3.5'"),
+        (".csv", "\na,", "\n,", "'None' in the column name of row 1 instead of a text"),
+        (".csv", ",ok,", ',"ok,', "unexpected end of data"),
+        (".jsonl", "1.5", '"high"', "'high' in the column quality of row 1 instead of a finite number"),
+        (".jsonl", "1.5", "NaN", "nan in the column quality of row 1 instead of a finite number"),
+        (".jsonl", "1.5", "true", "'True' in the column quality of row 1 instead of a finite number"),
+        (".jsonl", '"ok"', "null", "'None' in the column status of row 1 instead of a text"),
+        (".jsonl", '"ok"', '"\\u001b"', None),
+        (".jsonl", "1.5", "1" + "0" * 400, "int too large to convert to float"),
+        (".jsonl", "{", "[", "Expecting"),
+        (".jsonl", '{"name"', '{"nome"', "no column name"),
+        (".jsonl", '"a"', "[" * 9999, "maximum recursion depth exceeded"),
+    ],
+)
+def test_a_value_that_its_column_cannot_hold(
+    suffix: str, old: str, new: str, found: str | None, tmp_path: Path
+) -> None:
+    path = scores(tmp_path / f"t{suffix}")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    if found is None:  # a text like any other; whoever shows it escapes it
+        assert [row["status"] for row in iter_rows(path)] == ["\x1b"]
+    else:
+        assert f"found {found}" in refusal(path)
+
+
+def test_a_parquet_column_of_another_type(tmp_path: Path) -> None:
+    path = scores(tmp_path / "t.parquet")
+    table = pq.read_table(path)
+    place = table.column_names.index("quality")
+    pq.write_table(table.set_column(place, "quality", pa.array(["high"])), path)
+    assert refusal(path).endswith("found 'high' in the column quality of row 1 instead of a finite number.")
+    pq.write_table(table.append_column("name", pa.array(["b"])), path)
+    assert refusal(path).endswith("found the column name twice.")
+
+
+def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
+    for name in ("t.csv", "t.jsonl", "t.parquet", "n.csv.meta.json"):
+        os.mkfifo(tmp_path / name)
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        assert refusal(tmp_path / name).endswith("found no such file.")
+    with pytest.raises(AigcError, match="it is no regular file"):
+        read_metadata(scores_without_note(tmp_path / "n.csv"))
+
+
+def scores_without_note(path: Path) -> Path:
+    path.write_text("name\n")
+    return path
+
+
+@pytest.mark.parametrize("scale", [("x", "5"), ("5", "0"), ("0", "inf"), ("nan", "5")])
+def test_a_scale_that_is_none(scale: tuple[str, str], tmp_path: Path) -> None:
+    for suffix in FORMATS:
+        path = tmp_path / f"t{suffix}"
+        write_table(path, "scores", [], {"mos_min": scale[0], "mos_max": scale[1]})
+        with pytest.raises(AigcError, match=r"found \w+ to \w+"):
+            scale_of(read_metadata(path))
+    assert scale_of({"mos_min": "1", "mos_max": "7.5"}) == (1.0, 7.5)
+    assert scale_of({}) == (0.0, 5.0)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_is_not_utf8_is_written_as_escapes(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_table(path, "scores", [row_named("caf\udce9")], {"model": "run\udcff"})
+    assert [row["name"] for row in iter_rows(path)] == ["caf\\udce9"]
+    assert read_metadata(path)["model"] == "run\\udcff"
+
+
+def row_named(name: str) -> dict[str, Any]:
+    return dict.fromkeys(SCHEMAS["scores"].names) | {"name": name, "status": "ok"}
+
+
+def test_a_column_that_looks_like_a_formula(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    with TableWriter(path, "scores", {}, extra=("=cmd",)) as table:
+        table.write([row_named("a") | {"=cmd": "x"}])
+    assert path.read_text().splitlines()[0].endswith(",'=cmd")
+    assert [row["=cmd"] for row in iter_rows(path)] == ["x"]
+
+
+# --- splits
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_splits_of_any_format(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"s{suffix}"
+    write_table(path, "splits", [{"name": "=a", "split": "val", "fold": 1}, {"name": "b"}], {})
+    nothing = {"split": None, "fold": None, "repeat": None}
+    assert read_splits(path) == [nothing | {"name": "=a", "split": "val", "fold": 1}, nothing | {"name": "b"}]
+
+
+def test_splits_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"fold": 1}\n')
+    with pytest.raises(AigcError, match="Expected a column name"):
+        read_splits(path)
+    for fold in ('"x"', "[]", "Infinity"):
+        path.write_text(f'{{"name": "a", "fold": {fold}}}\n')
+        with pytest.raises(AigcError, match="Expected whole numbers in the column fold"):
+            read_splits(path)
+    path.write_text("no JSON\n")
+    with pytest.raises(AigcError, match="Expected a JSON lines table"):
+        read_splits(path)
+
+
+# --- tables of earlier versions
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_table_of_the_first_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables were written before images' own prompts and settings were columns; those are null."""
+    path, names = tmp_path / f"t{suffix}", SCHEMAS["scores"].names
+    old = pa.schema([field for field in SCHEMAS["scores"] if field.name not in LATER])
+    assert [name for name in names if name in LATER] == names[-len(LATER) :]
+    row = {"name": "a", "status": "ok", "quality": 2.5}
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "scores", old)
+        write_table(path, "scores", [row], {})
+    assert list(iter_rows(path)) == [dict.fromkeys(names) | row]
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, "scores", old.remove(0))
+        write_table(tmp_path / f"bad{suffix}", "scores", [{"status": "ok"}], {})
+    with pytest.raises(AigcError, match="no column name"):
+        list(iter_rows(tmp_path / f"bad{suffix}"))
+
+
+def test_a_process_that_read_tables_ends_in_peace(tmp_path: Path) -> None:
+    """Threads of pyarrow's aborted one in two that ended soon after; six in a row were never spared."""
+    for name in "abc":
+        write_table(tmp_path / f"{name}.parquet", "metrics", [metric_row(value=0.5)] * 50, {})
+    code = (
+        "import sys, pathlib, aigc_cli.storage.results as r; [len(r.read_rows(pathlib.Path(p))) for p in sys.argv[1:]]"
+    )
+    line = [sys.executable, "-c", code, *map(str, sorted(tmp_path.iterdir()))]
+    endings = [subprocess.run(line, capture_output=True, text=True, check=False) for _ in range(6)]
+    assert [(ending.returncode, ending.stderr) for ending in endings] == [(0, "")] * 6
