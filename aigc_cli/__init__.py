@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Loads `Scorer`, and torch with it, only when it is asked for."""
+    """Imports `Scorer` on first use, because it imports torch."""
     if name == "Scorer":
         from aigc_cli.workflows.score.scorer import Scorer
 

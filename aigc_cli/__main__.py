@@ -1,4 +1,4 @@
-"""`python -m aigc_cli`."""
+"""Runs the command line for `python -m aigc_cli`."""
 
 from aigc_cli.cli.main import main
 

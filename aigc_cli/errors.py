@@ -1,10 +1,15 @@
-"""Every error a user can meet, with the exit code it ends the program with."""
+"""Errors that a user can see, each with the exit code of the program."""
+
+import contextlib
+from collections.abc import Iterator
 
 
 class AigcError(Exception):
-    """Bad usage or input, found before anything was written (exit code 2).
+    """Bad usage or bad input; nothing was written yet (exit code 2).
 
-    `message` says what was expected and what was found; `hint` says what to do about it.
+    Args:
+        message: what was expected and what was found.
+        hint: what the user can do about it.
     """
 
     exit_code = 2
@@ -19,29 +24,39 @@ class AigcError(Exception):
 
 
 class EnvironmentProblem(AigcError):
-    """The machine cannot do it: no weights, disk full, unwritable folder (exit code 4)."""
+    """The machine cannot do the work: weights are missing, the disk is full, a folder is read-only (exit code 4)."""
 
     exit_code = 4
 
 
-class RunHeld(AigcError):
-    """Another process works in the folder (exit code 5)."""
+@contextlib.contextmanager
+def explain_os_errors(failure: str, hint: str) -> Iterator[None]:
+    """Turn an OSError in the block into an EnvironmentProblem: `<failure>: <the system's reason>.`"""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentProblem(f"{failure}: {error.strerror or error}.", hint) from error
+
+
+class FolderConflict(AigcError):
+    """Another process holds the folder (exit code 5)."""
 
     exit_code = 5
 
 
-class Diverged(AigcError):
-    """Training reached a loss that is not finite; the last good checkpoint is kept (exit code 6)."""
+class Divergence(AigcError):
+    """The training loss became NaN or infinite; the last good checkpoint is kept (exit code 6)."""
 
     exit_code = 6
 
 
-class Interrupted(AigcError):
-    """A signal ended it; what was finished is kept (exit code 130, or that of the SystemExit that ended it).
+class Interruption(AigcError):
+    """A signal ended the work; finished results are kept (exit code 130 for SIGINT, 143 for SIGTERM).
 
     Args:
-        kept: what is left, said after the word for the signal.
-        ending: KeyboardInterrupt (SIGINT), or the SystemExit that another signal was made into.
+        kept: what is kept; the message is `Interrupted; <kept>` or `Terminated; <kept>`.
+        hint: how to continue.
+        ending: KeyboardInterrupt for SIGINT, or a SystemExit that carries the exit code of another signal.
     """
 
     def __init__(self, kept: str, hint: str, ending: BaseException) -> None:

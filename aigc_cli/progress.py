@@ -1,23 +1,23 @@
-"""How a long computation tells whoever started it how far it is. The command line draws bars from it."""
+"""The interface by which a long computation reports progress. The command line draws bars from these calls."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives the steps of a long computation."""
+    """Receives the progress reports of a long computation."""
 
     def start(self, task: str, total: int | None) -> None:
-        """A new task of `total` steps (None: not known) begins; it ends when the next one starts."""
+        """Starts a task of `total` steps (None: unknown). The task ends when the next one starts."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """`steps` more are done; `note` says how it is going."""
+        """Reports that `steps` more steps are done; `note` is a short status such as the current loss."""
 
     def say(self, message: str) -> None:
-        """One line for the person who waits."""
+        """Shows one line of text to the user."""
 
 
-class Silent:
-    """Listens and shows nothing."""
+class SilentProgress:
+    """A Progress that shows nothing."""
 
     def start(self, task: str, total: int | None) -> None: ...
 

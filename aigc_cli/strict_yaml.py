@@ -1,6 +1,5 @@
-"""YAML with one meaning: what a recipe file says is what its reader sees."""
+"""Reads a strict subset of YAML, in which every file has exactly one meaning."""
 
-import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -8,20 +7,20 @@ from typing import Any
 import yaml
 
 from aigc_cli.errors import AigcError
+from aigc_cli.regular_file import FileTooLarge, read_regular
 
-MAX_BYTES, MAX_DEPTH = 2**20, 20
+MAX_YAML_BYTES, MAX_DEPTH = 2**20, 20
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML with one meaning: no aliases, no tags, no duplicate keys, `1e-4` a number, `no` a word."""
+    """YAML without aliases, tags and duplicate keys; `1e-4` is a number and `no` is a string."""
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="an alias; write the value out", problem_mark=event.start_mark)
-        event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) not in (None, "!"):
             raise yaml.MarkedYAMLError(problem=f"the tag {event.tag}", problem_mark=event.start_mark)
         self.depth += 1
@@ -53,33 +52,27 @@ for _tag, _pattern, _first in (
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file, read strictly.
+    """Read a mapping from a YAML file.
 
     Raises:
-        AigcError: no such file, over 1 MiB, not UTF-8, deeper than 20 levels, tags, aliases, duplicate keys, or not a
-            mapping of words to values; the message names file and line.
+        AigcError: the file is missing, over 1 MiB, not UTF-8, nested deeper than 20 levels, has tags, aliases or
+            duplicate keys, or is not a mapping with string keys; the message names file and line.
     """
     try:
-        if not (path.is_file() or path.is_dir() or not path.exists()):  # a pipe would wait for ever
-            raise OSError(errno.EINVAL, "it is a pipe, socket or device")
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        data = read_regular(path, MAX_YAML_BYTES)
+    except FileTooLarge as error:
+        found = f"{path}, found {error.size:,} bytes"
+        raise AigcError(f"Expected at most 1 MiB in {found}.", "Check that this is a recipe file.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         problem = getattr(error, "strerror", None) or error
         raise AigcError(f"Expected a recipe file at {path}: {problem}.", "Check the path.") from error
-    if len(data) > MAX_BYTES:
-        size = path.stat().st_size
-        raise AigcError(f"Expected at most 1 MiB in {path}, found {size:,} bytes.", "Is it a recipe at all?")
     try:
-        value = yaml.load(data.decode("utf-8-sig"), _StrictLoader)  # noqa: S506  (derives from SafeLoader)
+        value = yaml.load(data.decode("utf-8-sig"), _StrictLoader)  # noqa: S506  (a subclass of SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
-        line = f", line {mark.line + 1}" if mark else ""
-        raise AigcError(
-            f"Expected plain YAML in {path}{line}, found {problem}.", "Write `key: value` lines."
-        ) from error
+        place = f"{path}, line {mark.line + 1}" if mark else path
+        raise AigcError(f"Expected plain YAML in {place}, found {problem}.", "Write `key: value` lines.") from error
     if not isinstance(value, dict):
-        raise AigcError(
-            f"Expected `key: value` lines in {path}, found {type(value).__name__}.", "See recipes/medium.yaml."
-        )
+        kind = type(value).__name__
+        raise AigcError(f"Expected `key: value` lines in {path}, found {kind}.", "See recipes/medium.yaml.")
     return value

@@ -1,59 +1,60 @@
-"""`aigc cache`: what the cache folder holds, and how to make room."""
+"""`aigc cache`: shows and clears the cache folder."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from aigc_cli.cli import options
 from aigc_cli.cli.console import print_json, print_table
-from aigc_cli.errors import AigcError
-from aigc_cli.text import counted
+from aigc_cli.cli.help import CommandList, HelpfulCommand
+from aigc_cli.cli.options import INPUT, JSON, check_least, make_number
+from aigc_cli.text import format_count
 
-app = typer.Typer(name="cache", help="What is kept of earlier runs: its size, its list, and how to remove it.")
+if TYPE_CHECKING:
+    from aigc_cli.storage.cache import CacheItem
+
+cache_app = typer.Typer(
+    name="cache", cls=CommandList, rich_markup_mode=None, help="Show or clear stored features, engines and demo data."
+)
 
 
-@app.command("size")
-def size(as_json: options.Json = False) -> None:
-    """How much the cache takes, by kind."""
-    from aigc_cli.storage.cache import KINDS, kept
-    from aigc_cli.storage.feature_bank import cache_folder, shown_size
+@cache_app.command("size", cls=HelpfulCommand)
+def show_size(as_json: bool = JSON) -> None:
+    """Show the size of the cache by kind."""
+    from aigc_cli.storage.cache import CACHE_KINDS, find_cache_folder, list_cache
+    from aigc_cli.text import format_size
 
-    items = kept(cache_folder())
-    sizes = {kind: sum(item.size for item in items if item.kind == kind) for kind in KINDS}
+    items = list_cache(find_cache_folder())
+    sizes = {kind: sum(item.size for item in items if item.kind == kind) for kind in CACHE_KINDS}
     if as_json:
-        print_json({"folder": str(cache_folder()), "bytes": sizes})
+        print_json({"folder": str(find_cache_folder()), "bytes": sizes})
         return
     for kind, count in sizes.items():
-        print(f"{kind:<14}{shown_size(count):>8}")
-    print(f"{'all':<14}{shown_size(sum(sizes.values())):>8}  in {cache_folder()}")
+        print(f"{kind:<14}{format_size(count):>8}")
+    print(f"{'all':<14}{format_size(sum(sizes.values())):>8}  in {find_cache_folder()}")
 
 
-@app.command("list")
-def list_(as_json: options.Json = False) -> None:
-    """Everything in the cache, the largest first."""
-    from aigc_cli.storage.cache import kept
-    from aigc_cli.storage.feature_bank import cache_folder
+@cache_app.command("list", cls=HelpfulCommand)
+def show_items(as_json: bool = JSON) -> None:
+    """List all items of the cache, the largest first."""
+    from aigc_cli.storage.cache import find_cache_folder, list_cache
 
-    _show(f"In {cache_folder()}", kept(cache_folder()), as_json)
+    _show(f"In {find_cache_folder()}", list_cache(find_cache_folder()), as_json)
 
 
-@app.command("clear")
+@cache_app.command("clear", cls=HelpfulCommand)
 def clear(
-    older_than: Annotated[float, typer.Option(help="Only what was not used for so many days.")] = 0.0,
-    as_json: options.Json = False,
+    older_than: float = make_number(INPUT, "Only items unused for this many days", default=0.0), as_json: bool = JSON
 ) -> None:
-    """Remove what is in the cache; whatever is needed again is computed again."""
-    from aigc_cli.storage.cache import clear as remove
-    from aigc_cli.storage.feature_bank import cache_folder
+    """Remove items from the cache; they are made again when needed."""
+    from aigc_cli.storage.cache import clear_cache, find_cache_folder
 
-    if not older_than >= 0:
-        raise AigcError(f"Expected --older-than of 0 days or more, found {older_than:g}.", "Leave it out for all.")
-    _show(f"Removed from {cache_folder()}", remove(cache_folder(), older_than), as_json)
+    check_least("--older-than", older_than, 0)
+    _show(f"Removed from {find_cache_folder()}", clear_cache(find_cache_folder(), older_than), as_json)
 
 
-def _show(title: str, items: Sequence[Any], as_json: bool) -> None:
-    from aigc_cli.storage.feature_bank import shown_size
+def _show(title: str, items: "Sequence[CacheItem]", as_json: bool) -> None:
+    from aigc_cli.text import format_size
 
     if as_json:
         found = [{"kind": i.kind, "name": i.name, "bytes": i.size, "days": round(i.days, 3)} for i in items]
@@ -62,6 +63,6 @@ def _show(title: str, items: Sequence[Any], as_json: bool) -> None:
     if not items:
         print(f"{title}: nothing")
         return
-    cells = [[item.kind, item.name, shown_size(item.size), f"{item.days:.1f}"] for item in items]
+    cells = [[item.kind, item.name, format_size(item.size), f"{item.days:.1f}"] for item in items]
     print_table(title, ("kind", "what", "size", "days unused"), cells)
-    print(f"{counted(len(items), 'item')}, {shown_size(sum(item.size for item in items))}")
+    print(f"{format_count(len(items), 'item')}, {format_size(sum(item.size for item in items))}")

@@ -1,83 +1,67 @@
-"""`aigc compare`: its options, and the differences on the terminal."""
+"""`aigc compare`: tests which of several sets of images scores higher."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING
 
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import number, print_json, print_table, print_text, terminal
-from aigc_cli.cli.streams import STREAM, table_out, tables_in
+from aigc_cli.cli.console import print_table, print_text, show_progress
+from aigc_cli.cli.options import OUTPUT, make_option, make_path
+from aigc_cli.cli.streams import STREAM, receive_table, send_tables
+from aigc_cli.report.numbers import format_interval, format_number
 
-Tables = Annotated[
-    list[Path],
-    typer.Argument(help="Tables of `aigc score` or folders of images; the first is what the others are held to."),
-]
+if TYPE_CHECKING:
+    from aigc_cli.workflows.compare import Comparison
+
+COMPARISON = "Comparison"
 
 
 def compare(
-    tables: Tables,
-    by: Annotated[Optional[str], typer.Option(help="Also compare the rows of each value of this column.")] = None,
-    pair: Annotated[str, typer.Option(help="By image or prompt; auto: by image where all are the same.")] = "auto",
-    prompts: options.Prompts = None,
-    prompt: options.Prompt = None,
-    recursive: options.Recursive = False,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    columns: options.Columns = None,
-    sep: options.Separator = ",",
-    model: options.Model = None,
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Table (.parquet .csv .jsonl, or - for CSV).")
-    ] = None,
-    plot: Annotated[Optional[Path], typer.Option(help="Draw the differences (.png .svg).")] = None,
-    report: options.Report = None,
-    thumbs: options.Thumbs = None,
-    device: options.Device = "auto",
-    overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    *,
+    tables: list[Path] = typer.Argument(
+        metavar="TABLE", help="Tables of `aigc score` or folders of images; the first is the baseline."
+    ),
+    by: str | None = make_option(COMPARISON, "Also compare the rows of each value of this column"),
+    pair: str = make_option(
+        COMPARISON, "Pair by image, prompt or auto: by image if all tables hold the same images", default="auto"
+    ),
+    scoring: options.ScoringOptions,
+    output: Path | None = options.TABLE_OUTPUT,
+    plot: Path | None = make_path(OUTPUT, "Figure of the differences (.png .svg)"),
+    page: options.PageOptions,
+    overwrite: bool = options.OVERWRITE,
+    screen: options.ScreenOptions,
+    device: str = options.DEVICE,
 ) -> None:
-    """Which images score higher, and can the data tell? Two models, samplers or checkpoints, in pairs.
+    """Test which of several sets of images scores higher.
 
-    Differences of means in MOS and shares of prompts won, with 95% bootstrap intervals over prompts.
-
-    Folders are scored first, as by `aigc score` with the same options, and their scores are not kept.
+    Reports differences of mean MOS and the share of prompts won, with 95% bootstrap intervals over prompts. Folders
+    are scored first, with the options of `aigc score`; their scores are not kept.
     """
-    from aigc_cli.workflows import compare as workflow
+    report = page.check(overwrite)
+    scored = scoring.make_plan(device)
 
-    options.check_report(report, thumbs, overwrite)
-    chosen = (recursive, include or (), exclude or ())
-    scoring = workflow.Scoring(prompts, prompt, options.renames(columns), sep, *chosen, model, device)
-    labels = workflow.labels_of([Path("stdin") if table == STREAM else table for table in tables])
-    with terminal(quiet) as progress, tables_in(tables) as read, table_out(output) as place:
-        found = workflow.compare(
-            read,
-            by=by,
-            pair=pair,
-            labels=labels,
-            output=place,
-            plot=plot,
-            overwrite=overwrite,
-            scoring=scoring,
-            progress=progress,
-        )
+    from aigc_cli.workflows.compare import ComparisonPlan, compare_tables, label_tables
+    from aigc_cli.workflows.score.plan import ScoringPlan
+
+    labels = label_tables([Path("stdin") if table == STREAM else table for table in tables])
+    with show_progress(screen.quiet) as progress, send_tables(tables) as sent, receive_table(output) as place:
+        asked = None if scored == ScoringPlan() else scored
+        found = compare_tables(sent, ComparisonPlan(by, pair, labels, place, plot, overwrite, asked), progress)
         for note in found.notes:
             progress.say(note)
         if report is not None:
             from aigc_cli.workflows.reports import report_comparison
 
-            report_comparison(found, report, progress, thumbs)
-    if as_json:
-        print_json({name: getattr(found, name) for name in ("labels", "paired_by", "rows", "notes")})
-    elif output != STREAM:
-        _show(found)
+            report_comparison(found, report, progress)
+    facts = {"labels": found.labels, "paired_by": found.paired_by, "rows": found.rows, "notes": found.notes}
+    screen.print_result(facts, lambda: _show(found), output)
 
 
-def _show(found: Any) -> None:
-    """A table for each target, each within 80 columns."""
-    from aigc_cli.metrics.by_name import UNTOLD
+def _show(found: "Comparison") -> None:
+    """Prints a table for each target, in 80 columns."""
+    from aigc_cli.metrics.by_name import UNDECIDED
 
     first = found.labels[0]
     for target in dict.fromkeys(row["target"] for row in found.rows):
@@ -88,27 +72,20 @@ def _show(found: Any) -> None:
             [
                 *([row["table"]] if named else []),
                 *([row["group"]] if grouped else []),
-                _spanned(row, "difference", "ci_low", "ci_high", "+z.2f"),
-                _spanned(row, "win_rate", "win_low", "win_high", ".0%"),
+                format_interval(row["difference"], row["ci_low"], row["ci_high"], "+z.2f"),
+                format_interval(row["win_rate"], row["win_low"], row["win_high"], ".0%"),
                 str(row["prompts"]),
-                row["verdict"].replace(UNTOLD, "can't tell"),
+                row["verdict"].replace(UNDECIDED, "can't tell"),
             ]
             for row in rows
         ]
         labels = [*(["table"] if named else []), *(["group"] if grouped else [])]
         head = [*labels, "difference [95%]", "wins [95%]", "prompts", "verdict"]
-        means = ", ".join(
-            f"{label} {number(mean, '.2f')}"
-            for label, mean in [(first, rows[0]["baseline_mean"])]
-            + [(row["table"], row["mean"]) for row in rows if row["group"] == "all"]
-        )
-        print_table(f"{target}, against {first}; means {means}", head, cells, texts=labels)
+        named_means = [(row["table"], row["mean"]) for row in rows if row["group"] == "all"]
+        named_means = [(first, rows[0]["baseline_mean"]), *named_means]
+        means = ", ".join(f"{label} {format_number(mean, '.2f')}" for label, mean in named_means)
+        print_table(f"{target}, baseline {first}; means {means}", head, cells, texts=labels)
         for reason in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
             print_text(f"  {reason}")
     how = "image by image" if found.paired_by == "image" else "prompt by prompt (the mean of each prompt's images)"
-    print(f"Paired {how}.\nWins: the share of prompts that score higher, ties half.")
-
-
-def _spanned(row: Mapping[str, Any], value: str, low: str, high: str, form: str) -> str:
-    span = "" if row[low] is None else f" [{row[low]:{form}}, {row[high]:{form}}]"
-    return number(row[value], form) + span
+    print(f"Paired {how}.\nWins: share of prompts that score higher than the baseline; a tie counts half.")

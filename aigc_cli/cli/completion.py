@@ -1,39 +1,41 @@
-"""What a shell completes behind options: recipes, models and run folders. It looks at names only."""
+"""Shell completion of recipes, models and run folders. It reads names only, so it answers at once."""
 
 from pathlib import Path
 
 RUNS = Path("runs")
-MARKS = ("run.json", "plan.json", "checkpoint/model.json")  # what a run folder, finished or not, has one of
-SHIPPED = Path(__file__).parents[1] / "weights" / "scorer"
+RUN_MARKS = ("run.json", "plan.json", "checkpoint/model.json")  # a run folder, finished or not, has one of these
+SHIPPED_PATH = Path(__file__).parents[1] / "weights" / "scorer"
 
 
-def recipes(incomplete: str) -> list[str]:
-    """The shipped recipes, and .yaml files of one's own."""
-    from aigc_cli.recipe import recipe_names
+def list_recipe_paths(incomplete: str) -> list[str]:
+    """The shipped recipes, and .yaml files and folders that start with the typed text."""
+    from aigc_cli.recipe import list_recipes
 
-    names = [name for name in recipe_names() if name.startswith(incomplete)]
-    return names + [path for path in _paths(incomplete) if path.endswith(("/", ".yaml", ".yml"))]
+    names = [name for name in list_recipes() if name.startswith(incomplete)]
+    return names + [path for path in _list_paths(incomplete) if path.endswith(("/", ".yaml", ".yml"))]
 
 
-def runs(incomplete: str) -> list[str]:
-    """Run folders below runs/, else the folders that begin so."""
+def list_runs(incomplete: str) -> list[str]:
+    """Run folders in runs/ that start with the typed text; without any, other folders."""
     found = [
         str(folder)
         for folder in sorted(RUNS.glob("*"))
-        if str(folder).startswith(incomplete) and any((folder / mark).is_file() for mark in MARKS)
+        if str(folder).startswith(incomplete) and any((folder / mark).is_file() for mark in RUN_MARKS)
     ]
-    return found or [path for path in _paths(incomplete) if path.endswith("/")]
+    return found or [path for path in _list_paths(incomplete) if path.endswith("/")]
 
 
-def models(incomplete: str) -> list[str | tuple[str, str]]:
-    """Runs that left a model, and the shipped scorer."""
-    trained = [run for run in runs(incomplete) if run.endswith("/") or Path(run, "checkpoint", "model.json").is_file()]
-    shipped = [(str(SHIPPED), "the shipped scorer")] if str(SHIPPED).startswith(incomplete) else []
+def list_models(incomplete: str) -> list[str | tuple[str, str]]:
+    """Runs that hold a model, and the shipped scorer."""
+    trained = [
+        run for run in list_runs(incomplete) if run.endswith("/") or Path(run, "checkpoint", "model.json").is_file()
+    ]
+    shipped = [(str(SHIPPED_PATH), "the shipped scorer")] if str(SHIPPED_PATH).startswith(incomplete) else []
     return [*trained, *shipped]
 
 
-def _paths(incomplete: str) -> list[str]:
-    """Folders (with a slash) and files of the working folder or the one typed so far."""
+def _list_paths(incomplete: str) -> list[str]:
+    """Paths that start with the typed text; folders end in a slash, hidden files are left out."""
     before, slash, _ = incomplete.rpartition("/")
     folder = Path(before + slash or ".")
     try:

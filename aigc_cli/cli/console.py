@@ -1,28 +1,39 @@
-"""What appears on the terminal: bars and notes on stderr, results on stdout."""
+"""Terminal output: progress bars and notes on stderr, results on stdout."""
 
 import contextlib
 import json
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aigc_cli.text import printable
+from aigc_cli.report.numbers import format_interval
+from aigc_cli.text import to_printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+    from rich.text import Text
 
 
 class Terminal:
-    """Shows progress on stderr: bars when it is a terminal, one line for each task otherwise."""
+    """Shows progress on stderr: bars on a terminal, otherwise one line per task.
 
-    def __init__(self, quiet: bool) -> None:
+    Args:
+        quiet: whether to show nothing.
+        bars: Rich's progress bars; None prints lines.
+    """
+
+    def __init__(self, quiet: bool, bars: "RichProgress | None" = None) -> None:
         self.quiet = quiet
-        self._bars: Any = None
-        self._task: Any = None
-        self._label = ""
+        self._bars = bars
+        self._task: TaskID | None = None
+        self._begun, self._done = time.monotonic(), 0
 
     def start(self, task: str, total: int | None) -> None:
         if self.quiet:
             return
-        self._label = task
         self._begun, self._done = time.monotonic(), 0
         if self._bars is not None:
             if self._task is not None:
@@ -35,28 +46,28 @@ class Terminal:
         if self.quiet:
             return
         self._done += steps
-        if self._bars is not None:
+        if self._bars is not None and self._task is not None:
             rate = self._done / max(1e-9, time.monotonic() - self._begun)
-            update = {"note": printable(note)} if note else {}
-            self._bars.update(self._task, advance=steps, rate=f"{rate:.0f}/s", **update)
+            self._bars.update(self._task, advance=steps, rate=f"{rate:.0f}/s")
+            if note:
+                self._bars.update(self._task, note=to_printable(note))
         elif note:
-            print(printable(note), file=sys.stderr)
+            print(to_printable(note), file=sys.stderr)
 
     def say(self, message: str) -> None:
         if self.quiet:
             return
         if self._bars is not None:
-            self._bars.console.print(printable(message))
+            self._bars.console.print(to_printable(message))
         else:
-            print(printable(message), file=sys.stderr)
+            print(to_printable(message), file=sys.stderr)
 
 
 @contextlib.contextmanager
-def terminal(quiet: bool) -> Iterator[Terminal]:
-    """A `Terminal` for the length of a command."""
-    shown = Terminal(quiet)
+def show_progress(quiet: bool) -> Iterator[Terminal]:
+    """A `Terminal` that lasts as long as a command."""
     if quiet or not sys.stderr.isatty():
-        yield shown
+        yield Terminal(quiet)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -68,30 +79,30 @@ def terminal(quiet: bool) -> Iterator[Terminal]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=_console(stderr=True), transient=True) as bars:
-        shown._bars = bars
-        yield shown
+    with Progress(*columns, console=_make_console(stderr=True), transient=True) as bars:
+        yield Terminal(quiet, bars)
 
 
-def _console(stderr: bool = False) -> Any:
-    """Rich's, taking no text for markup or for the name of an emoji."""
+def _make_console(stderr: bool = False) -> "Console":
+    """Rich's console, with markup and names of emoji switched off: prompts and file names are shown as they are."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def print_text(text: str) -> None:
-    """Sentences on stdout: broken between words on a terminal, a line in a pipe."""
-    _console().print(printable(text), soft_wrap=not sys.stdout.isatty())
+    """Prints sentences on stdout: wrapped on a terminal, one line in a pipe."""
+    _make_console().print(to_printable(text), soft_wrap=not sys.stdout.isatty())
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], texts: Collection[str] | None = None
+    title: str, columns: Sequence[str], rows: Sequence[Sequence["str | Text"]], texts: Collection[str] | None = None
 ) -> None:
-    """A table on stdout, plain in a pipe; no text in it is ever taken for markup, a cell that is Rich's stays so.
+    """Prints a table on stdout, without colours in a pipe.
 
     Args:
-        texts: The columns that hold words: left-aligned, and folded before a number is. Default: the first.
+        rows: cells; markup in a string is shown as text, Rich's `Text` keeps its style.
+        texts: columns of words: left-aligned, and wrapped before columns of numbers are. Default: the first.
     """
     from rich import box
     from rich.table import Table
@@ -99,24 +110,23 @@ def print_table(
 
     texts = columns[:1] if texts is None else texts
     table = Table(
-        title=printable(title) or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True
+        title=to_printable(title) or None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
     )
     for column in columns:
         words = column in texts
-        table.add_column(printable(column), justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        table.add_column(to_printable(column), justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in rows:
-        table.add_row(*[cell if isinstance(cell, Text) else Text(printable(cell), no_wrap=False) for cell in row])
-    _console().print(table)
+        table.add_row(*[cell if isinstance(cell, Text) else Text(to_printable(cell), no_wrap=False) for cell in row])
+    _make_console().print(table)
 
 
-def print_json(value: Any) -> None:
-    """JSON on stdout; null where a number is not defined."""
+def print_json(value: object) -> None:
+    """Prints JSON on stdout; an undefined number is null."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def number(value: float | None, form: str = "z.3f") -> str:
-    """A number, or a dash for one that is not defined."""
-    return "-" if value is None else f"{value:{form}}"
 
 
 METRIC_LABELS = {
@@ -142,22 +152,22 @@ SPLIT_TITLES = {
 
 
 def print_metrics(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """For each split every metric of the whole, a column for each target, then the SROCC of each group."""
-    print(printable(title))
+    """Prints the metrics of each split, with a column for each target, then the SROCC of each group."""
+    print(to_printable(title))
     for split in dict.fromkeys(row["split"] for row in rows):
         of_split = [row for row in rows if row["split"] == split]
         whole = [row for row in of_split if row["group"] == "all"]
-        _print_whole(SPLIT_TITLES.get(split, split), whole)
+        _print_split(SPLIT_TITLES.get(split, split), whole)
         if groups := [row for row in of_split if row["group"] != "all" and row["metric"] == "srocc"]:
-            cells = [[row["group"], _target(row), _valued(row), str(row["n"])] for row in groups]
+            cells = [[row["group"], _name_target(row), _format_metric(row), str(row["n"])] for row in groups]
             print_table("By group", ("group", "target", "SROCC [95%]", "n"), cells, texts=("group", "target"))
 
 
-def _print_whole(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    of = {(row["metric"], _target(row)): row for row in rows}
-    targets = list(dict.fromkeys(_target(row) for row in rows))
+def _print_split(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    of = {(row["metric"], _name_target(row)): row for row in rows}
+    targets = list(dict.fromkeys(_name_target(row) for row in rows))
     cells = [
-        [label, *(_valued(of[metric, target]) if (metric, target) in of else "" for target in targets)]
+        [label, *(_format_metric(of[metric, target]) if (metric, target) in of else "" for target in targets)]
         for metric, label in METRIC_LABELS.items()
         if any((metric, target) in of for target in targets)
     ]
@@ -175,11 +185,10 @@ def _print_whole(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
             print(f"  {target}{which}: {reason}")
 
 
-def _target(row: Mapping[str, Any]) -> str:
+def _name_target(row: Mapping[str, Any]) -> str:
     return str(row["target"]).replace("_", " ")
 
 
-def _valued(row: Mapping[str, Any]) -> str:
+def _format_metric(row: Mapping[str, Any]) -> str:
     """`0.812 [0.79, 0.83]`, or a dash."""
-    span = "" if row["ci_low"] is None else f" [{row['ci_low']:z.2f}, {row['ci_high']:z.2f}]"
-    return number(row["value"]) + span
+    return format_interval(row["value"], row["ci_low"], row["ci_high"], "z.3f", "z.2f")

@@ -1,4 +1,4 @@
-"""The executable: joins the commands and turns every ending into an exit code."""
+"""The executable `aigc`: joins the commands and turns errors into messages and exit codes."""
 
 import difflib
 import io
@@ -6,43 +6,42 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperGroup
 
+from aigc_cli.cli import ablate, compare, crossval, doctor, eval, pick, plot, recommend, score, stress, train, verify
+from aigc_cli.cli.cache import cache_app
+from aigc_cli.cli.help import SHOW_ALL, CommandList, HelpfulCommand
+from aigc_cli.cli.options import add_bundles
 from aigc_cli.errors import AigcError
 
-TERMINATED = 143
-_ClickException: Any = typer.BadParameter.__mro__[2]  # Typer carries its own copy of Click and exports only this child
+if TYPE_CHECKING:
+    from typer._click import ClickException, Context
 
-
-class Commands(TyperGroup):
-    """The list of commands, without Rich: loading it takes longer than everything else that `aigc --help` does."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**{**attributes, "rich_markup_mode": None})
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Each command with the first paragraph of its help, whole."""
-        texts = {name: (command.help or "").partition("\n\n")[0] for name, command in self.commands.items()}
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, " ".join(text.split())) for name, text in texts.items()])
-
+INTERRUPTED, TERMINATED = 130, 143
+MOVED_OPTIONS = {  # options of earlier versions, and what to type instead
+    "eval": dict.fromkeys(
+        ("--protocol", "--recipe", "--epochs", "--set", "--folds", "--repeats", "--seed", "--splits", "--splits-out"),
+        "Use `aigc crossval` instead of `aigc eval --protocol`.",
+    ),
+    "ablate": dict.fromkeys(("--stress", "--model"), "Use `aigc stress` instead of `aigc ablate --stress`."),
+}
+# Typer has its own copy of Click and does not export this class, only its child BadParameter.
+_USAGE_ERROR: "type[ClickException]" = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="aigc",
-    cls=Commands,
+    cls=CommandList,
     invoke_without_command=True,
-    add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 
 
-def _version(shown: bool) -> None:
-    if shown:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from aigc_cli import __version__
 
         typer.echo(f"aigc {__version__}")
@@ -50,82 +49,110 @@ def _version(shown: bool) -> None:
 
 
 @app.callback()
-def _root(
+def _start(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an unexpected error."),
 ) -> None:
-    """Which of these generated images are good, and do they show what was asked?"""
+    """Predict how people rate AI-generated images: their quality, and how well they match the prompt.
+
+    `aigc COMMAND --help` shows the main options of a command, `aigc COMMAND --help-all` all of them.
+    """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
+def register(target: typer.Typer) -> None:
+    """Adds every command to an application."""
+    for module in (train, eval, score, ablate, recommend, pick, compare, plot, verify, crossval, stress, doctor):
+        name = module.__name__.rpartition(".")[2]  # of the module, the command and its function
+        target.command(name, cls=HelpfulCommand)(add_bundles(getattr(module, name)))
+    target.add_typer(cache_app)
+
+
 def main() -> None:
-    """Runs `aigc` and exits with the code that README lists."""
-    from aigc_cli.cli import commands
-
-    commands.register(app)
+    """Runs `aigc` and exits with a code of docs/reasons.md."""
+    register(app)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: where there is no UTF-8, escapes are no crash
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # temporary files are removed on the way out
-    sys.exit(_run(sys.argv[1:]))
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: print an escape where UTF-8 is missing
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # unwinds the stack, which removes temporary files
+    sys.exit(run(sys.argv[1:]))
 
 
-def _run(arguments: list[str]) -> int:
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]  # accepted anywhere on the line
+def run(arguments: list[str]) -> int:
+    """Runs a command line of `app`, prints errors on stderr and returns the exit code. Call `register(app)` first."""
+    debug, show_all = "--debug" in arguments, "--help-all" in arguments
+    arguments = ["--help" if a == "--help-all" else a for a in arguments if a != "--debug"]  # anywhere on the line
     try:
-        code: Any = typer.main.get_command(app)(arguments, prog_name="aigc", standalone_mode=False)
+        command = typer.main.get_command(app)
+        code: object = command(arguments, prog_name="aigc", standalone_mode=False, obj={SHOW_ALL: show_all})
         sys.stdout.flush()
-        if code == 130:  # Typer's own answer to Ctrl-C
+        if code == INTERRUPTED:  # Typer catches Ctrl-C itself
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except AigcError as error:
-        return _complain(error.message, error.hint, error.exit_code)
+        return _print_error(error.message, error.hint, error.exit_code)
     except typer.Exit as error:
         return error.exit_code
-    except _ClickException as error:
-        unknown_option = getattr(error, "option_name", None) is not None and hasattr(error, "possibilities")
-        return _complain(error.message if unknown_option else error.format_message(), _usage_hint(error), 2)
+    except _USAGE_ERROR as error:
+        # without Typer's own list of similar options
+        message = error.message if _find_unknown_option(error) else error.format_message()
+        return _print_error(message, _hint_usage(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("Interrupted; no result was written.", "", 130)
-    except (BrokenPipeError, SystemExit) as ending:  # Typer exits by itself when a pipe is closed
-        if isinstance(ending, SystemExit) and ending.code == TERMINATED:
-            return _complain("Terminated; no result was written.", "", TERMINATED)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nobody waits for the rest
-        return 0
+        return _print_error("Interrupted; no result was written.", "", INTERRUPTED)
+    except (BrokenPipeError, SystemExit) as ending:  # Typer calls sys.exit after a completion, or if a pipe is closed
+        return _end_early(ending.code if isinstance(ending, SystemExit) else 1)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return _unexpected(error)
+        return _explain_unexpected(error)
 
 
-def _unexpected(error: Exception) -> int:
-    # PyTorch's own for a GPU and a RuntimeError for a CPU, told without importing it
+def _end_early(code: object) -> int:
+    if code == TERMINATED:
+        return _print_error("Terminated; no result was written.", "", TERMINATED)
+    if code:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of the pipe is gone: drop what is still buffered
+    return 0
+
+
+def _explain_unexpected(error: Exception) -> int:
+    # PyTorch raises OutOfMemoryError for a GPU and RuntimeError for a CPU; recognised without importing it
     no_memory = type(error).__name__ == "OutOfMemoryError" or "enough memory: you tried to allocate" in str(error)
     if isinstance(error, MemoryError) or no_memory:
-        return _complain("Out of memory; what was finished before is kept.", "Close other programs and try again.", 4)
+        return _print_error("Out of memory; finished parts are kept.", "Close other programs and try again.", 4)
     name = f"{type(error).__name__}: {error}".splitlines()[0]
-    return _complain(f"A bug in aigc: {name}", "Run again with --debug and report what it shows.", 1)
+    return _print_error(f"A bug in aigc: {name}", "Run again with --debug and report the output.", 1)
 
 
-def _usage_hint(error: Any) -> str:
-    """The nearest option to one that does not exist, else where to look."""
-    context = getattr(error, "ctx", None)
+def _find_unknown_option(error: "ClickException") -> str:
+    """The option that does not exist, an empty string for other errors of usage."""
+    return str(getattr(error, "option_name", None) or "") if hasattr(error, "possibilities") else ""
+
+
+def _hint_usage(error: "ClickException") -> str:
+    """What to type instead of an unknown option, else where to look."""
+    context: Context | None = getattr(error, "ctx", None)
     if context is None:
-        return "`aigc --help` lists what there is."
-    unknown = getattr(error, "option_name", None)
-    if unknown:
+        return "See `aigc --help`."
+    if unknown := _find_unknown_option(error):
+        moved = MOVED_OPTIONS.get(context.info_name or "", {})
+        if unknown in moved:
+            return moved[unknown]
+        from aigc_cli.recipe import FORMER_SETTINGS
+
+        if (setting := unknown.removeprefix("--").replace("-", "_")) in FORMER_SETTINGS:
+            return FORMER_SETTINGS[setting].replace("residual_scale_", "--residual-scale-")
         known = [name for parameter in context.command.params for name in parameter.opts + parameter.secondary_opts]
         if near := difflib.get_close_matches(unknown, known, 1):
             return f"Did you mean {near[0]}?"
-    return f"`{context.command_path} --help` lists what there is."
+    return f"See `{context.command_path} --help`."
 
 
-def _complain(message: str, hint: str, code: int) -> int:
-    from aigc_cli.text import printable
+def _print_error(message: str, hint: str, code: int) -> int:
+    from aigc_cli.text import to_printable
 
     lines = [f"aigc: {message}", *([f"      {hint}"] if hint else [])]
     for line in lines:
-        print("\n".join(printable(part) for part in line.split("\n")), file=sys.stderr)
+        print("\n".join(to_printable(part) for part in line.split("\n")), file=sys.stderr)
     return code

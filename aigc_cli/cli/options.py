@@ -1,119 +1,256 @@
-"""Options that several commands share, and those that are made from the recipe's fields."""
+"""Options that several commands share, and those that are made from the recipe's fields.
+
+An option is the default of a parameter. A parameter whose type is a bundle stands for several, see `add_bundles`.
+"""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from aigc_cli.cli import completion
+from aigc_cli.cli.completion import list_models
+from aigc_cli.cli.console import print_json
+from aigc_cli.cli.help import EXTRA
+from aigc_cli.cli.streams import STREAM
 from aigc_cli.errors import AigcError
-from aigc_cli.recipe import FIELDS, field_type
+from aigc_cli.recipe import FIELDS, get_field_type
 
-Data = Annotated[
-    Optional[Path], typer.Option(help="CSV with name, prompt, mos_quality, mos_align; without it: the demonstration.")
-]
-Images = Annotated[Optional[Path], typer.Option(help="Folder of the images; default: the table's own folder.")]
-Prompts = Annotated[Optional[Path], typer.Option(help="CSV with name, prompt.")]
-Prompt = Annotated[Optional[str], typer.Option(help="One prompt for every image that has none there.")]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Also the folders below; links are not followed.")]
-Include = Annotated[Optional[list[str]], typer.Option(help="Only names that fit, as '*.png'; may be repeated.")]
-Exclude = Annotated[Optional[list[str]], typer.Option(help="No names or folders that fit; may be repeated.")]
-Columns = Annotated[Optional[list[str]], typer.Option(help="THEIRS=OURS renames a column; may be repeated.")]
-Separator = Annotated[str, typer.Option("--sep", help="The table's delimiter.")]
-Model = Annotated[
-    Optional[Path],
-    typer.Option(help="Run or model folder; default: the shipped scorer.", autocompletion=completion.models),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep what is frozen in the feature store.")]
-CacheLimit = Annotated[Optional[float], typer.Option("--cache-gb", help="GB that the feature store may take.")]
-Report = Annotated[
-    Optional[Path], typer.Option(help="Also write a page to look at: FILE.html, which needs nothing else.")
-]
-Thumbs = Annotated[
-    Optional[Path], typer.Option(help="With --report: thumbnails into this folder; so it is past 2,000 images.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only on stderr.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+if TYPE_CHECKING:
+    from aigc_cli.report.page import PageOutput
+    from aigc_cli.workflows.experiment.source import Compute, Source
+    from aigc_cli.workflows.score.plan import ScoringPlan
+
+INPUT, OUTPUT, MACHINE, TABLE, TRAINING = "Input", "Output", "Machine", "Table format", "Training"
+RATED_COLUMNS = "name, prompt, mos_quality, mos_align"
 
 
-def check_report(report: Path | None, thumbs: Path | None, overwrite: bool) -> None:
-    """Refuses what can't be written for --report and --thumbs, before anything is computed."""
-    if report is None:
-        if thumbs is not None:
-            raise AigcError("Expected --report beside --thumbs, found none.", "Example: --report report.html")
-        return
-    from aigc_cli.report.page import check_report as check
+def make_option(
+    group: str, text: str, *flags: str, default: Any = None, metavar: str = "TEXT", extra: bool = False, **more: Any
+) -> Any:
+    """An option in a group of the help; without flags it is named as its parameter.
 
-    check(report, thumbs, overwrite=overwrite)
-
-
-def cache_use(cache: bool, limit: float | None) -> bool | float:
-    """What --cache and --cache-gb say together: whether the feature store is used, or the GB that it may take."""
-    if limit is not None and not limit >= 0:
-        raise AigcError(f"Expected --cache-gb of 0 or more, found {limit:g}.", "Leave it out for no limit.")
-    return cache if limit is None or not cache else limit
+    Args:
+        text: its help; a default other than None and False is added, and a period.
+        metavar: what stands for its value: PATH, NUMBER or TEXT; empty for a flag.
+        extra: whether only `--help-all` shows it.
+    """
+    if default is not None and default is not False and "default" not in text:
+        text += f" (default {_format_value(default)})"
+    more |= {"metavar": metavar or None, "rich_help_panel": f"{EXTRA}{group}" if extra else group}
+    return typer.Option(default, *flags, help=f"{text.removesuffix('.')}.", show_default=False, **more)
 
 
-def renames(columns: list[str] | None) -> dict[str, str] | None:
-    """{their column: ours} from `THEIRS=OURS` arguments, commas allowed between several."""
-    if not columns:
-        return None
-    pairs = [pair.partition("=") for text in columns for pair in text.split(",")]
-    for theirs, equals, ours in pairs:
-        if not (theirs and equals and ours):
-            raise AigcError(
-                f"Expected --columns THEIRS=OURS, found '{theirs}{equals}{ours}'.", "Example: score=mos_quality"
-            )
-    return {theirs: ours for theirs, _, ours in pairs}
+def _format_value(value: object) -> str:
+    """A value as a person types it: `on`, `1e-4`, `0.5`."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float) and 0 < abs(value) < 0.01:
+        digits, exponent = f"{value:.2e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def settings_of(given: list[str] | None) -> dict[str, str]:
-    """{setting: value} from `SETTING=VALUE` arguments; the recipe checks both."""
-    pairs = [text.partition("=") for text in given or ()]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise AigcError(f"Expected --set SETTING=VALUE, found '{name}{equals}{value}'.", "Example: --set lr=1e-4")
-    return {name.replace("-", "_"): value for name, _, value in pairs}
+make_path = functools.partial(make_option, metavar="PATH")
+make_number = functools.partial(make_option, metavar="NUMBER")
+make_flag = functools.partial(make_option, metavar="", default=False)
+
+IMAGES = make_path(INPUT, "Folder of the images; default: the table's folder")
+TABLE_IMAGES = make_path(INPUT, "Folder of the images; default: the paths in the table")
+MODEL = make_path(INPUT, "Run or model folder; default: the shipped scorer", autocompletion=list_models)
+GROUP_BY = make_option(INPUT, "Also report each value of this column or setting")
+MOS_MIN = make_number(INPUT, "Lowest score of the rating scale (default 0)")
+MOS_MAX = make_number(INPUT, "Highest score of the rating scale (default 5)")
+SAMPLE_SEED = make_number(INPUT, "Seed of the random sample", default=0, extra=True)
+COLUMNS = make_option(TABLE, "THEIRS=OURS renames a column; repeatable", extra=True)
+SEPARATOR = make_option(TABLE, "Delimiter of the table (default: a comma)", default=",", extra=True)
+DEVICE = make_option(MACHINE, "auto, cpu, cuda or mps", default="auto")
+TABLE_OUTPUT = make_path(OUTPUT, "Table (.parquet .csv .jsonl); - prints CSV", "-o", "--output")
+RESULTS_FOLDER = make_path(OUTPUT, "Folder; default: a new one in runs/", "-o", "--output")
+RESUME = make_flag(OUTPUT, "Continue an interrupted run; give the same -o", "--resume")
+REPORT = make_path(OUTPUT, "Write a report page: FILE.html")
+OVERWRITE = make_flag(OUTPUT, "Replace existing output", "--overwrite")
+JSON = make_flag(OUTPUT, "Print the result as JSON", "--json")
 
 
-def with_recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds one option for each recipe field to a command that takes `settings`, a dict of those that were given."""
+class RatedOptions(NamedTuple):
+    """Rated images."""
+
+    data: Path | None = make_path(INPUT, f"CSV with {RATED_COLUMNS}; default: the demonstration set")
+    images: Path | None = IMAGES
+    columns: list[str] | None = COLUMNS
+    sep: str = SEPARATOR
+
+    def make_source(self, splits: Path | None = None) -> "Source":
+        """The source of the rated images; imports no PyTorch."""
+        from aigc_cli.workflows.experiment.source import Source
+
+        return Source(self.data, self.images, parse_renames(self.columns), self.sep, splits)
+
+
+class ScoringOptions(NamedTuple):
+    """How folders of images are scored."""
+
+    model: Path | None = MODEL
+    prompts: Path | None = make_path(INPUT, "CSV with name, prompt")
+    prompt: str | None = make_option(INPUT, "Prompt of every image that has none in --prompts")
+    recursive: bool = make_flag(INPUT, "Include subfolders; links are not followed", "--recursive")
+    include: list[str] | None = make_option(INPUT, "Only these names, such as '*.png'; repeatable")
+    exclude: list[str] | None = make_option(INPUT, "Skip these names and folders; repeatable")
+    columns: list[str] | None = COLUMNS
+    sep: str = SEPARATOR
+
+    def make_plan(self, device: str, engine: str = "auto") -> "ScoringPlan":
+        """The plan of a scoring; imports no PyTorch."""
+        renames = parse_renames(self.columns)
+        from aigc_cli.workflows.score.plan import ScoringPlan, Selection
+
+        selection = Selection(self.recursive, self.include or (), self.exclude or ())
+        return ScoringPlan(self.prompts, self.prompt, renames, self.sep, selection, self.model, device, engine)
+
+
+class MachineOptions(NamedTuple):
+    """Where a command computes."""
+
+    device: str = DEVICE
+    cache: bool = make_flag(MACHINE, "Store features of frozen layers", "--cache/--no-cache", default=True, extra=True)
+    cache_gb: float | None = make_number(MACHINE, "Largest size of the feature store in GB", extra=True)
+
+    def make_compute(self) -> "Compute":
+        """Device and feature store; imports no PyTorch."""
+        from aigc_cli.workflows.experiment.source import Compute
+
+        check_least("--cache-gb", self.cache_gb, 0)
+        return Compute(self.device, self.cache if self.cache_gb is None or not self.cache else self.cache_gb)
+
+
+class PageOptions(NamedTuple):
+    """A report page."""
+
+    report: Path | None = REPORT
+    thumbs: Path | None = make_path(OUTPUT, "Folder for the thumbnails of --report; default: in the page", extra=True)
+
+    def check(self, overwrite: bool) -> "PageOutput | None":
+        """Where the page goes; AigcError for --thumbs without --report, and if one of them can't be written."""
+        if self.report is None:
+            if self.thumbs is not None:
+                raise AigcError("Expected --report beside --thumbs, found none.", "Example: --report report.html")
+            return None
+        from aigc_cli.report.page import PageOutput
+
+        output = PageOutput(self.report, self.thumbs)
+        output.check(overwrite=overwrite)
+        return output
+
+
+class ScreenOptions(NamedTuple):
+    """What a command prints."""
+
+    quiet: bool = make_flag(OUTPUT, "Hide progress and notes", "-q", "--quiet")
+    as_json: bool = JSON
+
+    def print_result(self, result: object, show: Callable[[], None], output: Path | None = None) -> None:
+        """Prints the result: as JSON, or by `show` unless stdout holds the table."""
+        if self.as_json:
+            print_json(result)
+        elif output != STREAM:
+            show()
+
+
+def add_bundles(function: Callable[..., None]) -> Callable[..., None]:
+    """Replaces each parameter whose type is a bundle by the bundle's options; the command receives the bundle.
+
+    A bundle is a class derived from tuple or dict, whose signature lists the options.
+    """
+    outer = inspect.signature(function).parameters
+    types = {name: parameter.annotation for name, parameter in outer.items()}
+    bundles = {name: kind for name, kind in types.items() if isinstance(kind, type) and issubclass(kind, tuple | dict)}
+    inner = {name: inspect.signature(bundle).parameters for name, bundle in bundles.items()}
 
     @functools.wraps(function)
-    def command(**given: Any) -> Any:
-        settings = {name: given.pop(name) for name in FIELDS}
-        return function(**given, settings=settings)
+    def command(**given: Any) -> None:
+        for name, bundle in bundles.items():
+            given[name] = bundle(**{field: given.pop(field) for field in inner[name]})
+        function(**given)
 
-    own = [p for name, p in inspect.signature(function).parameters.items() if name != "settings"]
-    made = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
-        for name in FIELDS
-    ]
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    command.__signature__ = inspect.Signature([*keyword, *made])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*own, *made)}
+    found = [field for name, parameter in outer.items() for field in inner.get(name, {name: parameter}).values()]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in found]
+    parameters.sort(key=lambda parameter: parameter.default in (COLUMNS, SEPARATOR))  # the table's format comes last
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
-def _option(name: str) -> Any:
-    meta, (kind, _) = FIELDS[name].metadata, field_type(name)
-    flag = name.replace("_", "-")
-    words = [f"{meta['help']}:" if meta["choices"] or meta["sensible"] else meta["help"]]
-    if meta["choices"]:
-        words.append(", ".join(meta["choices"]))
+def check_resume(resume: bool, output: Path | None) -> None:
+    """Refuses --resume without -o, the folder of the interrupted run."""
+    if resume and output is None:
+        raise AigcError("Expected -o beside --resume, found none.", "Name the folder of the interrupted run: -o FOLDER")
+
+
+def check_least(name: str, value: float | None, least: int) -> None:
+    """Refuses the value of an option below `least`, before anything heavy is imported; NaN is refused too."""
+    if value is not None and not value >= least:
+        raise AigcError(f"Expected {name} of {least} or more, found {value:g}.", "Leave it out for the default.")
+
+
+def parse_renames(columns: Iterable[str] | None) -> dict[str, str] | None:
+    """{their column: ours} from arguments `THEIRS=OURS` or `THEIRS=OURS,THEIRS=OURS`; None without any."""
+    pairs = [pair for text in columns or () for pair in text.split(",")]
+    return _parse_pairs(pairs, "--columns THEIRS=OURS", "score=mos_quality") or None
+
+
+def parse_settings(given: Iterable[str] | None) -> dict[str, str]:
+    """{setting: value} from `SETTING=VALUE` arguments; the recipe checks both."""
+    pairs = _parse_pairs(given or (), "--set SETTING=VALUE", "--set lr=1e-4")
+    return {name.replace("-", "_"): value for name, value in pairs.items()}
+
+
+def _parse_pairs(texts: Iterable[str], wanted: str, example: str) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise AigcError(f"Expected {wanted}, found '{name}{equals}{value}'.", f"Example: {example}")
+    return {name: value for name, _, value in pairs}
+
+
+def describe_setting(name: str) -> str:
+    """The help of a setting with its range.
+
+    Example:
+        >>> describe_setting("max_grad_norm")
+        'Gradient clipping: 0.5 to 2; 0 turns it off (default 1)'
+    """
+    meta, default = FIELDS[name].metadata, FIELDS[name].default
+    text, derived, rest = str(meta["help"]).partition(" (default: ")  # of a setting whose default is None
+    if not text.startswith(("mini", "mse")):
+        text = text[0].upper() + text[1:]
+    spans = [", ".join(meta["choices"])] if meta["choices"] else []
     if meta["sensible"]:
-        words.append("{:g} to {:g}".format(*meta["sensible"]))
-    if FIELDS[name].default is not None:
-        default = FIELDS[name].default
-        words.append(f"(default {('on' if default else 'off') if kind is bool else default})")
-    flags = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
-    option = typer.Option(flags, help=" ".join(words), rich_help_panel=meta["group"], show_default=False)
-    wanted = kind if kind is bool else str  # the recipe converts and checks, so that every source has the same errors
-    metavar = {int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(kind)
-    option.metavar = metavar
-    return Annotated[Optional[wanted], option]
+        spans.append(" to ".join(map(_format_value, meta["sensible"])))
+    if meta["off"]:
+        spans.append("0 turns it off")
+    shown = derived + rest if default is None else f" (default {_format_value(default)})"
+    return text + (f": {'; '.join(spans)}" if spans else "") + shown
+
+
+def _list_setting_options() -> Iterable[inspect.Parameter]:
+    """An option for each field of a recipe."""
+    for name, field in FIELDS.items():
+        kind, flag = get_field_type(name)[0], f"--{name.replace('_', '-')}"
+        option = make_option(
+            field.metadata["group"],
+            describe_setting(name),
+            f"{flag}/{flag.replace('--', '--no-')}" if kind is bool else flag,
+            metavar={bool: "", str: "TEXT"}.get(kind, "NUMBER"),
+            extra=not field.metadata["main"],
+        )
+        wanted = kind if kind is bool else str  # the recipe converts and checks, so all sources have the same errors
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=wanted | None)
+
+
+class RecipeSettings(dict[str, Any]):
+    """{setting: value} from an option for each field of a recipe; None for an option that was not given."""
+
+    __signature__ = inspect.Signature([*_list_setting_options()])

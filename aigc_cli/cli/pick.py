@@ -1,133 +1,127 @@
-"""`aigc pick`: its options, and the picks on the terminal."""
+"""`aigc pick`: lists, copies, links or moves the best images."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import Terminal, number, print_json, print_table, print_text, terminal
-from aigc_cli.cli.streams import STREAM, print_paths, table_out, tables_in
+from aigc_cli.cli.console import Terminal, print_table, print_text, show_progress
+from aigc_cli.cli.options import OUTPUT, make_flag, make_number, make_option, make_path
+from aigc_cli.cli.streams import STREAM, print_paths, receive_table, send_tables
 from aigc_cli.errors import AigcError
-from aigc_cli.text import counted, printable
+from aigc_cli.report.numbers import format_number
+from aigc_cli.storage.atomic_files import check_output
+from aigc_cli.text import format_count, to_printable
 
-NOTES = 5  # picks that are no clear choice, and named
-SHOWN = 40
-LEFT = 3  # exit code: done, but not all of it
-PLACE = "What to do with them"
-Output = Annotated[
-    Optional[Path], typer.Option("-o", "--output", help="Table of the picks (.parquet .csv .jsonl, or - for CSV).")
-]
+if TYPE_CHECKING:
+    from aigc_cli.storage.placed_files import Action
+    from aigc_cli.workflows.pick import Choice, Picks
 
-
-def _place(text: str, *flags: str) -> Any:
-    return typer.Option(*flags, help=text, rich_help_panel=PLACE, show_default=False)
+SHOWN_NOTES = 5  # notes on picks that are hardly better than the next image
+SHOWN_PICKS = 40
+FILES_LEFT = 3  # exit code: some files could not be put back
+CHOICE, FILES = "Choice", "Files"
 
 
 def pick(
-    table: Annotated[
-        Optional[Path], typer.Argument(help="What `aigc score` wrote (.parquet .csv .jsonl), or - for stdin.")
-    ] = None,
-    by: Annotated[str, typer.Option(help="quality, consistency, or both: their mean with --weights.")] = "quality",
-    weights: Annotated[str, typer.Option(help="Of quality and consistency, for --by both.")] = "0.5,0.5",
-    group: Annotated[str, typer.Option(help="The best of each prompt, folder or COLUMN; none: of all.")] = "prompt",
-    keep: Annotated[Optional[int], typer.Option("-k", "--keep", help="How many of each (default 1).")] = None,
-    top_share: Annotated[Optional[float], typer.Option(help="Instead: the best share of each, as 0.1.")] = None,
-    min_quality: Annotated[Optional[float], typer.Option(help="None below this quality.")] = None,
-    min_consistency: Annotated[Optional[float], typer.Option(help="None below this consistency.")] = None,
-    images: Annotated[Optional[Path], typer.Option(help="The images' folder; default: the table's paths.")] = None,
-    copy: Annotated[Optional[Path], _place("Copy them into this folder.")] = None,
-    link: Annotated[Optional[Path], _place("Link them into this folder.")] = None,
-    symbolic: Annotated[bool, _place("With --link: symbolic links, not hard ones.", "--symbolic")] = False,
-    move: Annotated[Optional[Path], _place("Move them into this folder.")] = None,
-    dry_run: Annotated[bool, _place("Only look whether it can be done, and say where each goes.", "--dry-run")] = False,
-    undo: Annotated[Optional[Path], _place("Take back what this list, undo-*.json, says.")] = None,
-    paths: Annotated[bool, typer.Option("--paths", help="Print paths alone, one a line.")] = False,
-    null: Annotated[bool, typer.Option("--null", help="Paths end in NUL, for xargs -0.")] = False,
-    output: Output = None,
-    overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    *,
+    table: Path | None = typer.Argument(
+        None, metavar="TABLE", help="Table of `aigc score` (.parquet .csv .jsonl); - reads stdin."
+    ),
+    by: str = make_option(CHOICE, "Rank by quality, consistency, or both: their weighted mean", default="quality"),
+    weights: str = make_option(CHOICE, "Weights QUALITY,CONSISTENCY for --by both", default="0.5,0.5"),
+    group: str = make_option(
+        CHOICE, "Pick from each prompt, folder or value of COLUMN; none: from all", default="prompt"
+    ),
+    keep: int | None = make_number(CHOICE, "Images to pick per group (default 1)", "-k", "--keep"),
+    top_share: float | None = make_number(CHOICE, "Share to pick per group instead, such as 0.1"),
+    min_quality: float | None = make_number(CHOICE, "Lowest quality to pick, in MOS"),
+    min_consistency: float | None = make_number(CHOICE, "Lowest consistency to pick, in MOS"),
+    images: Path | None = options.TABLE_IMAGES,
+    copy: Path | None = make_path(FILES, "Copy the picks into this folder"),
+    link: Path | None = make_path(FILES, "Link the picks into this folder"),
+    symbolic: bool = make_flag(FILES, "With --link: symbolic links instead of hard links", "--symbolic", extra=True),
+    move: Path | None = make_path(FILES, "Move the picks into this folder"),
+    dry_run: bool = make_flag(FILES, "Show what would be done and do nothing", "--dry-run"),
+    undo: Path | None = make_path(FILES, "Undo the actions listed in undo-*.json"),
+    output: Path | None = options.TABLE_OUTPUT,
+    paths: bool = make_flag(OUTPUT, "Print paths only, one per line", "--paths"),
+    null: bool = make_flag(OUTPUT, "Print paths that end in NUL, for xargs -0", "--null", extra=True),
+    overwrite: bool = options.OVERWRITE,
+    screen: options.ScreenOptions,
 ) -> None:
-    """Keep the best: the images of highest score of each prompt.
+    """List, copy, link or move the best images of each prompt.
 
-    Lists them, or copies, links or moves them. Nothing is overwritten, and --undo takes it back.
+    Existing files are never overwritten. `--undo` reverses a copy, link or move.
     """
-    from aigc_cli.workflows.pick import Choice, write_picks
-    from aigc_cli.workflows.pick import pick as run_pick
-
     if undo is not None:
-        _undo(undo, table, quiet)
+        _undo(undo, table, screen.quiet)
         return
     if table is None:
         raise AigcError("Expected a table of scores, found none.", "Example: aigc pick scores.parquet")
-    actions = {"copy": copy, "symlink" if symbolic else "link": link, "move": move}
-    _check(actions, keep, top_share, symbolic, dry_run)
-    _check_output(output, overwrite, [paths or null, as_json, output == STREAM])
-    choice = Choice(by, _weights(weights), group, 1 if keep is None else keep, top_share, min_quality, min_consistency)
-    with tables_in([table]) as (read,), terminal(quiet) as progress:
-        picks = run_pick(read, choice)
+    actions: dict[Action, Path | None] = {"copy": copy, "symlink" if symbolic else "link": link, "move": move}
+    _check_actions(actions, symbolic, dry_run)
+    if keep is not None and top_share is not None:
+        raise AigcError("Expected either --keep or --top-share, found both.", "Keep one of them.")
+    _check_output(output, overwrite, [paths or null, screen.as_json, output == STREAM])
+    options.check_least("--keep", keep, 1)
+    parts = _parse_weights(weights)
+
+    from aigc_cli.workflows.pick import Choice, pick_images, write_picks
+
+    choice = Choice(by, parts, group, 1 if keep is None else keep, top_share, min_quality, min_consistency)
+    with send_tables([table]) as (sent,), show_progress(screen.quiet) as progress, receive_table(output) as place:
+        picks = pick_images(sent, choice)
         for reason, count in sorted(picks.left_out.items()):
             progress.say(f"{count} not picked: {reason}")
-        needed = paths or null or as_json or any(actions.values())
-        files = _placed(picks, actions, images, dry_run, progress) if needed else []
-        with table_out(output) as place:
-            if place is not None:
-                write_picks(picks, read, place)
+        needed = paths or null or screen.as_json or any(actions.values())
+        files = _place(picks, actions, images, dry_run, progress) if needed else []
+        if place is not None:
+            write_picks(picks, sent, place)
     if paths or null:
         print_paths(files, null)
-    elif as_json:
-        print_json(_json(picks, files))
-    elif output != STREAM:
-        _show(picks, choice)
+    else:
+        facts = _make_json(picks, files) if screen.as_json else None
+        screen.print_result(facts, lambda: _show(picks, choice), output)
 
 
-def _placed(
-    picks: Any, actions: Mapping[Any, Path | None], images: Path | None, dry_run: bool, progress: Terminal
+def _place(
+    picks: "Picks", actions: "Mapping[Action, Path | None]", images: Path | None, dry_run: bool, progress: Terminal
 ) -> list[Path]:
-    """The picks' files, where they are after the one thing that is to be done with them."""
-    from aigc_cli.workflows.pick import carry_out, files_of
+    """Does the action that was asked for and returns the paths of the picks after it."""
+    from aigc_cli.workflows.pick import find_files, place_picks
 
-    files = files_of(picks.rows, images)
+    files = find_files(picks.rows, images)
     for action, folder in actions.items():
         if folder is not None:
-            done = carry_out(action, files, folder, dry_run=dry_run, progress=progress)
+            done = place_picks(action, files, folder, dry_run=dry_run, progress=progress)
             if not dry_run:
                 return [target for _, target in done.pairs]
             for source, target in done.pairs:
-                progress.say(f"would {action} {source} to {target}")
+                progress.say(f"Would {action} {source} to {target}")
     return files
 
 
 def _check_output(output: Path | None, overwrite: bool, on_stdout: list[bool]) -> None:
-    from aigc_cli.storage.files import check_output
-
     if sum(on_stdout) > 1:
         raise AigcError("Expected one of --paths, --json and -o -, found several.", "Keep one of them.")
     if output is not None and output != STREAM:
         check_output(output, overwrite=overwrite)
 
 
-def _check(
-    actions: dict[str, Path | None],
-    keep: int | None,
-    share: float | None,
-    symbolic: bool,
-    dry_run: bool,
-) -> None:
-    """Options that don't go together."""
+def _check_actions(actions: "Mapping[Action, Path | None]", symbolic: bool, dry_run: bool) -> None:
+    """Refuses more than one action, and --symbolic or --dry-run without one."""
     given = [f"--{'link' if name == 'symlink' else name}" for name, folder in actions.items() if folder is not None]
     if len(given) > 1:
-        raise AigcError(f"Expected one thing to do with the picks, found {' and '.join(given)}.", "Keep one of them.")
+        raise AigcError(f"Expected one of --copy, --link and --move, found {' and '.join(given)}.", "Keep one of them.")
     if (symbolic and "--link" not in given) or (dry_run and not given):
         flag, needed = ("--symbolic", "--link") if symbolic else ("--dry-run", "--copy, --link or --move")
-        raise AigcError(f"Expected {needed} beside {flag}, found none.", "Without them the picks are only listed.")
-    if keep is not None and share is not None:
-        raise AigcError("Expected either --keep or --top-share, found both.", "Keep one of them.")
+        raise AigcError(f"Expected {needed} beside {flag}, found none.", "Without an action the picks are only listed.")
 
 
-def _weights(text: str) -> tuple[float, float]:
+def _parse_weights(text: str) -> tuple[float, float]:
     try:
         quality, consistency = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -136,22 +130,22 @@ def _weights(text: str) -> tuple[float, float]:
 
 
 def _undo(record: Path, table: Path | None, quiet: bool) -> None:
-    from aigc_cli.storage.placed_files import undo
+    from aigc_cli.storage.placed_files import undo_placement
 
     if table is not None:
-        raise AigcError("Expected --undo without a table, found both.", "The list says which files.")
-    count, left = undo(record)
+        raise AigcError("Expected --undo without a table, found both.", "The undo list names the files.")
+    count, left = undo_placement(record)
     if not quiet:
-        print(f"{counted(count, 'file')} taken back.")
+        print(f"{format_count(count, 'file')} undone.")
     if left:
-        with terminal(False) as progress:
-            progress.say(f"Left as they are, and so is the list: {counted(len(left), 'file')}.")
+        with show_progress(False) as progress:
+            progress.say(f"Not undone, and kept in the list: {format_count(len(left), 'file')}.")
             for path, why in left:
-                progress.say(f"  {printable(str(path))}: {why}")
-        raise typer.Exit(LEFT)
+                progress.say(f"  {to_printable(str(path))}: {why}")
+        raise typer.Exit(FILES_LEFT)
 
 
-def _json(picks: Any, files: list[Path]) -> dict[str, Any]:
+def _make_json(picks: "Picks", files: list[Path]) -> dict[str, Any]:
     rows = [
         {"file": str(file).encode(errors="backslashreplace").decode()}
         | {k: v for k, v in row.items() if k.startswith("pick_") or k in ("name", "prompt", "quality", "consistency")}
@@ -160,31 +154,31 @@ def _json(picks: Any, files: list[Path]) -> dict[str, Any]:
     return {"images": picks.images, "groups": picks.groups, "left_out": picks.left_out, "picks": rows}
 
 
-def _show(picks: Any, choice: Any) -> None:
-    """The first picks; rows of one group beneath each other."""
+def _show(picks: "Picks", choice: "Choice") -> None:
+    """Prints the first picks, group by group."""
     grouped = choice.group != "none"
     cells = [
         [
             row["name"],
-            number(row["quality"], ".2f"),
-            number(row["consistency"], ".2f"),
-            *([number(row["pick_score"], ".2f")] if choice.by == "both" else []),
-            *([printable(row["pick_group"], 20)] if grouped else []),
+            format_number(row["quality"], ".2f"),
+            format_number(row["consistency"], ".2f"),
+            *([format_number(row["pick_score"], ".2f")] if choice.by == "both" else []),
+            *([to_printable(row["pick_group"], 20)] if grouped else []),
         ]
-        for row in picks.rows[:SHOWN]
+        for row in picks.rows[:SHOWN_PICKS]
     ]
     columns = ["image", "quality", "consistency", *(["both"] if choice.by == "both" else [])]
     print_table("", [*columns, *([choice.group] if grouped else [])], cells, texts=("image", choice.group))
-    if len(picks.rows) > SHOWN:
-        print(f"... and {len(picks.rows) - SHOWN:,} more; --paths or -o lists all of them.")
+    if len(picks.rows) > SHOWN_PICKS:
+        print(f"... and {len(picks.rows) - SHOWN_PICKS:,} more; --paths or -o lists all of them.")
     notes = [(row["name"], row["pick_note"]) for row in picks.rows if row["pick_note"]]
-    for name, note in notes[:NOTES]:
+    for name, note in notes[:SHOWN_NOTES]:
         print_text(f"{name}: {note}")
-    if len(notes) > NOTES:
-        print(f"... and {len(notes) - NOTES:,} more without a clear choice; -o names them in pick_note.")
+    if len(notes) > SHOWN_NOTES:
+        print(f"... and {len(notes) - SHOWN_NOTES:,} more with a note; -o writes all of them to pick_note.")
     what = choice.by
     if choice.by == "both":
         share = choice.weights[0] / sum(choice.weights)
         what = f"{share:.2f} x quality + {1 - share:.2f} x consistency"
-    of = f"{len(picks.rows):,} of {counted(picks.images, 'image')} picked"
-    print(f"{of} from {counted(picks.groups, 'group')} by {what}")
+    of = f"{len(picks.rows):,} of {format_count(picks.images, 'image')} picked"
+    print(f"{of} from {format_count(picks.groups, 'group')} by {what}")

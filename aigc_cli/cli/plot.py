@@ -1,52 +1,47 @@
-"""`aigc plot`: its options, and the paths of what was drawn."""
+"""`aigc plot`: draws figures of a run or a result table."""
 
 from pathlib import Path
-from typing import Annotated, Optional
 
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.completion import runs
-from aigc_cli.cli.console import print_json, terminal
-from aigc_cli.text import printable
+from aigc_cli.cli.completion import list_runs
+from aigc_cli.cli.console import show_progress
+from aigc_cli.cli.options import INPUT, OUTPUT, make_option, make_path
+from aigc_cli.text import to_printable
 
 
 def plot(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            help="Run folder of train or ablate, or a table of eval, score or compare.", autocompletion=runs
-        ),
-    ],
-    data: Annotated[
-        Optional[Path], typer.Option(help="Ratings for a table of scores: people's scores by name.")
-    ] = None,
-    columns: options.Columns = None,
-    sep: options.Separator = ",",
-    formats: Annotated[str, typer.Option("--formats", help="png, svg, pdf with commas between.")] = "png,svg",
-    output: Annotated[
-        Optional[Path], typer.Option("-o", "--output", help="Folder; default: RUN/plots, or NAME-plots beside a table.")
-    ] = None,
-    overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    *,
+    run: Path = typer.Argument(
+        metavar="RUN",
+        help="Folder of train, crossval or ablate, or a table of eval, score or compare.",
+        autocompletion=list_runs,
+    ),
+    data: Path | None = make_path(INPUT, "CSV with human scores by name, for a table of `aigc score`"),
+    output: Path | None = make_path(
+        OUTPUT, "Folder; default: RUN/plots, or NAME-plots beside a table", "-o", "--output"
+    ),
+    formats: str = make_option(OUTPUT, "png, svg, pdf, separated by commas", default="png,svg"),
+    overwrite: bool = options.OVERWRITE,
+    screen: options.ScreenOptions,
+    columns: list[str] | None = options.COLUMNS,
+    sep: str = options.SEPARATOR,
 ) -> None:
-    """Figures for papers: curves of a training, predicted against human scores, calibration, an ablation."""
-    from aigc_cli.workflows.experiment.source import Source
-    from aigc_cli.workflows.plot import plot as run_plot
+    """Draw figures of a run or a result table.
 
-    with terminal(quiet) as progress:
-        found = run_plot(
-            run,
-            output=output,
-            source=Source(data, None, options.renames(columns), sep),
-            formats=[name.strip() for name in formats.split(",")],
-            overwrite=overwrite,
-        )
+    Training curves, model scores against human scores, calibration, or an ablation: what the run or table holds.
+    """
+    from aigc_cli.workflows.plot import draw_plots
+
+    with show_progress(screen.quiet) as progress:
+        source = options.RatedOptions(data, None, columns, sep).make_source()
+        kinds = [name.strip() for name in formats.split(",")]
+        found = draw_plots(run, output=output, source=source, formats=kinds, overwrite=overwrite)
         for note in found.notes:
             progress.say(note)
-    if as_json:
-        print_json({"files": [str(path) for path in found.files], "notes": found.notes})
-        return
-    for path in found.files:
-        print(printable(str(path)))
+    files = [str(path) for path in found.files]
+    screen.print_result(
+        {"files": files, "notes": found.notes},
+        lambda: print("".join(f"{to_printable(file)}\n" for file in files), end=""),
+    )

@@ -1,4 +1,4 @@
-"""`-` for a table: read from standard input, written to standard output."""
+"""`-` in place of a table: reads standard input, writes standard output."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from aigc_cli.errors import AigcError
 
@@ -15,20 +15,20 @@ STREAM = Path("-")
 
 
 @contextlib.contextmanager
-def tables_in(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    """The same paths, `-` as a file with what came by standard input: a table in any of the formats.
+def send_tables(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """The same paths, with `-` replaced by a temporary file that holds standard input (Parquet, CSV or JSON lines).
 
     Raises:
-        AigcError: `-` is there twice, or standard input is a terminal.
+        AigcError: `-` is given twice, or standard input is a terminal or empty.
     """
     paths = list(paths)
     if paths.count(STREAM) > 1:
-        raise AigcError("Expected one table from standard input, found two.", "Name a file for the other one.")
+        raise AigcError("Expected one table from standard input, found two.", "Give a file for the other table.")
     if STREAM not in paths:
         yield paths
         return
     if sys.stdin.isatty():
-        raise AigcError("Expected a table by standard input, found a terminal.", "Example: ... | aigc pick -")
+        raise AigcError("Expected a table on standard input, found a terminal.", "Example: ... | aigc pick -")
     with tempfile.TemporaryDirectory(prefix="aigc-") as folder:
         received = Path(folder) / "stdin"
         with received.open("wb") as stream:
@@ -36,7 +36,7 @@ def tables_in(paths: Iterable[Path]) -> Iterator[list[Path]]:
         with received.open("rb") as stream:
             start = stream.read(4)
         if not start:
-            raise AigcError("Expected a table by standard input, found nothing.", "Did the command before fail?")
+            raise AigcError("Expected a table on standard input, found nothing.", "Check the command before the pipe.")
         suffix = ".parquet" if start == b"PAR1" else ".jsonl" if start[:1] == b"{" else ".csv"
         table = received.rename(received.with_suffix(suffix))
         try:
@@ -47,33 +47,33 @@ def tables_in(paths: Iterable[Path]) -> Iterator[list[Path]]:
 
 
 @contextlib.contextmanager
-def table_out(path: Path | None) -> Iterator[Path | None]:
-    """The path to write a table to, if any; what is written for `-` goes to standard output as CSV at the end."""
+def receive_table(path: Path | None) -> Iterator[Path | None]:
+    """The path to write a table to; for `-` a temporary file, which is printed as CSV at the end."""
     if path != STREAM:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="aigc-") as folder:
         table = Path(folder) / "stdout.csv"
         yield table
-        _write(table.read_bytes())
+        _write_stdout(table.read_bytes())
 
 
 def print_paths(files: Iterable[Path], null: bool) -> None:
-    """Paths on standard output, byte for byte as the system has them: one a line, or each ended by NUL for `xargs -0`.
+    """Prints paths as the bytes the file system holds: one per line, or with `null` each followed by a NUL.
 
     Raises:
-        AigcError: a path holds the end of a line, which no reader of lines could tell apart.
+        AigcError: a path holds a line break and `null` is off.
     """
     names = [os.fsencode(file) for file in files]
     if not null and any(b"\n" in name for name in names):
-        raise AigcError("Expected paths of one line each, found one with a line break.", "Add --null, for xargs -0.")
-    _write(b"".join(name + (b"\0" if null else b"\n") for name in names))
+        raise AigcError("Expected paths without a line break, found one with a line break.", "Use --null and xargs -0.")
+    _write_stdout(b"".join(name + (b"\0" if null else b"\n") for name in names))
 
 
-def _write(data: bytes) -> None:
+def _write_stdout(data: bytes) -> None:
     sys.stdout.flush()
-    stream: Any = getattr(sys.stdout, "buffer", None)
-    if stream is None:  # standard output was replaced by a text stream
+    stream: BinaryIO | None = getattr(sys.stdout, "buffer", None)
+    if stream is None:  # a text stream replaces standard output
         sys.stdout.write(os.fsdecode(data))
     else:
         stream.write(data)

@@ -1,1 +1,1 @@
-"""From a file to pixels."""
+"""Image files: listing, reading, decoding, perturbing, and the demonstration set."""

@@ -1,8 +1,7 @@
-"""Decodes image files in processes of their own, so that a decoder that dies takes one image with it and not the run.
+"""Decodes image files in child processes: a decoder that crashes costs one image, not the run.
 
-Such a process reads the paths of files on its stdin and answers on its stdout: a line of JSON (the size, and what the
-image says of its making), and the pixels. It has the image reader loaded and nothing else, may not use more than
-`MEMORY` bytes, and ends when its pipe does.
+A child reads file paths on stdin. For each it writes to stdout the length of a JSON text (4 bytes, little endian), the
+JSON text (size, note and generation record, or the reason of a failure) and the pixels. It loads only the image reader.
 """
 
 import atexit
@@ -15,7 +14,7 @@ import select
 import signal
 import subprocess
 import sys
-import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -23,29 +22,30 @@ from typing import Any, cast
 import numpy as np
 
 from aigc_cli.errors import EnvironmentProblem
-from aigc_cli.images.reader import DecodedImage, ImageFault, Pixels, decode, read_bytes
-from aigc_cli.prompts.programs import Recorded
+from aigc_cli.images.reader import DecodedImage, ImageFault, Pixels, decode_image, read_image_bytes
+from aigc_cli.prompts.programs import GenerationRecord
 
-PATIENCE = 60.0  # seconds; the largest image allowed takes a few
-MEMORY = 4 << 30  # address space; the largest image allowed takes half of it
-ATTEMPTS = 2  # a process may have been killed from outside, which is no fault of its image
-PIPE = 1 << 20  # bytes
-_START = "import sys; sys.path.append(sys.argv[1]); from aigc_cli.images.decoder import serve; serve()"
+DECODE_SECONDS = 60.0  # for one image; the largest image allowed takes a few
+MAX_MEMORY = 4 << 30  # bytes of address space; the largest image allowed takes half of it
+ATTEMPTS = 2  # the first process may have been killed from outside, which is not the image's fault
+PIPE_BYTES = 1 << 20  # both ends wait for each other whenever the pipe is full
+_START = "import sys; sys.path.append(sys.argv[1]); from aigc_cli.images.decoder import serve_decoder; serve_decoder()"
 
 
 def decode_file(path: Path) -> DecodedImage:
-    """What `decode(read_bytes(path))` gives, computed in another process; may be called from several threads.
+    """`decode_image(read_image_bytes(path))` in a child process; threads may call this at the same time.
 
     Raises:
-        ImageFault: as those two do, and decoder_crash when the decoder died twice, or did not answer in `PATIENCE`.
-        EnvironmentProblem: no process can be started.
+        ImageFault: the faults of those two functions; decoder_crash when the child died `ATTEMPTS` times, or sent
+            nothing for `DECODE_SECONDS`.
+        EnvironmentProblem: no child process can be started.
     """
     for _ in range(ATTEMPTS):
-        process = _idle.take()
+        process = POOL.take()
         try:
             decoded = process.decode(path)
         except ImageFault:
-            _idle.give(process)
+            POOL.waiting.append(process)
             raise
         except TimeoutError:
             process.kill()
@@ -56,170 +56,140 @@ def decode_file(path: Path) -> DecodedImage:
             process.kill()
             raise
         else:
-            _idle.give(process)
+            POOL.waiting.append(process)
             return decoded
     raise ImageFault("decoder_crash")
 
 
-class _Process:
-    """One process that decodes one image at a time."""
+class DecoderProcess:
+    """One child process, which decodes one image at a time."""
 
     def __init__(self) -> None:
         package = Path(__file__).parents[2]
         try:
-            self._child = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-c", _START, str(package)],  # -P: no module out of the working folder
+            self.child = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-c", _START, str(package)],  # -P: no modules from the working folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # what libraries print as they die
+                stderr=subprocess.DEVNULL,  # messages of libraries that crash
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                process_group=0 if os.name == "posix" else None,  # Ctrl-C is for the one who started it all
+                process_group=0 if os.name == "posix" else None,  # Ctrl-C reaches the parent only
                 bufsize=0,
             )
-            assert self._child.stdout is not None
-            self._pipe = cast(io.RawIOBase, self._child.stdout)
-            _widen(self._pipe)
-            self._answer(PATIENCE)
+            self._pipe = cast(io.RawIOBase, self.child.stdout)
+            with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux supports it
+                import fcntl
+
+                fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            self._read_answer()
         except OSError as error:
             with contextlib.suppress(AttributeError):
                 self.kill()
             raise EnvironmentProblem(
-                f"A process that decodes images could not be started: {error}.", "Free some memory or processes."
+                f"A process that decodes images could not be started: {error}.",
+                "Free some memory, or end some processes.",
             ) from error
 
     def decode(self, path: Path) -> DecodedImage:
-        """Raises OSError when the process is gone, TimeoutError when it is silent."""
-        assert self._child.stdin is not None
-        self._child.stdin.write(os.fsencode(path.absolute()).hex().encode() + b"\n")
-        self._child.stdin.flush()
-        answer = self._answer(PATIENCE)
+        """Decode one file. Raises OSError when the process is gone, TimeoutError when it does not answer."""
+        assert self.child.stdin is not None
+        self.child.stdin.write(os.fsencode(path.absolute()).hex().encode() + b"\n")
+        answer = self._read_answer()
         if "reason" in answer:
             raise ImageFault(answer["reason"])
         shape = answer["height"], answer["width"], 3
-        return DecodedImage(
-            self._read(math.prod(shape), PATIENCE).reshape(shape), answer["note"], Recorded(**answer["recorded"])
-        )
+        pixels = self._read(math.prod(shape)).reshape(shape)
+        return DecodedImage(pixels, answer["note"], GenerationRecord(**answer["record"]))
 
     def kill(self) -> None:
-        self._child.kill()
+        self.child.kill()
         self.close()
 
     def close(self) -> None:
-        """Ends the process, which leaves by itself when its stdin is closed."""
-        for stream in (self._child.stdin, self._child.stdout):
+        """Close the pipes, which ends the process, and wait for it."""
+        for stream in (self.child.stdin, self.child.stdout):
             with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
-        self._child.wait()
+                cast(io.RawIOBase, stream).close()
+        self.child.wait()
 
-    def forget(self) -> None:
-        """Lets go of a process that is another's child."""
-        self._child.returncode = 0  # nobody here has to wait for it
-        self.close()
+    def _read_answer(self) -> dict[str, Any]:
+        size = int.from_bytes(self._read(4).tobytes(), "little")
+        return dict(json.loads(self._read(size).tobytes()))
 
-    def _answer(self, patience: float) -> dict[str, Any]:
-        line = self._read(int.from_bytes(self._read(4, patience).tobytes(), "little"), patience)
-        return dict(json.loads(line.tobytes()))
-
-    def _read(self, count: int, patience: float) -> Pixels:
-        """Exactly `count` bytes; reads the pipe itself, so that nothing is held in a buffer while we wait."""
+    def _read(self, count: int) -> Pixels:
+        """Read exactly `count` bytes. No buffered reader: poll would not see bytes that lie in its buffer."""
         found, done = np.empty(count, np.uint8), 0
-        view = found.data
         while done < count:
-            if not _readable(self._pipe.fileno(), patience):
-                raise TimeoutError
-            part = self._pipe.readinto(view[done:])
+            if hasattr(select, "poll"):  # Windows waits for ever
+                poll = select.poll()
+                poll.register(self._pipe, select.POLLIN)
+                if not poll.poll(1000 * DECODE_SECONDS):
+                    raise TimeoutError
+            part = self._pipe.readinto(found.data[done:])
             if not part:
-                raise OSError("it ended without an answer")
+                raise OSError("the process ended without an answer")
             done += part
         return found
 
 
-def _widen(pipe: io.RawIOBase) -> None:
-    """Lets a pipe hold as much as the system allows, since both ends wait for each other whenever it is full."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux has it
-        import fcntl
-
-        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
-
-
-def _readable(pipe: int, patience: float) -> bool:
-    if not hasattr(select, "poll"):
-        return True
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    return bool(poll.poll(1000 * patience))
-
-
-class _Idle:
-    """The processes that wait for work; there are as many as there were threads at a time."""
+class DecoderPool:
+    """The idle child processes. There are as many as the largest number of threads that decoded at the same time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[_Process] = []
+        self.waiting: list[DecoderProcess] = []  # without a lock: append and pop are atomic
 
-    def take(self) -> _Process:
-        with self._lock:
-            if self._waiting:
-                return self._waiting.pop()
-        return _Process()
-
-    def give(self, process: _Process) -> None:
-        with self._lock:
-            self._waiting.append(process)
+    def take(self) -> DecoderProcess:
+        with contextlib.suppress(IndexError):
+            return self.waiting.pop()
+        return DecoderProcess()
 
     def close(self) -> None:
-        while self._waiting:
-            self._waiting.pop().close()
+        while self.waiting:
+            self.waiting.pop().close()
 
     def forget(self) -> None:
-        """After a fork: the processes and the lock are the parent's."""
-        self._lock = threading.Lock()
-        while self._waiting:
-            self._waiting.pop().forget()
+        """Close only this process's ends of the pipes: after a fork, the children belong to the parent."""
+        for process in self.waiting:
+            process.child.returncode = 0  # so that `close` does not wait for it
+        self.close()
 
 
-_idle = _Idle()
-atexit.register(_idle.close)
+POOL = DecoderPool()
+atexit.register(POOL.close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.forget)
+    os.register_at_fork(after_in_child=POOL.forget)
 
 
-# --- the other end
+# --- in the child process
 
 
-def serve() -> None:
-    """Answers one path after the other until stdin ends."""
+def serve_decoder() -> None:
+    """Decode the files named on stdin, one after the other, until stdin ends."""
     for sent in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sent, signal.SIG_IGN)  # the run decides when it is over, and this ends with it
+        signal.signal(sent, signal.SIG_IGN)  # the parent ends this process by closing its stdin
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    set_alarm: Callable[[int], Any] = getattr(signal, "alarm", int)  # Windows has none
     with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)  # nothing that a library prints may come between the answers
-        _reply(out, {})
+        os.dup2(2, 1)  # so that nothing a library prints gets between the answers
+        _send_reply(out, {})
         for line in sys.stdin.buffer:
-            _alarm(2 * PATIENCE)  # whoever started this may have gone while it hangs
+            set_alarm(int(2 * DECODE_SECONDS))  # ends a hanging decoder whose parent has died
             try:
-                decoded = decode(read_bytes(Path(os.fsdecode(bytes.fromhex(line.decode())))))
+                decoded = decode_image(read_image_bytes(Path(os.fsdecode(bytes.fromhex(line.decode())))))
                 size = {"width": decoded.width, "height": decoded.height, "note": decoded.note}
-                _reply(out, size | {"recorded": asdict(decoded.recorded)}, decoded.pixels.data.cast("B"))
+                _send_reply(out, size | {"record": asdict(decoded.record)}, decoded.pixels.data.cast("B"))
             except ImageFault as fault:
-                _reply(out, {"reason": fault.reason})
+                _send_reply(out, {"reason": fault.reason})
             except MemoryError:
-                _reply(out, {"reason": "decoder_crash"})
-            _alarm(0)
+                _send_reply(out, {"reason": "decoder_crash"})
+            set_alarm(0)
 
 
-def _alarm(seconds: float) -> None:
-    """Ends this process after so many seconds, 0 for not any more."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(int(seconds))
-
-
-def _reply(out: Any, answer: dict[str, Any], pixels: bytes | memoryview = b"") -> None:
+def _send_reply(out: Any, answer: dict[str, Any], pixels: bytes | memoryview = b"") -> None:
     text = json.dumps(answer).encode()
     out.write(len(text).to_bytes(4, "little") + text)
     out.write(pixels)

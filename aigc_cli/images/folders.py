@@ -1,146 +1,164 @@
-"""Which images a folder holds, and which file a shown path means."""
+"""Lists the images of a folder, checks names of images, and finds files by their printed paths."""
 
 import os
-import stat
+import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.reader import SUFFIXES
-from aigc_cli.text import printable
+from aigc_cli.images.reader import IMAGE_SUFFIXES
+from aigc_cli.text import to_printable
+
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
 def list_images(
     folder: Path, *, recursive: bool = False, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[str]:
-    """Return the names in `folder` that end in one of SUFFIXES in any case, in codepoint order.
+    """List the names in `folder` that end in one of IMAGE_SUFFIXES (upper or lower case), in codepoint order.
 
-    Folders are left out. Pipes, dead links and the like stay: they become failed rows.
+    Folders are left out. Pipes, dead links and other special files are kept: they become failed rows.
 
     Args:
-        recursive: also search the folders below; names are then relative paths with `/`. Links to folders are never
-            followed, so there is no loop and no way out.
-        include: glob patterns; only names that `matches` one of them. None given: all.
-        exclude: patterns of names, or of folders, that are left out.
+        recursive: also search the subfolders; names are then relative paths with `/`. Links to folders are not
+            followed, so the search cannot loop or leave the folder.
+        include: glob patterns (see `matches_pattern`); a name must match one of them. Empty: all names.
+        exclude: glob patterns of names and folders to leave out.
 
-    Raises AigcError when a folder is none, cannot be listed, or holds no such name.
+    Raises:
+        AigcError: `folder` is not a folder, a folder cannot be listed, or no image is left.
     """
     check_folder(folder)
     found = dict(_walk(folder, "", recursive, exclude))
-    images = [name for name in found if _suffix(name) in SUFFIXES]
-    names = [name for name in images if wanted(name, include, exclude)]
+    images = [name for name in found if _has_image_suffix(name)]
+    names = [name for name in images if is_selected(name, include, exclude)]
     names = [name for name in names if found[name] or not is_folder(folder / name)]
     if names:
         return sorted(names)
+    shown = to_printable(str(folder))
     if images and (include or exclude):
         raise AigcError(
-            f"{printable(str(folder))}: expected images that --include and --exclude leave, found none of "
-            f"{len(images)}",
-            "In a pattern * stands for any text, / too; it is compared with the whole name and with its last part.",
+            f"{shown}: expected images selected by --include and --exclude, found none of {len(images)}",
+            "In a pattern, * matches any text, also /. A pattern is compared with the whole name and its last part.",
         )
+    deeper = "" if recursive else ", or add --recursive to search its subfolders"
     raise AigcError(
-        f"{printable(str(folder))}: expected images ({' '.join(SUFFIXES)}), found none in {len(found)} entries",
-        "Name the folder that holds the images themselves"
-        + ("." if recursive else ", or add --recursive to search the folders inside it."),
+        f"{shown}: expected images ({' '.join(IMAGE_SUFFIXES)}), found none in {len(found)} entries",
+        f"Name the folder that contains the images{deeper}.",
     )
 
 
-def _suffix(name: str) -> str:
-    """As `Path(name).suffix.lower()`, at a tenth of its cost: folders hold hundreds of thousands of names."""
-    before, dot, after = name.rpartition(".")
-    return f".{after}".lower() if dot and before and not before.endswith("/") else ""
+def _has_image_suffix(name: str) -> bool:
+    """Like `Path(name).suffix`, ten times faster: folders may hold hundreds of thousands of names."""
+    stem, _, suffix = name.rpartition(".")
+    return f".{suffix}".lower() in IMAGE_SUFFIXES and stem != "" and not stem.endswith("/")
 
 
 def _walk(folder: Path, below: str, recursive: bool, exclude: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """What a folder holds, but for those folders that are searched: its name, and whether it is a plain file."""
+    """Yield (name, is a regular file) of every entry, in subfolders too if `recursive`; not the subfolders searched."""
     try:
         with os.scandir(folder / below) as listed:
             entries = list(listed)
     except OSError as error:
         raise AigcError(
-            f"{printable(str(folder / below))}: the folder cannot be listed ({error.strerror})",
-            f"Check its permissions{', or leave it out with --exclude' if below else ''}.",
+            f"{to_printable(str(folder / below))}: the folder cannot be listed ({error.strerror})",
+            f"Check its permissions{', or skip it with --exclude' if below else ''}.",
         ) from error
     for entry in entries:
         name = f"{below}{entry.name}"
         if recursive and entry.is_dir(follow_symlinks=False):
-            if not any(matches(name, pattern) for pattern in exclude):
+            if not any(matches_pattern(name, pattern) for pattern in exclude):
                 yield from _walk(folder, f"{name}/", recursive, exclude)
         else:
             yield name, entry.is_file(follow_symlinks=False)
 
 
-def matches(name: str, pattern: str) -> bool:
-    """Whether a relative name, or its last part, fits a glob pattern, in which `*` also stands for `/`."""
+def matches_pattern(name: str, pattern: str) -> bool:
+    """Whether a relative name, or its last part, matches a glob pattern; `*` also matches `/`."""
     return fnmatchcase(name, pattern) or fnmatchcase(PurePosixPath(name).name, pattern)
 
 
-def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether a relative name fits `include`, where there is one, and neither it nor a folder above fits `exclude`."""
-    if include and not any(matches(name, pattern) for pattern in include):
+def is_selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether a name matches `include` (or that is empty), and neither it nor a parent matches `exclude`."""
+    if include and not any(matches_pattern(name, pattern) for pattern in include):
         return False
     parts = [name, *map(str, PurePosixPath(name).parents)][:-1] if exclude else []
-    return not any(matches(part, pattern) for part in parts for pattern in exclude)
+    return not any(matches_pattern(part, pattern) for part in parts for pattern in exclude)
+
+
+def place_in_folder(folder: Path, name: str, where: str = "", *, escaped: bool = False) -> Path:
+    """The path in `folder` of an image that a table names.
+
+    The check looks only at the text of the name and applies the rules of every operating system, so that a table has
+    the same meaning on all of them.
+
+    Args:
+        where: the start of the error message, such as the table and the line.
+        escaped: whether the name comes from a result table, where a backslash begins an escape sequence.
+
+    Raises:
+        AigcError: the name is absolute, has a drive letter or a backslash, or leads out of the folder.
+    """
+    path, backslash = PurePosixPath(name), "\\" in name and not escaped
+    if path.is_absolute() or ".." in re.split(r"[/\\]", name) or backslash or _DRIVE.match(name):
+        problem = f"a name inside the image folder, found '{to_printable(name, 80)}', outside the image folder"
+        raise AigcError(
+            f"{where}: expected {problem}" if where else f"Expected {problem}.",
+            "Write names relative to the image folder, with / between folders and without '..'.",
+        )
+    return folder / path
 
 
 def leads_outside(path: Path, folder: Path) -> bool:
-    """Whether a link, `path` itself or one on the way to it, leads to something that is not in `folder` or below."""
+    """Whether `path` lies outside `folder` once all links in it are followed."""
     try:
         linked = path.is_symlink() or path.parent != folder
         return linked and not path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a loop of links leads nowhere
+    except (OSError, RuntimeError, ValueError):  # such as a loop of links
         return False
 
 
 def check_folder(folder: Path) -> None:
-    """Raise AigcError unless `folder` is a folder (or a link to one)."""
-    if is_folder(folder):
-        return
-    try:
-        folder.lstat()
-        found = "something that is not a folder"
-    except (OSError, ValueError):
-        found = "nothing there"
-    raise AigcError(
-        f"{printable(str(folder))}: expected a folder of images, found {found}",
-        "Name the folder that holds the images.",
-    )
+    """Raise AigcError if `folder` is neither a folder nor a link to one."""
+    if not is_folder(folder):
+        found = "something that is not a folder" if os.path.lexists(folder) else "nothing there"
+        raise AigcError(
+            f"{to_printable(str(folder))}: expected a folder of images, found {found}",
+            "Name the folder that contains the images.",
+        )
 
 
 def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder or a link to one; False where that can't be found out."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except (OSError, ValueError):  # Path.is_dir raises on some of these: a name too long, no permission
-        return False
+    """Whether `path` is a folder or a link to one; False if that cannot be determined."""
+    return os.path.isdir(path)  # noqa: PTH112  (Path.is_dir raises errors: name too long, no permission)
 
 
-class Finder:
-    """Files by the paths that a table shows, where characters that could harm a terminal are escaped."""
+class FileFinder:
+    """Finds files by their printed paths, in which control characters are escaped (see `to_printable`)."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, Path]] = {}
 
     def __call__(self, shown: str | None) -> Path | None:
-        """The file that is meant, None where there is none."""
+        """The file whose printed path is `shown`; None if there is no such file."""
         if shown is None:
             return None
         try:
             path = Path(shown)
             if "\\" in shown and not path.is_file():
-                path = self._meant(path)
+                path = self._find_unescaped(path)
             return path if path.is_file() else None
         except (OSError, ValueError):
             return None
 
-    def _meant(self, path: Path) -> Path:
-        """The path whose parts are shown so; a part of which there is none stays."""
+    def _find_unescaped(self, path: Path) -> Path:
+        """Replace each part by the entry that is printed like it; a part without such an entry stays."""
         found = Path(path.anchor)
         for part in path.relative_to(path.anchor).parts:
             if "\\" in part and not (found / part).exists():
                 if found not in self._folders:
-                    self._folders[found] = {printable(entry.name): entry for entry in found.iterdir()}
+                    self._folders[found] = {to_printable(entry.name): entry for entry in found.iterdir()}
                 found = self._folders[found].get(part, found / part)
             else:
                 found /= part

@@ -1,21 +1,24 @@
-"""The row that everything else works on: one image, its prompt, and what people said of it."""
+"""A rated or unrated image with its prompt, the unit of every data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+TARGETS = ("quality", "consistency")
+MOS_COLUMNS = {"quality": "mos_quality", "consistency": "mos_align"}  # column names in tables of ratings
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its prompt and, where there are any, its human scores.
+    """One image with its prompt and, if it was rated, its human scores.
 
     Attributes:
-        name: the image's name as the table or the folder gives it, unique in a data set.
-        path: where the image lies; it may not exist (the reader then says `missing_file`).
-        prompt: the text the image was made from; None when no source gave one.
-        mos_quality: mean opinion score of quality in MOS units, None when it was not rated.
-        mos_align: mean opinion score of consistency with the prompt in MOS units, or None.
-        groups: the table's other columns, kept as text for grouped reports.
+        name: the image's name in the table or the folder, unique within a data set.
+        path: the image file; it may be missing (reading it then fails with `missing_file`).
+        prompt: the text the image was made from; None when no source has one.
+        mos_quality: mean opinion score (MOS) of quality, in MOS units; None when not rated.
+        mos_align: MOS of consistency with the prompt, in MOS units; None when not rated.
+        groups: the table's other columns as texts, by name, for grouped reports.
     """
 
     name: str
@@ -24,3 +27,7 @@ class Sample:
     mos_quality: float | None = None
     mos_align: float | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+
+    def get_mos(self, target: str) -> float | None:
+        """The MOS of `target`, quality or consistency; None when not rated."""
+        return self.mos_quality if target == "quality" else self.mos_align

@@ -1,61 +1,57 @@
 """Text files beside images: `name.txt` holds the prompt of `name.png`."""
 
 import hashlib
-import stat
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from aigc_cli.images.folders import leads_outside
-from aigc_cli.prompts.clean import as_text, one_line
-from aigc_cli.prompts.programs import Recorded, is_infotext, read_infotext
+from aigc_cli.prompts.clean import collapse_spaces, to_text
+from aigc_cli.prompts.programs import GenerationRecord, is_infotext, read_infotext
+from aigc_cli.regular_file import FileTooLarge, NotRegularFile, read_regular
 
-MAX_BYTES = 1 << 20
+MAX_SIDECAR_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """What a text file says.
+    """The content of the text file beside an image.
 
     Attributes:
-        digest: SHA-256 of its bytes; what is wrong with it where it could not be read.
-        recorded: prompt and, if Automatic1111 wrote the file, settings; None where it could not be read.
+        digest: SHA-256 of the file's bytes, or the reason why the file was not read.
+        record: the prompt and, if Automatic1111 wrote the file, the settings; None when the file is not readable text.
     """
 
     digest: str
-    recorded: Recorded | None
+    record: GenerationRecord | None
 
 
 def read_sidecar(image: Path, folder: Path) -> Sidecar | None:
-    """The text file of an image, `name.txt` beside `name.png`; None where there is none.
+    """Read the text file of an image, `name.txt` for `name.png`; None when there is no such file.
 
-    A file that Automatic1111 wrote (its option to save texts) is read as its metadata is; any other is the prompt
-    itself, as it stands, on one line. UTF-8, or UTF-16 with a byte order mark; 1 MiB at most.
-
-    Args:
-        folder: that the images were searched in; a link out of it is not followed.
+    A text in the form that Automatic1111 writes is parsed like its metadata. Any other text is the prompt itself, put
+    on one line. The file is UTF-8, or UTF-16 with a byte order mark, and at most 1 MiB large. A link that leads out of
+    `folder`, in which the images were searched, is not followed.
     """
     path = image.with_suffix(".txt")
-    try:
-        status = path.lstat()
-    except (OSError, ValueError):
+    if not os.path.lexists(path):
         return None
     try:
         if leads_outside(path, folder):
             return Sidecar("a link out of the folder", None)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            return Sidecar("no file, or too large", None)
-        data = path.read_bytes()
+        data = read_regular(path, MAX_SIDECAR_BYTES)
+    except (NotRegularFile, FileTooLarge):
+        return Sidecar("not a regular file, or too large", None)
     except OSError as error:
         return Sidecar(f"not readable: {error.errno}", None)
     digest = hashlib.sha256(data).hexdigest()
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeError:
-        return Sidecar(digest, None)
-    if "\0" in text:
+        text = "\0"
+    if "\0" in text:  # no text at all
         return Sidecar(digest, None)
     if is_infotext(text):
         return Sidecar(digest, read_infotext(text))
-    raw = as_text(text).strip()
-    return Sidecar(digest, Recorded(prompt=one_line(raw) or None, raw=raw or None))
+    raw = to_text(text).strip()
+    return Sidecar(digest, GenerationRecord(prompt=collapse_spaces(raw) or None, raw=raw or None))

@@ -1,1 +1,1 @@
-"""How far predictions agree with human scores."""
+"""Metrics of the agreement between predictions and human scores."""

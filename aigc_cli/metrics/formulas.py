@@ -1,30 +1,37 @@
-"""The formulas: how far predictions agree with human scores, over all rows and within prompts.
+"""The formulas of all metrics, over all rows and within prompts.
 
-All take float64 arrays (n,) of predictions and human scores; those within groups also take the group of each row as
-numbers (n,) from 0. What is not defined is for `metrics.undefined` to say before one of them is called.
+Each takes predictions and human scores as float64 arrays (n,). The metrics within groups also take the group of each
+row as an integer from 0, (n,). No formula checks its input: `metrics.by_name.explain_undefined` says beforehand whether
+a metric is defined. SciPy takes a second to import and is imported by the functions that need it: scoring uses only the
+types of this module.
 """
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
 
 Values = NDArray[np.float64]
 Codes = NDArray[np.int64]
-FITTED = 5  # the fewest points that the four parameters of the logistic don't simply pass through
+MIN_LOGISTIC_ROWS = 5  # a curve with four parameters passes through any four points
 
 
 def srocc(predicted: Values, target: Values) -> float:
-    """Spearman's rank correlation, ties with their average rank, in [-1, 1]."""
+    """Spearman's rank correlation, in [-1, 1]; equal values share their average rank."""
+    from scipy import stats
+
     return float(np.corrcoef(stats.rankdata(predicted), stats.rankdata(target))[0, 1])
 
 
 def plcc(predicted: Values, target: Values) -> float:
     """Pearson's linear correlation, in [-1, 1]."""
+    from scipy import stats
+
     return float(stats.pearsonr(predicted, target).statistic)
 
 
 def krocc(predicted: Values, target: Values) -> float:
-    """Kendall's tau-b, in [-1, 1]."""
+    """Kendall's rank correlation tau-b, in [-1, 1]."""
+    from scipy import stats
+
     return float(stats.kendalltau(predicted, target).statistic)
 
 
@@ -34,37 +41,48 @@ def rmse(predicted: Values, target: Values) -> float:
 
 
 def pairwise(predicted: Values, target: Values) -> float:
-    """The share of the pairs that people ordered which the predictions order the same way, in [0, 1].
+    """The share of pairs that the predictions order as people do, in [0, 1].
 
-    A tie in the predictions counts half; pairs that people tied are left out. With C concordant and D discordant pairs
-    that is 1/2 + (C - D) / (2 * pairs that people ordered), and tau-b gives C - D, a whole number.
+    Only pairs with different human scores count. Equal predictions count half. With C concordant and D discordant
+    pairs out of P that count, the share is 1/2 + (C - D) / (2 P). C - D is a whole number and follows from tau-b.
+
+    Example:
+        >>> round(pairwise(np.array([1.0, 2.0, 2.0]), np.array([1.0, 2.0, 3.0])), 3)  # two of three pairs, and one tie
+        0.833
     """
-    ordered_p, ordered_t = _untied_pairs(predicted), _untied_pairs(target)
+    ordered_p, ordered_t = _count_untied_pairs(predicted), _count_untied_pairs(target)
     if ordered_p == 0:
         return 0.5
     excess = round(krocc(predicted, target) * np.sqrt(ordered_p * ordered_t))
     return float(0.5 + 0.5 * excess / ordered_t)
 
 
-def _untied_pairs(values: Values) -> float:
+def _count_untied_pairs(values: Values) -> float:
     sizes = np.unique(values, return_counts=True)[1].astype(np.float64)
     return float((len(values) ** 2 - (sizes**2).sum()) / 2)
 
 
-def logistic(predicted: Values, target: Values) -> Values:
-    """Predictions after the usual monotone map onto human scores, before which PLCC would punish any curve.
+def fit_logistic(predicted: Values, target: Values) -> Values:
+    """Predictions after the usual monotone map onto human scores: PLCC alone punishes every curved relation.
 
     f(x) = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), fitted by least squares (VQEG, Final report on the validation
-    of objective models of video quality assessment, 2000). b1 and b2 are a linear regression, which no correlation
-    sees, so the least squares are where the correlation is largest over b3 and b4, and f rises: predictions that run
-    against people keep a negative correlation. In standard deviations of x, b3 is within 10 of the mean and |b4| from
-    0.01 (a step) to 10 (a line); the search starts from two widths and is deterministic.
+    of objective models of video quality assessment, 2000). b1 and b2 only shift and scale, which changes no
+    correlation. The least squares fit is therefore the largest correlation over b3 and b4. f always rises, so a
+    negative correlation stays negative. In standard deviations of x, b3 is within 10 of the mean, and |b4| is between
+    0.01 (a step) and 10 (a line). The search starts at two values of b4 and is deterministic.
 
     Returns:
-        (n,) 1 / (1 + exp(-(x - b3) / |b4|)); the predictions themselves with fewer than 5 rows, where the fit fails,
-        and where it correlates less than a straight line, so that the result is never worse than linear.
+        (n,) 1 / (1 + exp(-(x - b3) / |b4|)). The predictions themselves where there are fewer than 5 rows, where the
+        fit fails, and where it correlates less than a straight line: the result is never worse than linear.
+
+    Example:
+        >>> x, y = np.arange(20.0), 1 / (1 + np.exp(8 - np.arange(20.0)))
+        >>> round(plcc(x, y), 3), round(plcc(fit_logistic(x, y), y), 3)
+        (0.928, 1.0)
     """
-    if len(predicted) < FITTED:
+    from scipy import optimize, special
+
+    if len(predicted) < MIN_LOGISTIC_ROWS:
         return predicted
     x, y = ((side - side.mean()) / side.std() for side in (predicted, target))
     linear = float(np.mean(x * y))
@@ -85,74 +103,83 @@ def logistic(predicted: Values, target: Values) -> Values:
 
 
 def plcc_logistic(predicted: Values, target: Values) -> float:
-    """PLCC after `logistic`, in [-1, 1]."""
-    return plcc(logistic(predicted, target), target)
+    """PLCC of the predictions that `fit_logistic` returns, in [-1, 1]."""
+    return plcc(fit_logistic(predicted, target), target)
 
 
-# --- within groups: (sum, weight) of each group, arrays (G,); the value is the ratio of their totals
+# --- within groups: each returns (sums, weights) by group, arrays (G,); the metric is sum(sums) / sum(weights)
 
 
-def _best(values: Values, codes: Codes) -> tuple[NDArray[np.bool_], Values]:
-    """(whether a row has its group's largest value (n,), that value (G,))."""
+def _find_best(values: Values, codes: Codes) -> tuple[NDArray[np.bool_], Values]:
+    """(whether each row has the largest value of its group (n,), that value (G,))."""
     largest = np.full(codes.max(initial=-1) + 1, -np.inf)
     np.maximum.at(largest, codes, values)
-    largest[np.isneginf(largest)] = 0  # a number that no row has
+    largest[np.isneginf(largest)] = 0  # a group number without rows
     return values == largest[codes], largest
 
 
-def _mean_of(values: Values, codes: Codes, chosen: NDArray[np.bool_]) -> Values:
-    """The mean of `values` over the chosen rows of each group (G,)."""
-    return np.asarray(np.bincount(codes[chosen], values[chosen]) / np.maximum(np.bincount(codes[chosen]), 1))
+def _average_rows(values: Values, codes: Codes, rows: NDArray[np.bool_]) -> Values:
+    """The mean of `values` over the marked rows of each group (G,)."""
+    return np.asarray(np.bincount(codes[rows], values[rows]) / np.maximum(np.bincount(codes[rows]), 1))
 
 
-def _choice(target: Values, codes: Codes) -> Values:
-    """1 for a group in which people preferred some row to another, else 0: there is nothing to choose."""
-    return np.asarray(_best(target, codes)[1] > -_best(-target, codes)[1], dtype=np.float64)
+def _has_choice(target: Values, codes: Codes) -> Values:
+    """1 for a group whose human scores differ, 0 for the others: there is nothing to choose between (G,)."""
+    return np.asarray(_find_best(target, codes)[1] > -_find_best(-target, codes)[1], dtype=np.float64)
 
 
 def best_of_n(predicted: Values, target: Values, codes: Codes) -> tuple[Values, Values]:
-    """Whether the row that the predictions put first is the one that people put first.
+    """How often the row with the highest prediction has the highest human score.
 
-    Among rows that tie for the first prediction one is picked at random (its expectation is taken); any of those that
-    tie for people's first place is right. Groups whose rows people all scored alike are left out.
+    Rows that share the highest prediction are picked at random: the expected value is returned. A pick is right if it
+    has the highest human score, alone or with others. Groups with equal human scores do not count.
     """
-    counted = _choice(target, codes)
-    right = _best(target, codes)[0].astype(np.float64)
-    return counted * _mean_of(right, codes, _best(predicted, codes)[0]), counted
+    counted = _has_choice(target, codes)
+    right = _find_best(target, codes)[0].astype(np.float64)
+    return counted * _average_rows(right, codes, _find_best(predicted, codes)[0]), counted
 
 
 def best_of_n_chance(predicted: Values, target: Values, codes: Codes) -> tuple[Values, Values]:
-    """What `best_of_n` is for a pick at random, over the same groups; the predictions play no part."""
+    """`best_of_n` of a random pick, over the same groups. The predictions have no influence."""
     return best_of_n(np.zeros_like(predicted), target, codes)
 
 
 def regret(predicted: Values, target: Values, codes: Codes) -> tuple[Values, Values]:
-    """The human score lost: the group's largest minus that of the row which the predictions put first, ties averaged.
+    """The highest human score of a group minus that of the row with the highest prediction, in the unit of the scores.
 
-    In the unit of the scores, over the same groups as `best_of_n`.
+    It is over the same groups as `best_of_n`; rows that share the highest prediction are averaged.
     """
-    counted = _choice(target, codes)
-    return counted * (_best(target, codes)[1] - _mean_of(target, codes, _best(predicted, codes)[0])), counted
+    counted = _has_choice(target, codes)
+    lost = _find_best(target, codes)[1] - _average_rows(target, codes, _find_best(predicted, codes)[0])
+    return counted * lost, counted
 
 
 def within_srocc(predicted: Values, target: Values, codes: Codes) -> tuple[Values, Values]:
-    """SROCC of each group of at least 3 rows in which neither side is constant."""
+    """SROCC within each group of at least 3 rows in which neither side is constant."""
     sizes = np.bincount(codes)
-    x, y = (_centred_ranks(side, codes) for side in (predicted, target))
+    x, y = (_rank_within(side, codes) for side in (predicted, target))
     spread = np.sqrt(np.bincount(codes, x * x) * np.bincount(codes, y * y))
     counted = (sizes >= 3) & (spread > 0)
     return np.where(counted, np.bincount(codes, x * y) / np.where(counted, spread, 1), 0.0), counted.astype(np.float64)
 
 
-def _centred_ranks(values: Values, codes: Codes) -> Values:
-    """Average ranks within each row's group, minus the group's mean rank."""
+def _rank_within(values: Values, codes: Codes) -> Values:
+    """The rank of each row within its group (ties averaged), minus the group's mean rank."""
+    from scipy import stats
+
     dense = stats.rankdata(values, method="dense").astype(np.int64)
-    ranks = stats.rankdata(codes * (len(values) + 1) + dense)  # groups one after the other: ranks differ by an offset
+    ranks = stats.rankdata(codes * (len(values) + 1) + dense)  # by group: a group's ranks are only shifted
     return np.asarray(ranks - (np.bincount(codes, ranks) / np.maximum(np.bincount(codes), 1))[codes])
 
 
 def within_pairwise(predicted: Values, target: Values, codes: Codes) -> tuple[Values, Values]:
-    """(pairs of a group ordered as people did, pairs that people ordered): see `pairwise`."""
+    """`pairwise` over the pairs within groups: (pairs ordered as people do, pairs with different human scores).
+
+    Example:
+        >>> right, pairs = within_pairwise(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]), np.zeros(3, dtype=int))
+        >>> right.tolist(), pairs.tolist()
+        ([2.0], [3.0])
+    """
     order = np.argsort(codes, kind="stable")
     p, t, c = predicted[order], target[order], codes[order]
     right, pairs = np.zeros(sizes := codes.max(initial=-1) + 1), np.zeros(sizes)
@@ -166,10 +193,10 @@ def within_pairwise(predicted: Values, target: Values, codes: Codes) -> tuple[Va
 
 
 def partial_srocc(predicted: Values, target: Values, control: Values) -> float:
-    """SROCC of two sides after what both share with `control` is taken out: the partial correlation of their ranks.
+    """SROCC of two sides without what both share with `control`: the partial correlation of their ranks, in [-1, 1].
 
-    In [-1, 1]; NaN where `control` already orders one of them fully. None of the three may be constant. Formula:
-    Kendall and Stuart, The Advanced Theory of Statistics, vol. 2, ch. 27.
+    NaN where `control` orders one side fully. No array may be constant. Formula: Kendall and Stuart, The Advanced
+    Theory of Statistics, vol. 2, ch. 27.
     """
     xy, xz, yz = (srocc(*pair) for pair in ((predicted, target), (predicted, control), (target, control)))
     left = (1 - xz**2) * (1 - yz**2)
@@ -177,5 +204,7 @@ def partial_srocc(predicted: Values, target: Values, control: Values) -> float:
 
 
 def auc(matched: Values, shuffled: Values) -> float:
-    """The chance that a value of `matched` (n,) lies above one of `shuffled` (m,), ties counted half; 0.5 is chance."""
+    """The chance that a value of `matched` (n,) is above one of `shuffled` (m,), in [0, 1]; ties count half."""
+    from scipy import stats
+
     return float(stats.mannwhitneyu(matched, shuffled).statistic / (len(matched) * len(shuffled)))

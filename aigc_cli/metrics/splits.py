@@ -1,4 +1,4 @@
-"""Splits that keep groups together, so that a prompt seen in training never reappears in what is reported."""
+"""Splits that keep groups together: no prompt is both in the training part and in the reported part."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ import numpy as np
 from aigc_cli.errors import AigcError
 
 
-def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> list[list[int]]:
-    """Rows of `folds` parts of about equal size, no group in two of them.
+def make_folds(groups: Sequence[str], folds: int, seed: int) -> list[list[int]]:
+    """The rows of each of `folds` parts of about equal size; no group is in two parts.
 
-    Groups are shuffled, then each goes to the part that has the fewest rows so far.
-
-    Args:
-        groups: the group of each row, for example its prompt.
-        folds: how many parts, at least 2.
-        seed: the same seed gives the same parts for the same groups in any order of rows.
+    Groups (for example prompts) are shuffled, then each goes to the part that has the fewest rows so far. The parts
+    depend on the seed and on the groups, not on the order of rows.
 
     Raises:
         AigcError: there are fewer groups than parts.
+
+    Example:
+        >>> make_folds(["a", "a", "b", "c"], folds=2, seed=0)
+        [[2, 3], [0, 1]]
     """
     if (found := len(set(groups))) < folds:
         raise AigcError(
@@ -27,22 +27,24 @@ def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> list[list[int
             "Rate images of more prompts, or split by --group-by name.",
         )
     part_of, filled = {}, [0] * folds
-    for group, size in _shuffled(groups, seed):
+    for group, size in _shuffle_groups(groups, seed):
         part = int(np.argmin(filled))
         part_of[group] = part
         filled[part] += size
     return [[row for row, group in enumerate(groups) if part_of[group] == part] for part in range(folds)]
 
 
-def grouped_holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """(rows kept, rows held out): about `fraction` of the rows are held out, no group on both sides.
+def hold_out(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """(rows kept, rows held out): about `fraction` of the rows are held out; no group is on both sides.
+
+    With a fraction of 0 nothing is held out.
 
     Raises:
-        AigcError: `fraction` above 0 would leave one of the sides empty.
+        AigcError: `fraction` is above 0 and there are fewer than two groups.
     """
     if fraction <= 0:
         return list(range(len(groups))), []
-    shuffled = _shuffled(groups, seed)
+    shuffled = _shuffle_groups(groups, seed)
     if len(shuffled) < 2:
         raise AigcError(
             f"Expected at least 2 groups (prompts) to hold out a part, found {len(shuffled)}.",
@@ -55,13 +57,13 @@ def grouped_holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[
             break
         held.add(group)
         rows += size
-    return (
-        [row for row, group in enumerate(groups) if group not in held],
-        [row for row, group in enumerate(groups) if group in held],
-    )
+    sides: tuple[list[int], list[int]] = [], []
+    for row, group in enumerate(groups):
+        sides[group in held].append(row)
+    return sides
 
 
-def _shuffled(groups: Sequence[str], seed: int) -> list[tuple[str, int]]:
-    """(group, its number of rows), in an order that depends on the seed and not on the order of rows."""
+def _shuffle_groups(groups: Sequence[str], seed: int) -> list[tuple[str, int]]:
+    """(group, its number of rows) of all groups; the order depends on the seed, not on the order of rows."""
     sizes = sorted(Counter(groups).items())
     return [sizes[index] for index in np.random.default_rng(seed).permutation(len(sizes))]

@@ -1,1 +1,1 @@
-"""Backbones, heads, and the model that they make."""
+"""Backbones, heads, and the model of both."""

@@ -1,32 +1,40 @@
-"""What every backbone can do: embed images and texts, in two steps that meet at the freeze boundary."""
+"""A backbone: it embeds images and texts, in one step or in two steps, before and after the freeze boundary."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_cli.errors import AigcError
 from aigc_cli.model.hints import Hints
 from aigc_cli.model.preprocess import Picture, Preprocessing
 from aigc_cli.model.towers import UNFROZEN, Tower
 from aigc_cli.recipe import Recipe
-from aigc_cli.storage.tensors import tensors_digest
+from aigc_cli.storage.tensors import hash_tensors
 
 
 class ImageFeatures(NamedTuple):
-    """What the heads read of an image: the L2-normalised embedding (B, D) and the pooled levels (B, L)."""
+    """The image features that the heads read: the L2-normalised embedding (B, D) and the pooled levels (B, L)."""
 
     embedding: Tensor
     levels: Tensor
 
 
+def concat_features(image: ImageFeatures) -> NDArray[Any]:
+    """Embedding and levels joined, (B, F) float64, F = D + L."""
+    return torch.cat([image.embedding, image.levels], dim=1).cpu().double().numpy()
+
+
 @dataclass(frozen=True)
 class Freezing:
-    """The freeze boundary of both towers: blocks below it are frozen, with everything before them.
+    """The freeze boundary of both towers, each as the number of frozen blocks; the stem is frozen with them.
 
-    -1 (`UNFROZEN`) trains the whole tower; one more than the number of blocks freezes all of it, tail included.
+    -1 (`UNFROZEN`) freezes nothing, not even the stem. The number of blocks leaves only the tail trainable; one more
+    freezes the tail too.
     """
 
     image: int
@@ -35,20 +43,17 @@ class Freezing:
 
 @dataclass
 class Backbone:
-    """A CLIP-like model cut into image and text towers.
+    """A CLIP-like model, split into an image tower and a text tower.
 
     Attributes:
         name: as the user wrote it, for example `ViT-L-14/openai` or `mini`.
         image, text: the towers; their modules own all parameters.
-        tokenize: texts to int64 token ids (B, L).
+        tokenize: from texts to int64 token ids (B, L).
         truncates: whether a text is longer than the text tower's window.
-        preprocessing: how an image becomes pixels.
         embed_dim: D, the size of both embeddings.
-        hints: choices that a recipe leaves to the backbone.
         weights_hash: SHA-256 of the loaded weights.
-        autocast: the type that everything after the freeze boundary computes in; None for float32. Embeddings and
-            levels are float32 all the same.
-        drop_path: in training, the chance that an image skips the last block of the image tower.
+        autocast: the type of all computations after the freeze boundary; None for float32. Embeddings and levels are
+            float32 in any case.
     """
 
     name: str
@@ -61,125 +66,131 @@ class Backbone:
     hints: Hints
     weights_hash: str = field(init=False)
     autocast: torch.dtype | None = field(init=False, default=None)
-    drop_path: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.weights_hash = tensors_digest(self.modules().state_dict())
+        self.weights_hash = hash_tensors(self.modules().state_dict())
         self.modules().eval().requires_grad_(False)
         self.image.module.to(memory_format=torch.channels_last)
 
     def transform(self, image: Picture) -> Tensor:
-        """Float32 pixels (3, H, W) of an RGB image."""
-        return self.preprocessing.scaled(self.preprocessing.fitted(image)[None])[0]
+        """Preprocessed float32 pixels (3, H, W) of an RGB image."""
+        return self.preprocessing.normalise(self.preprocessing.fit_size(image)[None])[0]
 
     def modules(self) -> nn.ModuleDict:
-        """Both networks under the names `image` and `text`."""
+        """The modules of both towers, named `image` and `text`."""
         return nn.ModuleDict({"image": self.image.module, "text": self.text.module})
 
-    def boundaries(self, recipe: Recipe) -> Freezing:
-        """The freeze boundary of each tower, as `recipe` wants it."""
-        depth = recipe.freeze_depth if recipe.freeze_text_depth is None else recipe.freeze_text_depth
+    def find_boundaries(self, recipe: Recipe) -> Freezing:
+        """The freeze boundary of each tower for a recipe.
+
+        Raises:
+            AigcError: `freeze_layers` exceeds the number of the image tower's blocks.
+        """
+        blocks, depth = len(self.image.blocks), recipe.freeze_depth
+        if recipe.freeze_layers is not None:
+            if recipe.freeze_layers > blocks:
+                raise AigcError(
+                    f"Expected freeze_layers of 0 to {blocks}, the blocks of {self.name}'s image tower, "
+                    f"found {recipe.freeze_layers}.",
+                    "Use freeze_depth for a share instead.",
+                )
+            depth = recipe.freeze_layers / blocks
         return Freezing(
-            _boundary(self.image, recipe.freeze, recipe.freeze_depth),
-            _boundary(self.text, recipe.freeze_text or recipe.freeze, depth),
+            _find_boundary(self.image, recipe.freeze, depth),
+            _find_boundary(self.text, recipe.freeze_text or recipe.freeze, depth),
         )
 
     def freeze(self, freezing: Freezing) -> list[nn.Parameter]:
-        """Freezes up to the boundary of each tower and returns what stays trainable."""
+        """Freezes each tower up to its boundary and returns the trainable parameters."""
         self.image.freeze(freezing.image)
         self.text.freeze(freezing.text)
         return [p for p in self.modules().parameters() if p.requires_grad]
 
     def train(self, freezing: Freezing) -> None:
-        """Training mode beyond the freeze boundary, eval mode before it."""
+        """Sets training mode after the freeze boundary and eval mode before it."""
         self.image.train(freezing.image)
         self.text.train(freezing.text)
 
     def eval(self) -> None:
-        """Eval mode throughout."""
+        """Sets eval mode for both towers."""
         self.modules().eval()
 
-    def image_boundary(self, pixels: Tensor, boundary: int) -> dict[str, Tensor]:
-        """Everything before the freeze boundary: the part that is computed once.
-
-        Args:
-            pixels: (B, 3, H, W), preprocessed.
-            boundary: the number of frozen blocks, see `Freezing`.
+    def run_image_to_boundary(self, pixels: Tensor, boundary: int) -> dict[str, Tensor]:
+        """Runs the image tower up to the freeze boundary (see `Freezing`), on preprocessed pixels (B, 3, H, W).
 
         Returns:
             {"pixels"} when nothing is frozen, {"embedding" (B, D), "levels" (B, L)} when everything is, else
-            {"hidden": what enters block `boundary`, "levels": the levels pooled so far}.
+            {"hidden": the input of block `boundary`, "levels": the levels of the frozen blocks}.
         """
         if boundary == UNFROZEN:
             return {"pixels": pixels}
-        tower = self.image
-        hidden, pooled = self._blocks(tower.stem(_channels_last(pixels)), 0, min(boundary, len(tower.blocks)))
-        levels = _joined(pooled, hidden)
-        if boundary <= len(tower.blocks):
+        count = len(self.image.blocks)
+        hidden, levels = self._run_blocks(self.image.run_stem(_to_channels_last(pixels)), 0, min(boundary, count))
+        if boundary <= count:
             return {"hidden": hidden, "levels": levels}
-        return {"embedding": F.normalize(tower.tail(hidden, None), dim=-1), "levels": levels}
+        return {"embedding": F.normalize(self.image.run_tail(hidden, None), dim=-1), "levels": levels}
 
-    def image_from_boundary(self, state: Mapping[str, Tensor], boundary: int) -> ImageFeatures:
-        """Everything after the freeze boundary, from what `image_boundary` returned."""
+    def run_image_from_boundary(self, state: Mapping[str, Tensor], boundary: int) -> ImageFeatures:
+        """Runs the image tower after the freeze boundary, on what `run_image_to_boundary` returned."""
         if "embedding" in state:
             return ImageFeatures(state["embedding"], state["levels"])
         if "pixels" in state:
-            state = self.image_boundary(state["pixels"], 0)
-            boundary = 0
-        with self._mixed(self.image):
-            hidden, pooled = self._blocks(_channels_last(state["hidden"]), boundary, len(self.image.blocks))
-            embedding = self.image.tail(hidden, None)
-        return ImageFeatures(F.normalize(embedding.float(), dim=-1), torch.cat([state["levels"], *pooled], dim=1))
+            state, boundary = self.run_image_to_boundary(state["pixels"], 0), 0
+        with self._use_autocast(self.image):
+            hidden, levels = self._run_blocks(_to_channels_last(state["hidden"]), boundary, len(self.image.blocks))
+            embedding = self.image.run_tail(hidden, None)
+        return ImageFeatures(F.normalize(embedding.float(), dim=-1), torch.cat([state["levels"], levels], dim=1))
 
-    def _mixed(self, tower: Tower) -> torch.autocast:
+    def _use_autocast(self, tower: Tower) -> torch.autocast:
         device = next(tower.module.parameters()).device.type
         return torch.autocast(device, self.autocast, enabled=self.autocast is not None)
 
-    def _blocks(self, hidden: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
+    def _run_blocks(self, hidden: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The output of block `stop` - 1 and the levels (B, L) of the blocks from `start`; L may be 0."""
         pooled = []
         for index in range(start, stop):
-            before, block = hidden, self.image.blocks[index]
-            hidden = self.image.call_block(block, before, None)
-            if self.drop_path and _in_training(block) and hidden.shape == before.shape:
-                hidden = _skipped(before, hidden, self.drop_path * (index + 1) / len(self.image.blocks))
+            hidden = self.image.run_block(self.image.blocks[index], hidden, None)
             if index in self.hints.levels:
                 pooled.append(self.image.pool(hidden))
-        return hidden, pooled
+        return hidden, torch.cat(pooled, dim=1) if pooled else hidden.new_empty(len(hidden), 0)
 
-    def text_boundary(self, tokens: Tensor, boundary: int) -> dict[str, Tensor]:
-        """As `image_boundary`, for token ids (B, L): {"tokens"}, {"hidden", "tokens"} or {"embedding"}."""
+    def run_text_to_boundary(self, tokens: Tensor, boundary: int) -> dict[str, Tensor]:
+        """Runs the text tower up to the freeze boundary, on token ids (B, L).
+
+        Returns:
+            {"tokens"} when nothing is frozen, {"embedding" (B, D)} when everything is, else {"hidden", "tokens"}.
+        """
         if boundary == UNFROZEN:
             return {"tokens": tokens}
-        hidden = self.text.stem(tokens)
+        hidden = self.text.run_stem(tokens)
         for block in self.text.blocks[:boundary]:
-            hidden = self.text.call_block(block, hidden, tokens)
+            hidden = self.text.run_block(block, hidden, tokens)
         if boundary <= len(self.text.blocks):
             return {"hidden": hidden, "tokens": tokens}
-        return {"embedding": F.normalize(self.text.tail(hidden, tokens), dim=-1)}
+        return {"embedding": F.normalize(self.text.run_tail(hidden, tokens), dim=-1)}
 
-    def text_from_boundary(self, state: Mapping[str, Tensor], boundary: int) -> Tensor:
-        """L2-normalised text embeddings (B, D) from what `text_boundary` returned."""
+    def run_text_from_boundary(self, state: Mapping[str, Tensor], boundary: int) -> Tensor:
+        """L2-normalised text embeddings (B, D), from what `run_text_to_boundary` returned."""
         if "embedding" in state:
             return state["embedding"]
         tokens = state["tokens"]
-        with self._mixed(self.text):
-            hidden = state["hidden"] if "hidden" in state else self.text.stem(tokens)
+        with self._use_autocast(self.text):
+            hidden = state["hidden"] if "hidden" in state else self.text.run_stem(tokens)
             for block in self.text.blocks[max(boundary, 0) :]:
-                hidden = self.text.call_block(block, hidden, tokens)
-            embedding = self.text.tail(hidden, tokens)
+                hidden = self.text.run_block(block, hidden, tokens)
+            embedding = self.text.run_tail(hidden, tokens)
         return F.normalize(embedding.float(), dim=-1)
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
         """Embedding (B, D) and levels (B, L) of preprocessed pixels (B, 3, H, W)."""
-        hidden, pooled = self._blocks(self.image.stem(_channels_last(pixels)), 0, len(self.image.blocks))
-        return ImageFeatures(F.normalize(self.image.tail(hidden, None), dim=-1), _joined(pooled, hidden))
+        return ImageFeatures(**self.run_image_to_boundary(pixels, len(self.image.blocks) + 1))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """L2-normalised embeddings (len(texts), D)."""
+        """L2-normalised embeddings (B, D) of B texts."""
         tokens = self.tokenize(texts).to(next(self.text.module.parameters()).device)
-        return self.text_from_boundary(self.text_boundary(tokens, 0), 0)
+        return self.run_text_from_boundary(self.run_text_to_boundary(tokens, 0), 0)
 
-    def level_dim(self) -> int:
+    def count_levels(self) -> int:
         """L, the number of pooled level features."""
         height, width = self.preprocessing.size
         device = next(self.image.module.parameters()).device
@@ -187,31 +198,11 @@ class Backbone:
             return self.encode_image(torch.zeros(1, 3, height, width, device=device)).levels.shape[1]
 
 
-def _boundary(tower: Tower, mode: str, depth: float) -> int:
+def _find_boundary(tower: Tower, mode: str, depth: float) -> int:
     blocks = len(tower.blocks)
     return {"none": UNFROZEN, "partial": int(depth * blocks + 0.5), "all": blocks + 1}[mode]
 
 
-def _in_training(block: nn.Module) -> bool:
-    """Whether all of a block is in training mode; one that ConvNeXt's tower made stands outside the network, so that
-    `eval` reaches its parts alone."""
-    return all(part.training for part in block.modules())
-
-
-def _skipped(before: Tensor, after: Tensor, chance: float) -> Tensor:
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382) of a residual block, drawn for each image.
-
-    What the block adds is scaled up where it is kept, so that its mean is that of scoring.
-    """
-    keep = torch.rand(len(after), *[1] * (after.ndim - 1), device=after.device, dtype=after.dtype) >= chance
-    return before + (after - before) * keep / (1 - chance)
-
-
-def _joined(pooled: Sequence[Tensor], hidden: Tensor) -> Tensor:
-    """Pooled levels side by side, (B, L); (B, 0) where there are none. No length of a batch enters a traced graph."""
-    return torch.cat([*pooled], dim=1) if pooled else hidden.new_empty(len(hidden), 0)
-
-
-def _channels_last(maps: Tensor) -> Tensor:
-    """Feature maps (B, C, H, W) in the memory order that convolutions are fast in; tokens (B, L, C) as they are."""
+def _to_channels_last(maps: Tensor) -> Tensor:
+    """Feature maps (B, C, H, W) in channels-last memory order, which is faster; tokens (B, L, C) stay as they are."""
     return maps.contiguous(memory_format=torch.channels_last) if maps.ndim == 4 else maps

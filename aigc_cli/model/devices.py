@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Devices, precision and threads."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,34 +11,35 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` is CUDA, then Apple's MPS, then the CPU.
+    """The device `name`; `auto` is the first available one of CUDA, Apple's MPS and the CPU.
 
     Raises:
-        AigcError: not one of `DEVICES`.
+        AigcError: `name` is not in `DEVICES`.
         EnvironmentProblem: this machine has no such device.
     """
     if name not in DEVICES:
         raise AigcError(f"Expected a device out of {', '.join(DEVICES)}, found '{name}'.", "Use --device auto.")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next(device for device in ("cuda", "mps", "cpu") if there[device]))
-    if not there[name]:
+        return torch.device(next(device for device in ("cuda", "mps", "cpu") if available[device]))
+    if not available[name]:
         raise EnvironmentProblem(f"Expected the device {name}, found none on this machine.", "Use --device auto.")
     return torch.device(name)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
-    """The type that a backbone's trained part computes in, None for float32; `auto` is bfloat16 where CUDA has it.
+    """The type in which the trained part of a backbone computes; None for float32.
 
-    On a CPU `auto` is float32: depthwise convolutions go backward slower in bfloat16.
+    `auto` is bfloat16 on a CUDA device that supports it, else float32: on a CPU the backward pass of depthwise
+    convolutions is slower in bfloat16.
     """
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else None
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and supported) else None
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread, for a caller whose other threads keep the cores busy: a second one would only wait."""
+def use_one_thread() -> Iterator[None]:
+    """Within the block PyTorch uses one thread: other threads of the caller keep the other cores busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Prompts that are longer than a text tower's window: read in parts, so that no word is dropped."""
+"""Prompts that are longer than a text tower's window: they are split into parts, so that no word is lost."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,21 +10,22 @@ from torch.nn import functional as F
 _STOPS = frozenset(".,;:!?\n。，、；：！？")
 
 
-def parts_of(text: str, overflows: Callable[[str], bool]) -> list[str]:
-    """A text as the fewest parts of about equal length that all fit into a text tower's window.
+def split_prompt(text: str, overflows: Callable[[str], bool]) -> list[str]:
+    """Splits a text into the fewest parts of about equal length that do not overflow a text tower's window.
 
-    Cuts fall behind the punctuation mark, else at the space, that is nearest to where equal parts would end, within a
-    quarter of a part; where there is none (a language without spaces), between two characters. Nothing is left out but
-    white space at cuts. Each part gets a start and an end token of its own when it is embedded.
+    Each cut is near the end of an equal part, at most a quarter of a part away: after the nearest punctuation mark,
+    else at the nearest space, else (in a language without spaces) between two characters. Only white space at cuts is
+    dropped. When the parts are embedded, each has its own start and end token.
 
-    Args:
-        overflows: whether a text has more tokens than the window.
+    Example:
+        >>> split_prompt("a red fox, in deep snow", lambda text: len(text) > 15)
+        ['a red fox,', 'in deep snow']
     """
     if not overflows(text):
         return [text]
 
     def fits(count: int) -> bool:
-        return not any(overflows(part) for part in _split(text, count))
+        return not any(overflows(part) for part in _cut_evenly(text, count))
 
     enough = 2
     while enough < len(text) and not fits(enough):
@@ -33,28 +34,28 @@ def parts_of(text: str, overflows: Callable[[str], bool]) -> list[str]:
     while enough - too_few > 1:
         middle = (enough + too_few) // 2
         too_few, enough = (too_few, middle) if fits(middle) else (middle, enough)
-    return _split(text, enough)
+    return _cut_evenly(text, enough)
 
 
-def _split(text: str, count: int) -> list[str]:
+def _cut_evenly(text: str, count: int) -> list[str]:
     reach = len(text) // (4 * count)
-    cuts = [0, *(_near(text, index * len(text) // count, reach) for index in range(1, count)), len(text)]
+    cuts = [0, *(_find_cut(text, index * len(text) // count, reach) for index in range(1, count)), len(text)]
     parts = [text[start:end].strip() for start, end in itertools.pairwise(cuts)]
     return [part for part in parts if part]
 
 
-def _near(text: str, target: int, reach: int) -> int:
-    """Where to cut near `target`: the offset of the first character of the next part."""
+def _find_cut(text: str, target: int, reach: int) -> int:
+    """The offset of the next part's first character, near `target`."""
     places = range(max(1, target - reach), min(len(text), target + reach) + 1)
     stops = [place for place in places if text[place - 1] in _STOPS]
-    good = stops or [place for place in places if text[place - 1].isspace()]
-    return min(good, key=lambda place: abs(place - target), default=target)
+    candidates = stops or [place for place in places if text[place - 1].isspace()]
+    return min(candidates, key=lambda place: abs(place - target), default=target)
 
 
-def joined(embeddings: Tensor, counts: Sequence[int]) -> Tensor:
-    """One embedding (len(counts), D) for each text from those of its parts (sum(counts), D), all L2-normalised.
+def average_parts(embeddings: Tensor, counts: Sequence[int]) -> Tensor:
+    """The embeddings (B, D) of texts from those of their parts (sum(counts), D), L2-normalised; `counts` are by text.
 
-    That of several parts is their mean, normalised again; that of one part stays as it is, to the last bit.
+    A text of several parts has their normalised mean; a text of one part has exactly its embedding.
     """
     if len(embeddings) == len(counts):
         return embeddings

@@ -1,4 +1,4 @@
-"""Scores of single images: the forward pass of a judge without a feature store."""
+"""Scoring without a feature store: embeddings of prompts, and the forward pass of the heads."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,48 +7,48 @@ import torch
 from torch import Tensor
 
 from aigc_cli.model.backbone import ImageFeatures
-from aigc_cli.model.devices import one_thread
+from aigc_cli.model.devices import use_one_thread
 from aigc_cli.model.heads import Scores
-from aigc_cli.model.long_prompts import joined, parts_of
-from aigc_cli.model.model import Judge
+from aigc_cli.model.long_prompts import average_parts, split_prompt
+from aigc_cli.model.model import Model
 
-PROMPTS_KEPT = 4096
-TOGETHER = 32
+KEPT_PROMPTS = 4096
+TEXT_BATCH = 32
 
 
 class PromptEncoder:
-    """Text embeddings, each distinct prompt encoded once while it is among the last `PROMPTS_KEPT`."""
+    """Embeds prompts, and remembers the embeddings of the last `KEPT_PROMPTS` different ones."""
 
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
+    def __init__(self, model: Model) -> None:
+        self._model = model
         self._known: OrderedDict[str, tuple[Tensor, bool]] = OrderedDict()
 
     def __call__(self, prompts: Sequence[str | None]) -> tuple[Tensor, list[bool]]:
-        """(embeddings (B, D), whether each prompt was longer than the window and read in parts); zeros for none."""
+        """(embeddings (B, D), whether each prompt was longer than the window and split); zeros for a prompt of None."""
         new = [p for p in dict.fromkeys(prompts) if p is not None and p not in self._known]
-        backbone = self._judge.backbone
-        for start in range(0, len(new), TOGETHER):
-            prompts_here = new[start : start + TOGETHER]
-            parts = [parts_of(prompt, backbone.truncates) for prompt in prompts_here]
-            for prompt, row, pieces in zip(prompts_here, self._embed(parts), parts, strict=True):
+        backbone = self._model.backbone
+        for start in range(0, len(new), TEXT_BATCH):
+            batch = new[start : start + TEXT_BATCH]
+            parts = [split_prompt(prompt, backbone.truncates) for prompt in batch]
+            for prompt, row, pieces in zip(batch, self._embed(parts), parts, strict=True):
                 self._known[prompt] = (row, len(pieces) > 1)
         nothing = (torch.zeros(backbone.embed_dim, device=next(backbone.text.module.parameters()).device), False)
         found = [nothing if prompt is None else self._known[prompt] for prompt in prompts]
-        while len(self._known) > PROMPTS_KEPT:
+        while len(self._known) > KEPT_PROMPTS:
             self._known.popitem(last=False)
-        return torch.stack([row for row, _ in found]), [cut for _, cut in found]
+        return torch.stack([row for row, _ in found]), [split for _, split in found]
 
     def _embed(self, parts: Sequence[Sequence[str]]) -> Tensor:
-        """Embeddings (len(parts), D) of prompts that are given in parts."""
+        """The embeddings (B, D) of B prompts, each given as its parts."""
         flat = [piece for pieces in parts for piece in pieces]
-        with torch.inference_mode(), one_thread():
-            encode = self._judge.backbone.encode_text
-            rows = [encode(flat[start : start + TOGETHER]) for start in range(0, len(flat), TOGETHER)]
-            return joined(torch.cat(rows), [len(pieces) for pieces in parts])
+        with torch.inference_mode(), use_one_thread():
+            encode = self._model.backbone.encode_text
+            rows = [encode(flat[start : start + TEXT_BATCH]) for start in range(0, len(flat), TEXT_BATCH)]
+            return average_parts(torch.cat(rows), [len(pieces) for pieces in parts])
 
 
-def score_batch(judge: Judge, image: ImageFeatures, text: Tensor) -> Scores:
-    """Scores (on the CPU) of B images from an engine's features and their prompts' embeddings (B, D)."""
-    with torch.inference_mode(), one_thread():
-        scores = judge.heads(image, text)
+def score_batch(model: Model, image: ImageFeatures, text: Tensor) -> Scores:
+    """Scores of B images, on the CPU, from an engine's features and the embeddings (B, D) of their prompts."""
+    with torch.inference_mode(), use_one_thread():
+        scores = model.heads(image, text)
     return Scores(*[column.cpu() for column in scores])

@@ -1,4 +1,4 @@
-"""A BERT-style sentence encoder made of PyTorch's own layers: the text tower of `mini`."""
+"""A BERT-style sentence encoder from PyTorch's own layers: the text tower of `mini`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ PAD = 0
 
 
 class SentenceTokenizer:
-    """WordPiece tokens of fixed width, the end token kept when a prompt is cut.
+    """Splits texts into WordPiece tokens; a text that is too long is cut and keeps its end token.
 
     Args:
-        path: a `tokenizer.json` as the `tokenizers` library writes it.
-        context_length: tokens a prompt may have, the two special ones included.
+        path: a `tokenizer.json` of the `tokenizers` library.
+        context_length: the most tokens of a text, including the start and the end token.
     """
 
     def __init__(self, path: Path, context_length: int) -> None:
@@ -26,31 +26,23 @@ class SentenceTokenizer:
         self._tokenizer.enable_padding(pad_id=PAD)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, int64, shape (len(texts), L); L is the longest of these texts, padded with `PAD`."""
+        """Token ids (len(texts), L), int64; L is the length of the longest text, shorter ones end in `PAD`."""
         return torch.tensor([encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))])
 
     def truncates(self, text: str) -> bool:
-        """Whether a part of `text` does not fit into the context."""
+        """Whether `text` has more tokens than the context."""
         return bool(self._tokenizer.encode(text).overflowing)
 
 
 class SentenceEncoder(nn.Module):
-    """Mean-pooled BERT followed by a linear projection.
+    """A mean-pooled BERT with a linear projection.
 
     Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (arXiv:1908.10084), over the post-norm transformer of Devlin et al.,
-    NAACL 2019. Token type embeddings are folded into the position embeddings, since a prompt is one segment.
+    NAACL 2019. A prompt is one segment, so the position embeddings include the token type embedding.
     """
 
     def __init__(
-        self,
-        *,
-        vocab_size: int,
-        width: int,
-        heads: int,
-        layers: int,
-        mlp_width: int,
-        context_length: int,
-        embed_dim: int,
+        self, vocab_size: int, width: int, heads: int, layers: int, mlp_width: int, context_length: int, embed_dim: int
     ) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, width)
@@ -64,20 +56,20 @@ class SentenceEncoder(nn.Module):
         )
         self.projection = nn.Linear(width, embed_dim)
 
-    def stem(self, tokens: Tensor) -> Tensor:
-        """Embeddings entering the first block, shape (B, L, width), for token ids (B, L)."""
+    def run_stem(self, tokens: Tensor) -> Tensor:
+        """The input of the first block (B, L, width), from token ids (B, L)."""
         positions = self.position_embedding.weight[: tokens.shape[1]]
         return self.ln_embedding(self.token_embedding(tokens) + positions)  # type: ignore[no-any-return]
 
-    def tail(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+    def run_tail(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Text embeddings (B, embed_dim), not normalised, from the last block's output (B, L, width)."""
         mask = (tokens != PAD).unsqueeze(-1)
         pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         return self.projection(F.normalize(pooled, dim=-1))  # type: ignore[no-any-return]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Text embeddings (B, embed_dim), not normalised, for token ids (B, L)."""
-        hidden = self.stem(tokens)
+        """Text embeddings (B, embed_dim), not normalised, from token ids (B, L)."""
+        hidden = self.run_stem(tokens)
         for block in self.blocks:
             hidden = block(hidden, src_key_padding_mask=tokens == PAD)
-        return self.tail(hidden, tokens)
+        return self.run_tail(hidden, tokens)

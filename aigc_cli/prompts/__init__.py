@@ -1,1 +1,1 @@
-"""From what a generator wrote to a prompt."""
+"""Prompts and settings that image generators write into images."""

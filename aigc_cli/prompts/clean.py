@@ -1,13 +1,13 @@
-"""Prompts as generators write them, and as a text tower reads them.
+"""Removes the generator's commands from a prompt.
 
-A generator's prompt is half text and half commands: `(word:1.2)` weighs a word, `<lora:name:0.8>` loads a file. Only
-the words say what the image shows, so the commands are taken out before a prompt is embedded.
+Prompts mix words with commands: `(word:1.2)` weights a word, `<lora:name:0.8>` loads a file. Only the words describe
+the image, so the commands are removed before the prompt is embedded.
 """
 
 import re
 from dataclasses import dataclass, field
 
-MAX_PROMPT = 1 << 16  # characters; no prompt that a person or a program wrote is longer
+MAX_PROMPT = 1 << 16  # characters; a longer text is not a prompt
 
 _NETWORK = re.compile(r"<[A-Za-z]\w{0,30}:[^<>]{0,500}>")  # <lora:name:0.8>, <lyco:...>, <hypernet:...>
 _EMBEDDING = re.compile(r"\(?\bembedding:[^\s,()\[\]]+(?:[^\S\n]*\))?", re.IGNORECASE)  # ComfyUI's textual inversions
@@ -23,32 +23,24 @@ _PLUS = re.compile(r"(?<=[\w)\"'])(?:\+{1,9}|-{1,9})(?=[\s,.;)]|\Z)|(?<=\))\d{0,
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def as_text(value: object) -> str:
-    """`value` as text that every table can hold: no lone surrogates, no control characters but tab and new line."""
+def to_text(value: object) -> str:
+    """Make text storable: no lone surrogates, no control characters but tab and newline; "" if `value` is no text."""
     text = value if isinstance(value, str) else ""
     return _CONTROL.sub("", text.encode("utf-8", "replace").decode().replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def one_line(text: str) -> str:
-    """Runs of white space as one space; none at either end."""
+def collapse_spaces(text: str) -> str:
+    """Replace each run of white space by one space and strip both ends."""
     return " ".join(text.split())
 
 
-def _tidy(text: str) -> str:
-    """On one line, without the commas and spaces that something left between them."""
-    return re.sub(r" ?,(?: ?,)*", ",", one_line(text)).strip(" ,")
+def clean_prompt(raw: str, source: str) -> str:
+    """Remove the generator's commands from a prompt and put its words on one line.
 
-
-def cleaned(raw: str, source: str) -> str:
-    """A prompt without what is there for the generator only: its words, on one line.
-
-    Removed are networks (`<lora:name:0.8>`), ComfyUI's `embedding:name`, weights and their brackets (`(word:1.2)`,
-    `((word))`, `[word]`; `{word}` and `1.2::word::` of NovelAI; `word++` and `(word)1.2` of InvokeAI) and the marks
-    `BREAK` and `AND`. Of `[from:to:when]` the later text stays, of `[a|b]` both. `\\(` is a bracket that was meant.
-
-    Args:
-        raw: the positive prompt.
-        source: whose rules hold: a1111, comfyui, fooocus, invokeai or novelai.
+    The commands are networks (`<lora:name:0.8>`), ComfyUI's `embedding:name`, weights with their brackets
+    (`(word:1.2)`, `((word))`, `[word]`; NovelAI: `{word}`, `1.2::word::`; InvokeAI: `word++`, `(word)1.2`) and the
+    keywords `BREAK` and `AND`. `[from:to:when]` becomes the later text, `[a|b]` becomes both, and `\\(` becomes a
+    literal bracket. `source` is the program whose syntax applies: a1111, comfyui, fooocus, invokeai or novelai.
     """
     text = _NETWORK.sub(" ", raw)
     if source == "novelai":
@@ -56,33 +48,35 @@ def cleaned(raw: str, source: str) -> str:
     elif source == "invokeai":
         text = _PLUS.sub("", _FUNCTION.sub(")", _SWAP.sub(r"\1", text)))
     else:
-        text = _EMBEDDING.sub(" ", text) if source == "comfyui" else _without_negated(text)
+        text = _EMBEDDING.sub(" ", text) if source == "comfyui" else _drop_negated(text)
         text = re.sub(r"\bBREAK\b", ", ", text)
-    return _tidy(_unbracketed(text, _BRACKETS.get(source, "([")))
+    text = collapse_spaces(_drop_brackets(text, _BRACKETS.get(source, "([")))
+    return re.sub(r" ?,(?: ?,)*", ",", text).strip(" ,")  # removed parts leave commas behind
 
 
-def _without_negated(text: str) -> str:
-    """Of `a AND b :1.2 AND c :-1` the parts that are asked for, without their weights."""
+def _drop_negated(text: str) -> str:
+    """Drop the parts of `a AND b :1.2 AND c :-1` whose weight is not positive, and the weights of the others."""
     parts = re.split(r"\bAND\b", text)
     if len(parts) == 1:
         return text
     kept = []
-    for part in parts:
-        weight = _WEIGHT.search(part.rstrip()[-32:])
-        if weight is None or float(weight[0].strip(": ") or 1) > 0:
-            kept.append(part.rstrip()[: len(part.rstrip()) - len(weight[0])].strip() if weight else part.strip())
+    for part in map(str.strip, parts):
+        weight = _WEIGHT.search(part[-32:])
+        if weight is None or float(weight[0].strip(": ")) > 0:
+            kept.append(part.removesuffix(weight[0]).strip() if weight else part)
     return ", ".join(kept)
 
 
 @dataclass
 class _Group:
-    """What stands in a pair of brackets: its pieces, and the separators between them."""
+    """The content of a pair of brackets."""
 
     opener: str = ""
     pieces: list[list[str]] = field(default_factory=lambda: [[]])
     separators: list[str] = field(default_factory=list)
 
-    def text(self) -> str:
+    def join(self) -> str:
+        """The text that replaces the brackets."""
         pieces = ["".join(piece) for piece in self.pieces]
         if self.opener == "[" and "|" in self.separators:
             return " ".join(pieces)
@@ -92,8 +86,8 @@ class _Group:
         return whole[: -len(found[0])] if self.opener == "(" and (found := _WEIGHT.search(whole[-32:])) else whole
 
 
-def _unbracketed(text: str, openers: str) -> str:
-    """One pass with a stack of its own: prompts come from others, and brackets may be nested ten thousand deep."""
+def _drop_brackets(text: str, openers: str) -> str:
+    """Resolve brackets in one pass, with an explicit stack: a prompt may nest brackets ten thousand deep."""
     groups = [_Group()]
     position = 0
     while position < len(text):
@@ -107,13 +101,13 @@ def _unbracketed(text: str, openers: str) -> str:
             groups.append(_Group(char))
         elif here.opener and char == _PAIRS[here.opener]:
             groups.pop()
-            groups[-1].pieces[-1].append(here.text())
+            groups[-1].pieces[-1].append(here.join())
         elif here.opener == "[" and char in ":|":
             here.separators.append(char)
             here.pieces.append([])
         else:
             here.pieces[-1].append(char)
-    while len(groups) > 1:  # brackets that nobody closed
+    while len(groups) > 1:  # unclosed brackets
         last = groups.pop()
-        groups[-1].pieces[-1].append(last.text())
-    return groups[0].text()
+        groups[-1].pieces[-1].append(last.join())
+    return groups[0].join()

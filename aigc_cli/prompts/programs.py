@@ -1,8 +1,8 @@
-"""What image generators record about an image: its prompt and settings, read from the texts that they write.
+"""Parses the texts in which image generators record prompt and settings.
 
-Formats: Automatic1111 and Forge (`parameters`, modules/infotext_utils.py of stable-diffusion-webui), Fooocus (both
-schemes of modules/meta_parser.py), InvokeAI (`invokeai_metadata`, and `sd-metadata` and `Dream` of its earlier
-versions), NovelAI (`Description` and `Comment`). ComfyUI's graphs are read in `comfy`.
+Formats: Automatic1111 and Forge (`parameters`, see modules/infotext_utils.py of stable-diffusion-webui), Fooocus (both
+schemes of its modules/meta_parser.py), InvokeAI (`invokeai_metadata`, and `sd-metadata` and `Dream` of earlier
+versions), NovelAI (`Description` and `Comment`). The module `comfyui` reads ComfyUI's graphs.
 """
 
 import contextlib
@@ -10,35 +10,35 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from aigc_cli.prompts.clean import MAX_PROMPT, as_text, cleaned, one_line
+from aigc_cli.prompts.clean import MAX_PROMPT, clean_prompt, collapse_spaces, to_text
 
-SETTINGS = ("model", "sampler", "steps", "cfg", "seed")
+RECORDED_SETTINGS = ("model", "sampler", "steps", "cfg", "seed")
 MAX_TEXT = 8 << 20  # characters of one text; the largest graphs of ComfyUI have a few million
-_SHOWN = 200  # characters of a setting
-_WEIGHTS = (".safetensors", ".ckpt", ".gguf", ".sft", ".pth", ".pt", ".bin")
+_MAX_SETTING = 200  # characters of a setting; the rest is cut off
+_CHECKPOINT_SUFFIX = re.compile(r"\.(?:safetensors|ckpt|gguf|sft|pth|pt|bin)\Z", re.IGNORECASE)
 _PAIR = re.compile(r'\s*(\w[\w \-/]{0,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|\Z)')
-_SAID = frozenset({"Steps", "Sampler", "CFG scale", "Seed", "Size", "Model", "Model hash"})
-_LINES = 64  # from the end, in which the settings stand; extensions write a few behind them
+_SETTING_NAMES = frozenset({"Steps", "Sampler", "CFG scale", "Seed", "Size", "Model", "Model hash"})
+_LINES = 64  # searched for the settings, from the end; extensions write a few lines after the settings
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What an image says of its making.
+class GenerationRecord:
+    """Prompt and settings that an image was generated with; None for everything that is not recorded.
 
     Attributes:
-        source: the program: a1111, comfyui, invokeai, novelai or fooocus; None when none of them is recognised.
-        prompt: the positive prompt as a text tower reads it (see `cleaned`), or None.
-        raw: the positive prompt as it was recorded, or None.
-        model: the checkpoint's name, without folder and ending.
-        sampler: its name as the program writes it, with the schedule where it names one.
-        steps, cfg: sampling steps and the scale of classifier-free guidance.
-        seed: decimal digits; it may be larger than any integer of a table.
-        fault: ambiguous_prompt or bad_metadata, where that is why there is no prompt.
+        source: the program: a1111, comfyui, invokeai, novelai or fooocus; None if none of them is recognised.
+        prompt: the positive prompt without the program's commands (see `clean_prompt`).
+        raw: the positive prompt as it was recorded.
+        model: the checkpoint's name, without folder and suffix.
+        sampler: the name in the program's own spelling, followed by the schedule if there is one.
+        cfg: the scale of the classifier-free guidance.
+        seed: decimal digits, since a seed may exceed 64 bits.
+        fault: ambiguous_prompt or bad_metadata if there is no prompt for this reason.
     """
 
     source: str | None = None
@@ -51,63 +51,64 @@ class Recorded:
     seed: str | None = None
     fault: str | None = None
 
-    def settings(self) -> dict[str, Any]:
-        """Columns of the scores table, None where nothing is recorded."""
-        return {name: getattr(self, name) for name in SETTINGS}
+    def get_settings(self) -> dict[str, Any]:
+        """The RECORDED_SETTINGS by name, which are columns of the scores table; None if not recorded."""
+        return {name: getattr(self, name) for name in RECORDED_SETTINGS}
 
 
-def recorded(source: str, raw: Any, settings: Mapping[str, Any], fault: str | None = None) -> Recorded:
-    """A `Recorded` out of values of any type: what is not as it should be is left out."""
-    text = as_text(raw).strip()
+def make_record(
+    source: str, raw: Any, fields: Mapping[str, Any], names: Sequence[str] = RECORDED_SETTINGS, fault: str | None = None
+) -> GenerationRecord:
+    """Build a record from untrusted values of any type; `names` are the keys of the RECORDED_SETTINGS in `fields`.
+
+    Settings that are missing or have unusable values become None.
+    """
+    text = to_text(raw).strip()
     if len(text) > MAX_PROMPT:
         text, fault = "", "bad_metadata"
-    return Recorded(
+    model, sampler, steps, cfg, seed = map(fields.get, names)
+    return GenerationRecord(
         source=source,
-        prompt=cleaned(text, source) or None,
+        prompt=clean_prompt(text, source) or None,
         raw=text or None,
-        model=_model(settings.get("model")),
-        sampler=_word(settings.get("sampler")),
-        steps=_whole(settings.get("steps")),
-        cfg=_real(settings.get("cfg")),
-        seed=_digits(settings.get("seed")),
+        model=_clean_model(model),
+        sampler=_clean_word(sampler),
+        steps=_clean_whole(steps),
+        cfg=_clean_real(cfg),
+        seed=_clean_digits(seed),
         fault=None if text else fault,
     )
 
 
-# --- values
+def _clean_word(value: Any) -> str | None:
+    return collapse_spaces(to_text(value))[:_MAX_SETTING] or None
 
 
-def _word(value: Any) -> str | None:
-    return one_line(as_text(value))[:_SHOWN] or None
+def _clean_model(value: Any) -> str | None:
+    return _clean_word(_CHECKPOINT_SUFFIX.sub("", PurePosixPath(to_text(value).replace("\\", "/")).name))
 
 
-def _model(value: Any) -> str | None:
-    name = PurePosixPath(as_text(value).replace("\\", "/")).name
-    end = next((end for end in _WEIGHTS if name.lower().endswith(end)), "")
-    return _word(name[: len(name) - len(end)])
-
-
-def _real(value: Any) -> float | None:
+def _clean_real(value: Any) -> float | None:
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
         return number if math.isfinite(number) else None
     return None
 
 
-def _whole(value: Any) -> int | None:
-    number = _real(value)
+def _clean_whole(value: Any) -> int | None:
+    number = _clean_real(value)
     return int(number) if number is not None and number.is_integer() and abs(number) < 2**31 else None
 
 
-def _digits(value: Any) -> str | None:
+def _clean_digits(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**70 else value
     return text if isinstance(text, str) and re.fullmatch(r"-?[0-9]{1,22}", text) else None
 
 
-def json_object(text: Any) -> dict[str, Any] | None:
-    """The object that a JSON text holds, or None; never an error, whatever the text."""
+def parse_json_object(text: Any) -> dict[str, Any] | None:
+    """The object that a JSON text describes; None if the text is something else. Never raises."""
     if isinstance(text, str) and len(text) <= MAX_TEXT and text.lstrip()[:1] == "{":
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
@@ -115,52 +116,45 @@ def json_object(text: Any) -> dict[str, Any] | None:
     return None
 
 
-# --- Automatic1111, Forge and those that write as they do
+# --- Automatic1111, Forge and programs that use their format
 
 
 def is_infotext(text: str) -> bool:
-    """Whether a text is what Automatic1111 writes: it has a line of settings, or one of what is not wanted."""
-    return _settings_line(text.split("\n")) is not None or "\nNegative prompt:" in f"\n{text}"
+    """Whether a text has Automatic1111's form: it has a line of settings or a negative prompt."""
+    return _find_settings_line(text.split("\n")) is not None or "\nNegative prompt:" in f"\n{text}"
 
 
-def read_infotext(text: str, source: str = "a1111") -> Recorded:
-    """The positive prompt and the settings of a text of `parameters`.
+def read_infotext(text: str, source: str = "a1111") -> GenerationRecord:
+    """Parse the text of `parameters` into positive prompt and settings.
 
-    The prompt's lines come first, then those of the negative prompt, then one of settings `Name: value, ...`, then
-    whatever extensions add.
+    The lines of the prompt come first, then those of the negative prompt, then one line of settings
+    `Name: value, ...`, then lines that extensions add. `source`, a1111 or fooocus, is the program that wrote the text.
     """
-    lines = as_text(text).strip().split("\n")
-    where = _settings_line(lines)
-    said = {} if where is None else _pairs(lines[where])
-    prompt = []
-    for line in lines[:where]:
-        if line.strip().startswith("Negative prompt:"):
-            break
-        prompt.append(line)
-    raw = "\n".join(prompt)
-    if said.get("Version", "").startswith("Fooocus"):
-        source, raw = "fooocus", said.get("Raw prompt") or raw
-    schedule = said.get("Schedule type", "Automatic")
-    sampler = said.get("Sampler", "")
+    lines = to_text(text).strip().split("\n")
+    where = _find_settings_line(lines)
+    fields = {} if where is None else _parse_pairs(lines[where])
+    raw = "\n".join(itertools.takewhile(lambda line: not line.strip().startswith("Negative prompt:"), lines[:where]))
+    if fields.get("Version", "").startswith("Fooocus"):
+        source, raw = "fooocus", fields.get("Raw prompt") or raw
+    sampler, schedule = fields.get("Sampler", ""), fields.get("Schedule type", "Automatic")
     if schedule != "Automatic" and not sampler.endswith(schedule):
-        sampler = f"{sampler} {schedule}"
-    settings = {"model": said.get("Model"), "sampler": sampler, "steps": said.get("Steps")}
-    return recorded(source, raw, settings | {"cfg": said.get("CFG scale"), "seed": said.get("Seed")})
+        fields["Sampler"] = f"{sampler} {schedule}"
+    return make_record(source, raw, fields, ("Model", "Sampler", "Steps", "CFG scale", "Seed"))
 
 
-def _settings_line(lines: list[str]) -> int | None:
-    """Where the settings stand: the last line that begins with the steps, else the last that looks like settings."""
-    likely = None
+def _find_settings_line(lines: list[str]) -> int | None:
+    """Index of the line of settings: the last that begins with `Steps:`, else the last that looks like settings."""
+    likely = []
     for index in range(len(lines) - 1, max(-1, len(lines) - 1 - _LINES), -1):
-        said = {} if lines[index].startswith("Negative prompt:") else _pairs(lines[index])
-        if len(said) >= 3 and len(said.keys() & _SAID) >= 2:
+        fields = {} if lines[index].startswith("Negative prompt:") else _parse_pairs(lines[index])
+        if len(fields) >= 3 and len(fields.keys() & _SETTING_NAMES) >= 2:
             if lines[index].lstrip().startswith("Steps:"):
                 return index
-            likely = index if likely is None else likely
-    return likely
+            likely.append(index)
+    return likely[0] if likely else None
 
 
-def _pairs(line: str) -> dict[str, str]:
+def _parse_pairs(line: str) -> dict[str, str]:
     found: dict[str, str] = {}
     line, position = line[:MAX_PROMPT], 0
     while position < len(line):
@@ -177,93 +171,88 @@ def _pairs(line: str) -> dict[str, str]:
     return found
 
 
-# --- the others
+# --- Fooocus, InvokeAI, NovelAI
 
 
-def read_fooocus(said: Mapping[str, Any]) -> Recorded:
-    """Fooocus's own scheme: one JSON object. The prompt is the user's, without the styles that were added to it."""
-    sampler = " ".join(part for part in (as_text(said.get("sampler")), as_text(said.get("scheduler"))) if part)
-    settings = {"model": said.get("base_model"), "sampler": sampler, "steps": said.get("steps")}
-    return recorded(
-        "fooocus", said.get("prompt"), settings | {"cfg": said.get("guidance_scale"), "seed": said.get("seed")}
-    )
+def read_fooocus(fields: Mapping[str, Any]) -> GenerationRecord:
+    """Read Fooocus's own scheme, one JSON object. The prompt is the user's, without the styles that Fooocus adds."""
+    sampler = f"{to_text(fields.get('sampler'))} {to_text(fields.get('scheduler'))}"
+    names = ("base_model", "sampler", "steps", "guidance_scale", "seed")
+    return make_record("fooocus", fields.get("prompt"), {**fields, "sampler": sampler}, names)
 
 
-def is_fooocus(said: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is what Fooocus writes; other programs also write objects with a `prompt`."""
-    return "prompt" in said and ("base_model" in said or as_text(said.get("version")).startswith("Fooocus"))
+def is_fooocus(fields: Mapping[str, Any]) -> bool:
+    """Whether Fooocus wrote a JSON object; other programs also write objects with a `prompt`."""
+    return "prompt" in fields and ("base_model" in fields or to_text(fields.get("version")).startswith("Fooocus"))
 
 
-def read_invokeai(texts: Mapping[str, str]) -> Recorded | None:
-    """InvokeAI's metadata of any version; None where there is none.
+def read_invokeai(texts: Mapping[str, str]) -> GenerationRecord | None:
+    """Read InvokeAI's metadata of any version; None if there is none.
 
-    SDXL's second prompt, of style, is added where it says something else.
+    SDXL's style prompt is appended unless it equals the prompt.
     """
     if "invokeai_metadata" in texts:
-        said = json_object(texts["invokeai_metadata"])
-        if said is None:
-            return Recorded("invokeai", fault="bad_metadata")
-        raw = joined([as_text(said.get("positive_prompt")), as_text(said.get("positive_style_prompt"))])
-        model = said.get("model")
+        fields = parse_json_object(texts["invokeai_metadata"])
+        if fields is None:
+            return GenerationRecord("invokeai", fault="bad_metadata")
+        raw = join_prompts([to_text(fields.get("positive_prompt")), to_text(fields.get("positive_style_prompt"))])
+        model = fields.get("model")
         name = (model.get("name") or model.get("model_name")) if isinstance(model, dict) else model
-        settings = {"model": name, "sampler": said.get("scheduler"), "cfg": said.get("cfg_scale")}
-        return recorded("invokeai", raw, settings | {"steps": said.get("steps"), "seed": said.get("seed")})
+        names = ("model", "scheduler", "steps", "cfg_scale", "seed")
+        return make_record("invokeai", raw, fields | {"model": name}, names)
     if "sd-metadata" in texts:
-        said = json_object(texts["sd-metadata"])
-        image = said.get("image") if said else None
-        if said is None or not isinstance(image, dict):
-            return Recorded("invokeai", fault="bad_metadata")
+        fields = parse_json_object(texts["sd-metadata"]) or {}
+        image = fields.get("image")
+        if not isinstance(image, dict):
+            return GenerationRecord("invokeai", fault="bad_metadata")
         prompts = image.get("prompt")
         parts = prompts if isinstance(prompts, list) else [{"prompt": prompts}]
-        raw = joined([as_text(part.get("prompt")) for part in parts if isinstance(part, dict)])
-        settings = {"model": said.get("model_weights"), "sampler": image.get("sampler"), "cfg": image.get("cfg_scale")}
-        settings |= {"steps": image.get("steps"), "seed": image.get("seed")}
-        return recorded("invokeai", _without_unwanted(raw), settings)
-    return _dream(texts["Dream"]) if "Dream" in texts else None
+        raw = join_prompts([to_text(part.get("prompt")) for part in parts if isinstance(part, dict)])
+        settings = image | {"model": fields.get("model_weights")}
+        names = ("model", "sampler", "steps", "cfg_scale", "seed")
+        return make_record("invokeai", _drop_negative_prompt(raw), settings, names)
+    return _read_dream(texts["Dream"]) if "Dream" in texts else None
 
 
-def _dream(text: str) -> Recorded:
-    """The command line of InvokeAI 1: `"prompt [not wanted]" -s 50 -S 42 -C 7.5 -A k_lms`."""
+def _read_dream(text: str) -> GenerationRecord:
+    """Parse the command line of InvokeAI 1: `"prompt [negative prompt]" -s 50 -S 42 -C 7.5 -A k_lms`."""
     text = text.strip()
     last = text.rfind('"')
     if not text.startswith('"') or last == 0:
-        return Recorded("invokeai", fault="bad_metadata")
+        return GenerationRecord("invokeai", fault="bad_metadata")
     words = text[last + 1 :].split()
-    flags = {flag: value for flag, value in itertools.pairwise(words) if flag.startswith("-")}
-    names = {"sampler": "-A", "steps": "-s", "cfg": "-C", "seed": "-S"}
-    settings = {name: flags.get(flag) for name, flag in names.items()}
-    return recorded("invokeai", _without_unwanted(text[1:last]), settings)
+    names = ("", "-A", "-s", "-C", "-S")  # the model is not recorded
+    return make_record("invokeai", _drop_negative_prompt(text[1:last]), dict(itertools.pairwise(words)), names)
 
 
-def _without_unwanted(prompt: str) -> str:
-    """InvokeAI before version 3 wrote what was not wanted in brackets into the prompt."""
+def _drop_negative_prompt(prompt: str) -> str:
+    """Drop the negative prompt, which InvokeAI before version 3 wrote into the prompt in square brackets."""
     return re.sub(r"\[[^\[\]]{0,20000}\]", " ", prompt)
 
 
-def read_novelai(texts: Mapping[str, str]) -> Recorded | None:
-    """NovelAI's `Description` and `Comment`, the prompts of single characters added; None where it did not write them.
+def read_novelai(texts: Mapping[str, str]) -> GenerationRecord | None:
+    """Read NovelAI's `Description` and `Comment`; None if NovelAI did not write them.
 
-    The model is named by `Source`, which ends in a hash.
+    The prompts of single characters are appended to the prompt. `Source` names the model and ends in a hash.
     """
     if texts.get("Software") != "NovelAI" and "NovelAI" not in texts.get("Title", "") + texts.get("Source", ""):
         return None
-    said = json_object(texts.get("Comment"))
-    if said is None and not texts.get("Description"):
-        return Recorded("novelai", fault="bad_metadata")
-    said = said or {}
-    form = said.get("v4_prompt")
+    fields = parse_json_object(texts.get("Comment"))
+    if fields is None and not texts.get("Description"):
+        return GenerationRecord("novelai", fault="bad_metadata")
+    fields = fields or {}
+    form = fields.get("v4_prompt")
     caption = form.get("caption") if isinstance(form, dict) else None
     caption = caption if isinstance(caption, dict) else {}
     people = caption.get("char_captions")
-    texts_of = [p.get("char_caption") for p in people if isinstance(p, dict)] if isinstance(people, list) else []
-    base = as_text(caption.get("base_caption")) or as_text(said.get("prompt")) or texts.get("Description", "")
-    model = re.sub(r"\s+[0-9A-F]{6,16}\Z", "", texts.get("Source", "")[:_SHOWN])
-    settings = {"model": model, "sampler": said.get("sampler"), "steps": said.get("steps")}
-    settings |= {"cfg": said.get("scale"), "seed": said.get("seed")}
-    return recorded("novelai", joined([base, *map(as_text, texts_of)]), settings)
+    captions = [p.get("char_caption") for p in people if isinstance(p, dict)] if isinstance(people, list) else []
+    base = to_text(caption.get("base_caption")) or to_text(fields.get("prompt")) or texts.get("Description", "")
+    model = re.sub(r"\s+[0-9A-F]{6,16}\Z", "", texts.get("Source", "")[:_MAX_SETTING])
+    names = ("model", "sampler", "steps", "scale", "seed")
+    return make_record("novelai", join_prompts([base, *map(to_text, captions)]), fields | {"model": model}, names)
 
 
-def joined(texts: list[str]) -> str:
-    """Texts that are one prompt together, each of them once."""
+def join_prompts(texts: list[str]) -> str:
+    """Join texts to one prompt with commas; equal texts appear once."""
     parts = dict.fromkeys(text.strip().rstrip(" ,") for text in texts)
     return ", ".join(part for part in parts if part)

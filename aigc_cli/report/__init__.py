@@ -1,1 +1,1 @@
-"""Pages and plots for people."""
+"""HTML pages, plots and the format of numbers."""

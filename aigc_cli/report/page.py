@@ -1,8 +1,8 @@
-"""Reports: one HTML file about a table of results that works offline and asks no other host for anything.
+"""Writes reports: one HTML file that works offline and loads nothing from another host.
 
-Whatever stands in it that others wrote (prompts, names of files) is text: the template escapes it, and the script
-reads it from a block of JSON and never as markup. A content-security policy admits this page's own script and style
-by their hashes and nothing else. The same results give the same bytes, so nothing here reads a clock.
+Prompts and file names are untrusted. The template escapes them, the script reads them from a block of JSON and shows
+them as text only, and a content security policy allows just the page's own script and style, by hash. The same results
+give the same bytes: the page holds no date.
 """
 
 import base64
@@ -15,26 +15,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from aigc_cli.images.folders import Finder
+from aigc_cli.images.folders import FileFinder
 from aigc_cli.images.reader import REASONS
+from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
 from aigc_cli.progress import Progress
-from aigc_cli.report.thumbnails import thumbnails
-from aigc_cli.storage.files import check_output, whole_file, write_text
+from aigc_cli.report.thumbnails import make_thumbnails
+from aigc_cli.storage.atomic_files import check_output, open_atomic, write_text
 from aigc_cli.storage.schemas import ERROR_BARS
-from aigc_cli.text import printable
+from aigc_cli.text import to_printable
 
-EMBEDDED = 2_000  # images; beyond it the file would take tens of megabytes, so thumbnails go beside it
-PAGE = Path(__file__).with_name("assets")
+MAX_EMBEDDED = 2_000  # images; with more, thumbnails go into a folder, because the page would take tens of megabytes
+ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = ("state.js", "charts.js", "grid.js", "detail.js", "report.js")
-SCORES = ("quality", "consistency", "human_quality", "human_consistency")
+SCORE_COLUMNS = ("quality", "consistency", "human_quality", "human_consistency")
 PARTS = ("quality_base", "quality_delta", "consistency_base", "consistency_delta", "clip_cosine", *ERROR_BARS)
 CATEGORIES = ("table", "split", "generator", "model", "sampler", "prompt_source")  # filters
-DETAILS = ("steps", "cfg", "seed", "width", "height", "prompt_truncated", "status", "reason")
+DETAILS = ("steps", "cfg", "seed", "width", "height", "prompt_split", "status", "reason")
 
 
 @dataclass(frozen=True)
-class Table:
-    """A small table: cells are shown as they are, numbers to the right."""
+class PageTable:
+    """A small table of texts."""
 
     title: str
     columns: Sequence[str]
@@ -43,163 +44,178 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A plot: the bytes of a PNG, and what it shows in words."""
+class PageFigure:
+    """A plot: what it shows, in words, and the bytes of a PNG."""
 
     title: str
     png: bytes
 
 
 @dataclass(frozen=True)
-class Report:
+class Page:
     """What a page shows.
 
     Attributes:
-        title: of the page.
-        facts: {what: value} for its head: model, hash, settings, version.
-        notes: paragraphs under the head.
+        title: title of the page.
+        facts: {name: value} below the title: model, hash, settings, version.
+        notes: paragraphs below the facts.
         tables, figures: shown above the gallery.
-        rows: of the gallery, with the columns of the scores table, and human_quality and human_consistency where
-            there are such; None: no gallery.
-        scale: the range of all scores.
+        rows: images of the gallery, with columns of the scores table and optionally human_quality and
+            human_consistency; None: no gallery.
+        scale: MOS scale of all scores.
     """
 
     title: str
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    figures: Sequence[Figure] = ()
+    tables: Sequence[PageTable] = ()
+    figures: Sequence[PageFigure] = ()
     rows: Sequence[Mapping[str, Any]] | None = None
-    scale: tuple[float, float] = (0.0, 5.0)
+    scale: MosScale = DEFAULT_SCALE
 
 
-def check_report(path: Path, thumbs: Path | None = None, *, overwrite: bool) -> None:
-    """Refuses a report that can't or must not be written, before anything is computed; raises as `check_output`."""
-    check_output(path, overwrite=overwrite, suffixes=(".html",))
-    if thumbs is not None:
-        check_output(thumbs, overwrite=overwrite, suffixes=())
+@dataclass(frozen=True)
+class PageOutput:
+    """Where a page goes.
+
+    Attributes:
+        path: FILE.html.
+        thumbs: folder for thumbnails. None embeds them in the page; above `MAX_EMBEDDED` images they go into a folder
+            beside it.
+    """
+
+    path: Path
+    thumbs: Path | None = None
+
+    def check(self, *, overwrite: bool) -> None:
+        """Checks both paths before anything is computed; raises the errors of `check_output`."""
+        check_output(self.path, overwrite=overwrite, suffixes=(".html",))
+        if self.thumbs is not None:
+            check_output(self.thumbs, overwrite=overwrite, suffixes=())
 
 
-def write_report(path: Path, report: Report, progress: Progress, thumbs: Path | None = None) -> None:
-    """Writes the page, and its thumbnails into the folder `thumbs`: always if it is named, by itself if there are many.
+def write_page(output: PageOutput, page: Page, progress: Progress) -> None:
+    """Writes the page and its thumbnails.
 
     Raises:
-        EnvironmentProblem: the disk is full or the place can't be written.
+        EnvironmentProblem: the disk is full or the folder can't be written.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    gallery = None if report.rows is None else _gallery(path, report, progress, thumbs)
-    style = (PAGE / "report.css").read_text(encoding="utf-8")
-    script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    gallery = None if page.rows is None else _make_gallery(output, page, progress)
+    columns = {} if gallery is None else gallery["columns"]
+    style = (ASSETS / "report.css").read_text(encoding="utf-8")
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = environment.get_template("template.html").render(
-        report=report,
-        data=None if gallery is None else _embedded(gallery),
-        present=[] if gallery is None else list(gallery["columns"]),
-        scores=[name for name in SCORES if gallery is not None and name in gallery["columns"]],
-        categories=[name for name in CATEGORIES if gallery is not None and _differs(gallery["columns"].get(name))],
-        failed=[] if report.rows is None else list(_failed(report.rows)),
-        figures=[(figure.title, _data_uri("image/png", figure.png)) for figure in report.figures],
+    html = environment.get_template("template.html").render(
+        report=page,
+        data=None if gallery is None else _embed_json(gallery),
+        present=list(columns),
+        scores=[name for name in SCORE_COLUMNS if name in columns],
+        categories=[name for name in CATEGORIES if len(set(columns.get(name, ()))) > 1],  # one value needs no filter
+        failed=list(_list_failed(page.rows or ())),
+        figures=[(figure.title, _make_data_uri("image/png", figure.png)) for figure in page.figures],
         style=style,
         script=script,
-        policy=_policy(style, script),
+        policy=_make_policy(style, script),
     )
-    write_text(path, page)
+    write_text(output.path, html)
 
 
-def _differs(values: Sequence[Any] | None) -> bool:
-    """Whether there is something to choose from."""
-    return values is not None and len(set(values)) > 1
-
-
-def _policy(style: str, script: str) -> str:
-    """Own script and style by hash; pictures out of the page or from beside it; nothing else, and no connection."""
+def _make_policy(style: str, script: str) -> str:
+    """Allows the page's own script and style by hash, and images in the page or on the same disk; nothing else."""
     return "; ".join(
         [
             "default-src 'none'",
-            f"script-src {_hash(script)}",
-            f"style-src {_hash(style)}",
-            "img-src 'self' data: file:",  # opened from a disk, 'self' is nobody
+            f"script-src {_hash_source(script)}",
+            f"style-src {_hash_source(style)}",
+            "img-src 'self' data: file:",  # a page opened from a disk has no origin that 'self' could match
             "base-uri 'none'",
             "form-action 'none'",
         ]
     )
 
 
-def _hash(text: str) -> str:
+def _hash_source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _embedded(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element or begin another."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII, so U+2028 is an escape as well
+def _embed_json(value: Any) -> str:
+    """JSON for a script element: it contains no character that can end the element or start another."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 is escaped too
     return text.translate({ord(char): f"\\u{ord(char):04x}" for char in "<>&"})
 
 
-def _gallery(path: Path, report: Report, progress: Progress, thumbs: Path | None) -> dict[str, Any]:
-    rows = report.rows or ()
-    columns: dict[str, list[Any]] = {"name": [printable(str(row["name"])) for row in rows]}
-    for name in ("prompt", *SCORES, *PARTS, *CATEGORIES, *DETAILS):
+def _make_gallery(output: PageOutput, page: Page, progress: Progress) -> dict[str, Any]:
+    rows = page.rows or ()
+    columns: dict[str, list[Any]] = {"name": [to_printable(str(row["name"])) for row in rows]}
+    for name in ("prompt", *SCORE_COLUMNS, *PARTS, *CATEGORIES, *DETAILS):
         values = [row.get(name) for row in rows]
         if any(value is not None for value in values):
-            columns[name] = [printable(value) if isinstance(value, str) else _rounded(value) for value in values]
-    finder = Finder()
+            columns[name] = [to_printable(value) if isinstance(value, str) else _round(value) for value in values]
+    finder = FileFinder()
     files = [finder(row.get("path")) for row in rows]
-    columns["path"] = [None if row.get("path") is None else printable(row["path"]) for row in rows]
-    columns["link"] = [None if file is None else _link(file, path.parent) for file in files]
-    columns["thumb"] = list(_thumbs(path, rows, files, progress, thumbs))
-    names = json.dumps([columns["name"], dict(report.facts)], sort_keys=True)
-    key = hashlib.sha256(names.encode()).hexdigest()[:16]  # whose favourites the browser keeps
-    return {"columns": columns, "scale": list(report.scale), "key": key, "count": len(rows), "reasons": REASONS}
+    columns["path"] = [None if row.get("path") is None else to_printable(row["path"]) for row in rows]
+    columns["link"] = [None if file is None else _make_link(file, output.path.parent) for file in files]
+    columns["thumb"] = list(_place_thumbnails(output, rows, files, progress))
+    names = json.dumps([columns["name"], dict(page.facts)], sort_keys=True)
+    key = hashlib.sha256(names.encode()).hexdigest()[:16]  # under which the browser stores the favourites of this page
+    scale = [page.scale.low, page.scale.high]
+    return {"columns": columns, "scale": scale, "key": key, "count": len(rows), "reasons": REASONS}
 
 
-def _rounded(value: Any) -> Any:
+def _round(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def _thumbs(
-    path: Path, rows: Sequence[Mapping[str, Any]], files: Sequence[Path | None], progress: Progress, thumbs: Path | None
+def _place_thumbnails(
+    output: PageOutput, rows: Sequence[Mapping[str, Any]], files: Sequence[Path | None], progress: Progress
 ) -> Iterator[str | None]:
-    """Where the page finds each thumbnail: in itself, or in a folder."""
-    if thumbs is None and sum(file is not None for file in files) > EMBEDDED:
+    """Yields the URL of each thumbnail: a data URI, or a link into the thumbnail folder."""
+    path, thumbs = output.path, output.thumbs
+    if thumbs is None and sum(file is not None for file in files) > MAX_EMBEDDED:
         thumbs = path.with_name(f"{path.stem}-thumbs")
-        progress.say(f"More than {EMBEDDED:,} images: their thumbnails are in {thumbs}, which belongs to the report.")
+        progress.say(f"More than {MAX_EMBEDDED:,} images: thumbnails are in {thumbs}. Keep it with the report.")
     if thumbs is not None:
         thumbs.mkdir(parents=True, exist_ok=True)
     wanted = [file if row.get("status", "ok") == "ok" else None for file, row in zip(files, rows, strict=True)]
     progress.start("thumbnails", len(wanted))
-    for number, picture in enumerate(thumbnails(wanted)):
+    for number, picture in enumerate(make_thumbnails(wanted)):
         progress.advance(1)
         if picture is None:
             yield None
         elif thumbs is None:
-            yield _data_uri("image/webp", picture)
+            yield _make_data_uri("image/webp", picture)
         else:
             place = thumbs / f"{number:06}.webp"
-            with whole_file(place, "wb") as stream:
+            with open_atomic(place, "wb") as stream:
                 stream.write(picture)
-            yield _link(place, path.parent)
+            yield _make_link(place, path.parent)
 
 
-def _link(file: Path, folder: Path) -> str:
-    """A relative URL from the report's folder to a file where there is one, so that both may move together."""
+def _make_link(file: Path, folder: Path) -> str:
+    """Relative URL from the report's folder to a file, so that both can move together; absolute on another drive."""
     try:
-        relative = Path(os.path.relpath(file.absolute(), folder.absolute()))
-        return quote(os.fsencode(relative.as_posix()))
-    except ValueError:  # another drive
+        return quote(os.fsencode(Path(os.path.relpath(file.absolute(), folder.absolute())).as_posix()))
+    except ValueError:  # on another drive there is no relative path
         return file.absolute().as_uri()
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def _make_data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _failed(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """(name, reason, the reason in words) of each image without scores."""
+def _list_failed(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Yields (name, reason, reason in words) of each image without scores."""
     for row in rows:
         if row.get("status") == "failed":
             reasons = (row.get("reason") or "").split(",")
-            yield printable(str(row["name"])), ", ".join(reasons), "; ".join(REASONS.get(word, "") for word in reasons)
+            texts = "; ".join(REASONS.get(word, "") for word in reasons)
+            yield to_printable(str(row["name"])), ", ".join(reasons), texts

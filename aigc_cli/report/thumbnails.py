@@ -1,4 +1,4 @@
-"""Small pictures of images, for reports."""
+"""Makes thumbnails for reports."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -10,21 +10,21 @@ from PIL import Image
 from aigc_cli.images.decoder import decode_file
 from aigc_cli.images.reader import ImageFault
 
-SIDE = 224  # pixels of the longer side: sharp in a card on most screens, five kilobytes or so
+SIDE = 224  # pixels of the longer side: sharp on most screens, about 5 kB
 QUALITY = 74
 THREADS = 2
 
 
-def thumbnails(paths: Sequence[Path | None]) -> Iterator[bytes | None]:
-    """A WebP of at most `SIDE` pixels a side for each path, in order; None where there is no image to read."""
+def make_thumbnails(paths: Sequence[Path | None]) -> Iterator[bytes | None]:
+    """One WebP per path, in order, at most `SIDE` pixels a side; None where the path is None or can't be decoded."""
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            yield from pool.map(_thumbnail, paths)
+            yield from pool.map(_make_thumbnail, paths)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _thumbnail(path: Path | None) -> bytes | None:
+def _make_thumbnail(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:

@@ -1,1 +1,1 @@
-"""Files on disk: whole or not there, one owner at a time, never unpickled."""
+"""Reads and writes files: atomic writes, folder locks, tables, tensors. Nothing is ever unpickled."""

@@ -1,112 +1,101 @@
-"""The one place that writes files and folders: under a temporary name in the same folder, synced and renamed.
+"""Writes files and folders atomically: under a temporary name in the same folder, then synced, then renamed.
 
-So a result is whole or it is not there, and the old one stays until the new one is complete.
+A reader sees the old result or the complete new one, never a part.
 """
 
 import contextlib
-import errno
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.text import printable
+from aigc_cli.errors import AigcError, EnvironmentProblem, explain_os_errors
+from aigc_cli.regular_file import read_regular
+from aigc_cli.text import show_path, to_printable
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
-TEMPORARY = ".aigc-"  # how the names of our temporary files and folders begin
+TEMPORARY_PREFIX = ".aigc-"  # prefix of the names of temporary files and folders
 LOCK = ".aigc-lock"
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """A file that appears under `path` only when it is complete; the old one stays until then.
+def open_atomic(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Open a file for writing; it appears at `path` when the block ends without an error.
 
-    Text is UTF-8; the bytes of a file name that are not are written as escapes, which JSON reads back as they were.
+    Text is UTF-8; surrogates (bytes of file names) become escapes such as `\\udcff`, which JSON reads back unchanged.
 
     Raises:
-        EnvironmentProblem: the disk is full or the folder can't be written.
+        EnvironmentProblem: the disk is full or the folder is not writable.
     """
-    temporary: Path | None = None
-    try:
-        text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
-        with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=TEMPORARY, delete=False, **text) as stream:  # type: ignore[call-overload]
-            temporary = Path(stream.name)
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(new_file_mode())
-        temporary.replace(path)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"{path} could not be written: {error.strerror or error}.",
-            "Free some space or choose another place with -o.",
-        ) from error
-    finally:
-        if temporary is not None:
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
+    temporary = name_temporary(path)
+    with explain_os_errors(f"{path} could not be written", "Free some space or choose another place with -o."):
+        try:
+            with temporary.open(mode.replace("w", "x"), **text) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill with files that takes the name `path` only when it is complete; the old one stays until then.
+def fill_atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder to fill; it replaces the folder at `path` when the block ends without an error.
 
     Raises:
-        EnvironmentProblem: the disk is full or the place can't be written.
+        EnvironmentProblem: the disk is full or the parent folder is not writable.
     """
-    temporary = _temporary_beside(path)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for entry in (*temporary.iterdir(), temporary):
-            _sync(entry)
-        if path.exists():
-            old = _temporary_beside(path)
-            path.rename(old)
+    temporary, old = name_temporary(path), name_temporary(path)
+    with explain_os_errors(f"{path} could not be written", "Free some space."):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for entry in (*temporary.iterdir(), temporary):
+                _sync(entry)
+            if path.exists():
+                path.rename(old)
             try:
                 temporary.rename(path)
             except BaseException:
-                old.rename(path)
+                if old.exists():
+                    old.rename(path)
                 raise
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"{path} could not be written: {error.strerror or error}.", "Free some space."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def discard_folder(path: Path) -> None:
-    """Removes a folder that may not be there; nobody sees half of it."""
-    old = _temporary_beside(path)
+    """Remove a folder if it exists. It is renamed first, so that no reader sees a part of it."""
+    old = name_temporary(path)
     with contextlib.suppress(OSError):
         path.rename(old)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def sweep(*folders: Path) -> None:
-    """Removes what a killed process left in `folders`, which the caller must own: see `locks.owned`."""
-    for entry in (entry for folder in folders if folder.is_dir() for entry in folder.glob(f"{TEMPORARY}*")):
+def sweep_leftovers(*folders: Path) -> None:
+    """Remove temporary files of killed processes from `folders`; the caller must hold them, see `own_folder`."""
+    for entry in (entry for folder in folders if folder.is_dir() for entry in folder.glob(f"{TEMPORARY_PREFIX}*")):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name != LOCK:
             entry.unlink(missing_ok=True)
 
 
-def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}")
+def name_temporary(path: Path) -> Path:
+    """Return a new path for a temporary file or folder beside `path`."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}")
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file or the names in a folder are on the disk; not every system can open a folder."""
+    """Flush a file or a folder's list of names to the disk; skip folders where the system cannot open them."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -119,34 +108,23 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def new_file_mode() -> int:
-    """The permissions that this process gives to a new file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
 def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE_SUFFIXES) -> None:
-    """Refuses an output that can't or must not be written, before anything is computed.
+    """Check before a computation that its output can be written; no `suffixes`: the output is a folder.
 
     Raises:
-        AigcError: another suffix than `suffixes` (none given: a folder), or it exists and `overwrite` is off, or it is
-            a link, a device or a folder where a file is meant.
-        EnvironmentProblem: its folder is missing or can't be written.
+        AigcError: the suffix is not allowed, the output exists and `overwrite` is off, or `path` is a link, a device,
+            or a folder where a file is expected (or the reverse).
+        EnvironmentProblem: the parent folder is missing or not writable.
     """
-    with contextlib.suppress(ValueError):
-        try:
-            path.lstat()
-        except (FileNotFoundError, PermissionError):
-            pass
-        except OSError as error:
-            raise AigcError(
-                f"The output {printable(str(path), 200)} can't be: {error.strerror}.", "Change -o."
-            ) from error
+    try:
+        path.lstat()
+    except (FileNotFoundError, PermissionError, ValueError):
+        pass
+    except OSError as error:
+        raise AigcError(f"Expected an output path, found {show_path(path)}: {error.strerror}.", "Change -o.") from error
     if suffixes and path.suffix not in suffixes:
-        raise AigcError(
-            f"Expected an output ending in {', '.join(suffixes)}, found {printable(str(path))}.", "Change -o."
-        )
+        found = to_printable(str(path))
+        raise AigcError(f"Expected an output ending in {', '.join(suffixes)}, found {found}.", "Change -o.")
     if path.is_symlink() or (path.exists() and suffixes and not path.is_file()):
         raise AigcError(f"Expected a plain file for the output, found a link, device or folder: {path}.", "Change -o.")
     if path.exists() and not suffixes and not path.is_dir():
@@ -154,38 +132,48 @@ def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE
     if (
         path.exists()
         and not overwrite
-        and (suffixes or any(not entry.name.startswith(TEMPORARY) for entry in path.iterdir()))
+        and (suffixes or any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir()))
     ):
         raise AigcError(f"The output {path} exists.", "Add --overwrite, or choose another place with -o.")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     if suffixes and parent.resolve() != path.absolute().parent.resolve():
-        raise EnvironmentProblem(f"The folder {path.parent} does not exist.", "Make it, or change -o.")
+        raise EnvironmentProblem(f"The folder {path.parent} does not exist.", "Create it, or change -o.")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise EnvironmentProblem(f"The folder {parent} can't be written.", "Change its permissions, or -o.")
+        raise EnvironmentProblem(f"The folder {parent} is not writable.", "Change its permissions, or -o.")
+
+
+@dataclass(frozen=True)
+class Output:
+    """The place of a result: a file, or the folder of a run, and whether it may be replaced or continued."""
+
+    path: Path
+    overwrite: bool = False
+    resume: bool = False
+
+    def check(self, suffixes: Sequence[str] = TABLE_SUFFIXES) -> None:
+        """Check that the result can be written there, see `check_output`; no suffixes: a folder."""
+        check_output(self.path, overwrite=self.overwrite or self.resume, suffixes=suffixes)
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file that somebody else may have written.
+    """Read a JSON file from an untrusted source.
 
     Raises:
-        OSError: it is missing, or no regular file: a pipe would wait for ever.
-        ValueError: it is no JSON in UTF-8, or nested too deeply.
+        OSError: the file is missing or not a regular file.
+        ValueError: the content is not JSON in UTF-8, or nested too deeply.
     """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_regular(path).decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON with sorted keys; NaN is an error here, so clean first."""
-    with whole_file(path) as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a value as a JSON file; errors as in `open_atomic`, and ValueError for NaN or infinity."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file."""
-    with whole_file(path) as stream:
+    """Write a text file in UTF-8; errors as in `open_atomic`."""
+    with open_atomic(path) as stream:
         stream.write(text)

@@ -1,29 +1,49 @@
-"""What lies in the cache folder: features, exported engines and the demonstration set; nothing else is ever removed."""
+"""Lists and clears the cache folder: features, exported engines and the demonstration set.
+
+Other files in the folder are never removed.
+"""
 
 import contextlib
+import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aigc_cli.storage.feature_bank import folder_size
-from aigc_cli.storage.files import read_json
+from aigc_cli.storage.atomic_files import read_json
 
-KINDS = {"features": "features/*", "engine": "engines/*.onnx", "demonstration": "demo"}
+CACHE_KINDS = {"features": "features/*", "engine": "engines/*.onnx", "demonstration": "demo"}
 DAY = 86400.0
 
 
-@dataclass(frozen=True)
-class Kept:
-    """One thing in the cache.
+def find_cache_folder() -> Path:
+    """Return the cache folder: `AIGC_CACHE`, else `aigc` in the user's XDG cache folder."""
+    if named := os.environ.get("AIGC_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aigc"
 
-    Attributes:
-        kind: a key of `KINDS`.
-        name: what it belongs to, for a person.
-        path: a folder or a file.
-        size: bytes.
-        days: since it was last used.
+
+def measure_folder(folder: Path) -> int:
+    """Return the bytes of all files below `folder`; 0 without a folder. Files may disappear while it counts."""
+    size = 0
+    for place, _, names in os.walk(folder):  # os.walk ignores a folder that disappears; rglob does not on every system
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += Path(place, name).lstat().st_size
+    return size
+
+
+def measure_features(root: Path) -> int:
+    """Return the bytes of all features in the cache folder `root`."""
+    return measure_folder(root / "features")
+
+
+@dataclass(frozen=True)
+class CacheItem:
+    """A file or folder in the cache.
+
+    `kind` is a key of `CACHE_KINDS`, `name` a description such as `mini, 12 blocks, view 2`, `size` the number of bytes
+    and `days` the number of days since the last use.
     """
 
     kind: str
@@ -33,21 +53,20 @@ class Kept:
     days: float
 
 
-def kept(root: Path) -> list[Kept]:
-    """Everything in the cache folder `root`, the largest first; nothing where there is no such folder."""
-    return sorted(_found(root), key=lambda item: (-item.size, item.path))
-
-
-def _found(root: Path) -> Iterator[Kept]:
-    for kind, pattern in KINDS.items():
+def list_cache(root: Path) -> list[CacheItem]:
+    """Return the items of the cache folder `root`, largest first; empty if there is no such folder."""
+    items = []
+    for kind, pattern in CACHE_KINDS.items():
         for path in root.glob(pattern):
-            with contextlib.suppress(OSError):  # removed meanwhile
-                size = path.stat().st_size if path.is_file() else folder_size(path)
-                yield Kept(kind, _name(path), path, size, max(0.0, time.time() - path.stat().st_mtime) / DAY)
+            with contextlib.suppress(OSError):  # another process removed it
+                size = path.stat().st_size if path.is_file() else measure_folder(path)
+                days = max(0.0, time.time() - path.stat().st_mtime) / DAY
+                items.append(CacheItem(kind, _name_item(path), path, size, days))
+    return sorted(items, key=lambda item: (-item.size, item.path))
 
 
-def _name(path: Path) -> str:
-    """For features, the backbone, what of it is frozen and the view; else the file's name."""
+def _name_item(path: Path) -> str:
+    """Return backbone, frozen blocks and view of features; of other items the file name."""
     try:
         key = read_json(path / "key.json")
         view = "prompts" if "texts" in key else f"view {key['view']['number']}" if "view" in key else "as they are"
@@ -56,10 +75,10 @@ def _name(path: Path) -> str:
         return path.name
 
 
-def clear(root: Path, older_than: float = 0.0) -> list[Kept]:
-    """Removes what was not used for `older_than` days and returns it; a run that reads it computes it again."""
+def clear_cache(root: Path, older_than: float = 0.0) -> list[CacheItem]:
+    """Remove the items unused for at least `older_than` days and return them. A later run computes them again."""
     gone = []
-    for item in kept(root):
+    for item in list_cache(root):
         if item.days < older_than:
             continue
         if item.path.is_file():

@@ -1,6 +1,6 @@
-"""Checkpoints: a folder with tensors as safetensors and everything else as JSON. Nothing is ever unpickled.
+"""Saves and loads checkpoints (trained models) and training states (for `--resume`).
 
-A model's checkpoint is what training leaves; a training's states are what it goes on from.
+Each is a folder with tensors as safetensors and everything else as JSON. Nothing is ever unpickled.
 """
 
 import json
@@ -11,82 +11,83 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from aigc_cli.errors import AigcError
-from aigc_cli.storage.files import discard_folder, read_json, whole_folder
-from aigc_cli.storage.tensors import load_tensors, save_tensors, tensors_digest
+from aigc_cli.storage.atomic_files import discard_folder, fill_atomic_folder, read_json
+from aigc_cli.storage.tensors import Array, hash_tensors, load_tensors, save_tensors
 
-FORMAT_VERSION = 1
+MODEL_FORMAT = 2  # format 1 had other names of settings
 WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "model.json", "calibration.safetensors"
 STATE, FACTS = "state.safetensors", "state.json"
-SHIPPED = Path(__file__).parents[1] / "weights" / "scorer"
+SHIPPED_SCORER = Path(__file__).parents[1] / "weights" / "scorer"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model as it lies on disk.
+    """A trained model, as read from disk.
 
     Attributes:
-        tensors: the heads, and what of the backbone was trained.
-        description: backbone identity, recipe, MOS range, metrics, versions: plain JSON values.
-        digest: SHA-256 over the tensors and what the description says of the heads: all that a score hangs on but the
-            backbone's own weights.
-        folder: where it was read.
-        calibration: what its error bars are computed from; empty where it has none.
+        tensors: weights of the heads and of the trained part of the backbone.
+        description: backbone, recipe, MOS scale, metrics and versions, as JSON values.
+        digest: SHA-256 of the tensors and of the heads' description. Together with the backbone's own weights it
+            determines the scores.
+        folder: the checkpoint folder.
+        calibration: data of the prediction intervals; empty without calibration.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Array]
     description: dict[str, Any]
     digest: str
     folder: Path
-    calibration: dict[str, Tensor] = field(default_factory=dict)
+    calibration: dict[str, Array] = field(default_factory=dict)
 
 
 def save_checkpoint(
     folder: Path,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     description: Mapping[str, Any],
     eight_bit: frozenset[str] = frozenset(),
-    calibration: Mapping[str, Tensor] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a checkpoint folder: all of it appears at once, or nothing does and the old one stays.
+    """Write a checkpoint folder atomically, see `fill_atomic_folder`; an existing one is replaced.
 
-    The calibration is a file of its own: weights, and so scores, are the same with and without it.
+    The tensors in `eight_bit` are stored as int8, see `quantise`. The arrays of the prediction intervals get a file of
+    their own, so that the weights file and the digest do not depend on them.
 
     Raises:
-        EnvironmentProblem: the disk is full or the place can't be written.
+        EnvironmentProblem: the disk is full or the folder is not writable.
+        ValueError: the description contains NaN or infinity.
     """
-    body = {"format_version": FORMAT_VERSION, **description}
-    with whole_folder(folder) as temporary:
+    with fill_atomic_folder(folder) as temporary:
         save_tensors(temporary / WEIGHTS, tensors, eight_bit)
         if calibration:
             save_tensors(temporary / CALIBRATION, calibration)
-        (temporary / DESCRIPTION).write_text(json.dumps(body, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (temporary / DESCRIPTION).write_text(_format_json(description), encoding="utf-8")
+
+
+def _format_json(facts: Mapping[str, Any]) -> str:
+    return json.dumps({"format_version": MODEL_FORMAT, **facts}, indent=2, allow_nan=False) + "\n"
 
 
 def find_checkpoint(place: Path | None) -> Path:
-    """The checkpoint folder of a run, a checkpoint folder itself, or the shipped scorer for None.
+    """Return the checkpoint folder of `place`: a run folder or a checkpoint folder; None: the shipped scorer.
 
     Raises:
-        AigcError: there is none at `place`.
+        AigcError: there is no checkpoint at `place`.
     """
     if place is None:
-        return SHIPPED
+        return SHIPPED_SCORER
     for folder in (place / "checkpoint", place):
         if (folder / DESCRIPTION).is_file():
             return folder
-    raise AigcError(
-        f"Expected a run or a model folder with {DESCRIPTION}, found none at {place}.",
-        "Name the folder that `aigc train -o` wrote; without --model the shipped scorer is used.",
-    )
+    hint = "Give the folder that `aigc train -o` wrote, or leave --model out to use the shipped scorer."
+    raise AigcError(f"Expected a run or a model folder with {DESCRIPTION}, found none at {place}.", hint)
 
 
 def load_checkpoint(place: Path | None) -> Checkpoint:
-    """Reads a checkpoint, see `find_checkpoint`.
+    """Read the checkpoint at `place`, see `find_checkpoint`.
 
     Raises:
-        AigcError: it is missing, damaged, of another format version, or holds NaN.
+        AigcError: the checkpoint is missing, damaged or of another format version, or a weight is NaN or infinite.
     """
     folder = find_checkpoint(place)
     try:
@@ -94,41 +95,41 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
         version = description["format_version"]
         description["backbone"]["name"], description["recipe"], description["heads"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AigcError(
-            f"Expected a model description in {folder / DESCRIPTION}, found {error!r}.", "Train again."
-        ) from error
-    if version != FORMAT_VERSION:
-        raise AigcError(f"Expected a model of format {FORMAT_VERSION} in {folder}, found {version!r}.", "Train again.")
+        found = f"{folder / DESCRIPTION}, found {error!r}"
+        raise AigcError(f"Expected a model description in {found}.", "Train again.") from error
+    if version != MODEL_FORMAT:
+        raise AigcError(f"Expected a model of format {MODEL_FORMAT} in {folder}, found {version!r}.", "Train again.")
     tensors = load_tensors(folder / WEIGHTS)
     calibration = load_tensors(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
     heads = json.dumps(description["heads"], sort_keys=True)
-    digest = sha256(f"{tensors_digest(tensors)} {heads}".encode()).hexdigest()
+    digest = sha256(f"{hash_tensors(tensors)} {heads}".encode()).hexdigest()
     return Checkpoint(tensors, description, digest, folder, calibration)
 
 
-def save_state(folder: Path, epoch: int, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Writes the state of a training at `step` of `epoch` into `folder`, then removes the earlier ones.
+def save_state(folder: Path, epoch: int, step: int, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write the training state after `step` steps of `epoch` into `folder`, then remove the earlier states.
+
+    The facts are JSON values, `epoch` and `step` among them.
 
     Raises:
-        EnvironmentProblem: the disk is full or the place can't be written; the earlier state stays.
+        EnvironmentProblem: the disk is full or the folder is not writable; the earlier state is kept.
     """
     place = folder / f"epoch-{epoch}-step-{step}"
-    with whole_folder(place) as temporary:
+    with fill_atomic_folder(place) as temporary:
         save_tensors(temporary / STATE, tensors)
-        body = {"format_version": FORMAT_VERSION, **facts}
-        (temporary / FACTS).write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    for earlier in _states(folder):
+        (temporary / FACTS).write_text(_format_json(facts), encoding="utf-8")
+    for earlier in _list_states(folder):
         if earlier != place:
             discard_folder(earlier)
 
 
-def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The latest state in `folder`, by epoch and step; None when there is none yet.
+def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
+    """Read (tensors, facts) of the latest training state in `folder`, by epoch and step; None without a state.
 
     Raises:
-        AigcError: it is damaged, or of another format version.
+        AigcError: the state is damaged or of another format version.
     """
-    if not (states := _states(folder)):
+    if not (states := _list_states(folder)):
         return None
     place = states[-1]
     try:
@@ -137,14 +138,14 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if not all(type(facts[count]) is int for count in ("epoch", "step")):
             raise ValueError(f"epoch {facts['epoch']!r} and step {facts['step']!r}")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise AigcError(f"Expected a training's state in {place / FACTS}, found {error!r}.", "Train again.") from error
-    if version != FORMAT_VERSION:
-        raise AigcError(f"Expected a state of format {FORMAT_VERSION} in {place}, found {version!r}.", "Train again.")
+        raise AigcError(f"Expected a training state in {place / FACTS}, found {error!r}.", "Train again.") from error
+    if version != MODEL_FORMAT:
+        raise AigcError(f"Expected a state of format {MODEL_FORMAT} in {place}, found {version!r}.", "Train again.")
     return load_tensors(place / STATE), facts
 
 
-def _states(folder: Path) -> list[Path]:
-    """The states in `folder`, the latest last."""
+def _list_states(folder: Path) -> list[Path]:
+    """Return the state folders in `folder`, earliest first."""
     found = [(re.fullmatch(r"epoch-(\d+)-step-(\d+)", path.name), path) for path in folder.glob("epoch-*")]
     places = [(int(name[1]), int(name[2]), path) for name, path in found if name]
     return [path for *_, path in sorted(places)]

@@ -1,4 +1,4 @@
-"""One owner for a folder: a lock that dies with its process."""
+"""A lock that gives a folder to one process; the system releases it when the process ends."""
 
 import contextlib
 import os
@@ -7,50 +7,45 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from aigc_cli.errors import EnvironmentProblem, RunHeld
-from aigc_cli.storage.files import LOCK, check_output
+from aigc_cli.errors import FolderConflict, explain_os_errors
+from aigc_cli.storage.atomic_files import LOCK, check_output
 
 
 @contextlib.contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Makes `folder` and holds it: no other process gets past this line with the same folder.
+def own_folder(folder: Path) -> Iterator[None]:
+    """Create `folder` if necessary and hold it: no other process can hold it at the same time.
 
-    The lock file carries the holder's process number and goes when the block ends, and so does the folder when nothing
-    was put into it.
+    The lock file contains the process number of the holder. The end of the block removes it, and new empty folders.
 
     Raises:
         AigcError: `folder` is a link or a file.
-        RunHeld: another process, which the message names, holds it.
-        EnvironmentProblem: the folder can't be made or written.
+        FolderConflict: another process holds the folder; the message gives its process number.
+        EnvironmentProblem: the folder cannot be created or written.
     """
     check_output(folder, overwrite=True, suffixes=())
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     place = folder / LOCK
     lock = FileLock(place, timeout=0)
-    try:
+    with explain_os_errors(f"The folder {folder} is not writable", "Change its permissions, or -o."):
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RunHeld(
-            f"Expected {folder} to be free, found it held by process {_holder(place)}.",
-            "Wait until that one is done, or choose another folder with -o.",
-        ) from error
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"The folder {folder} can't be written: {error.strerror or error}.", "Change its permissions, or -o."
-        ) from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            found = f"found it held by process {_read_holder(place)}"
+            hint = "Wait until that process has ended, or choose another folder with -o."
+            raise FolderConflict(f"Expected {folder} to be free, {found}.", hint) from error
     try:
         place.write_text(f"{os.getpid()}\n", encoding="ascii")
         yield
     finally:
-        place.unlink(missing_ok=True)  # while it is still ours
+        place.unlink(missing_ok=True)  # before the release: afterwards it may belong to another process
         lock.release()
         with contextlib.suppress(OSError):
             for empty in made:
                 empty.rmdir()
 
 
-def _holder(place: Path) -> str:
+def _read_holder(place: Path) -> str:
     try:
         return place.read_text(encoding="ascii").strip() or "unknown"
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""A table of scores while it grows: a folder `<output>.parts` with a plan, numbered shards and, last, a mark.
+"""An unfinished table of scores: a folder `<output>.parts` with a plan, numbered shards and a mark at the end.
 
-Every file appears whole (see `whole_file`), so the process may be killed at any moment: what is there counts, and
-the rest is computed again. A plan is there when its settings are, which are written after its inputs.
+Every file is written atomically (see `open_atomic`), so the process may be killed at any moment: existing shards count,
+and the other rows are computed again. The plan is complete when its settings file exists, which is written last.
 """
 
 import contextlib
@@ -13,34 +13,26 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.storage.files import LOCK, TEMPORARY, read_json, sweep, whole_file, write_json
+from aigc_cli.errors import AigcError, explain_os_errors
+from aigc_cli.storage.atomic_files import LOCK, TEMPORARY_PREFIX, open_atomic, read_json, sweep_leftovers, write_json
 from aigc_cli.storage.results import Row, read_parquet, write_table
 from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.text import printable
+from aigc_cli.text import show_path, to_printable
 
 T = TypeVar("T")
 
-SETTINGS, INPUTS, DONE = "plan.json", "inputs.parquet", "done.json"
+SETTINGS_FILE, INPUTS_FILE, DONE_FILE = "plan.json", "inputs.parquet", "done.json"
+_TEXTS, _SIZES = ("prompt", "prompt_source", "sidecar"), ("size", "mtime_ns")
 INPUT_SCHEMA = pa.schema(
-    {
-        "name": pa.binary(),
-        "prompt": pa.string(),
-        "prompt_source": pa.string(),
-        "sidecar": pa.string(),
-        "size": pa.int64(),
-        "mtime_ns": pa.int64(),
-    }
+    {"name": pa.binary(), **dict.fromkeys(_TEXTS, pa.string()), **dict.fromkeys(_SIZES, pa.int64())}
 )
 
 
-class Parts:
-    """The unfinished table of scores that will be `output`.
+class PartialTable:
+    """The unfinished table of scores of the file `output`, in a folder beside it.
 
-    Attributes:
-        folder: where it lies, beside the output.
-        joined: where the whole table is to be written, for `publish`.
-        counts: rows of each shard that is there; those after a damaged or missing one are not.
+    The caller writes the complete table to `joined` before `publish`. `counts` holds the number of rows of each valid
+    shard; shards after a damaged or missing one do not count.
     """
 
     def __init__(self, output: Path) -> None:
@@ -50,145 +42,127 @@ class Parts:
         self.counts: list[int] = []
 
     def check(self) -> None:
-        """Raises AigcError where the folder's place is taken by something else."""
+        """Raise an AigcError if there is a file, a link, or a folder with foreign files in place of the folder."""
+        found = ""
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             found = "a link or a file"
-        elif self.folder.is_dir() and not self.planned and self._foreign():
-            found = printable(self._foreign()[0].name, 80)
-        else:
-            return
-        raise AigcError(
-            f"Expected {printable(str(self.folder), 200)} to be free for unfinished results, found {found} there.",
-            "Move it away, or choose another place with -o.",
-        )
+        elif self.folder.is_dir() and not self.planned and (foreign := self._list_foreign()):
+            found = to_printable(foreign[0].name, 80)
+        if found:
+            expected = f"Expected {show_path(self.folder)} to be free for unfinished results"
+            raise AigcError(f"{expected}, found {found} there.", "Move it away, or choose another place with -o.")
 
     @property
     def planned(self) -> bool:
-        """Whether a scoring was begun here."""
-        return (self.folder / SETTINGS).is_file()
+        """Whether the folder has a plan."""
+        return (self.folder / SETTINGS_FILE).is_file()
 
     @property
     def finished(self) -> bool:
         """Whether every row is in a shard."""
-        return (self.folder / DONE).is_file()
+        return (self.folder / DONE_FILE).is_file()
 
     def begin(self, settings: Mapping[str, str], inputs: pa.Table) -> None:
-        """Removes what an earlier scoring left and writes a new plan."""
+        """Remove the parts of an earlier scoring and write a new plan."""
         self.clear()
         self.update(inputs)
-        write_json(self.folder / SETTINGS, dict(settings))
+        write_json(self.folder / SETTINGS_FILE, dict(settings))
 
     def update(self, inputs: pa.Table) -> None:
-        """Writes the inputs, see `INPUT_SCHEMA`."""
-        with whole_file(self.folder / INPUTS, "wb") as stream:
+        """Write the inputs; their schema is `INPUT_SCHEMA`."""
+        with open_atomic(self.folder / INPUTS_FILE, "wb") as stream:
             pq.write_table(inputs, stream, compression="zstd")
 
-    def plan(self) -> tuple[dict[str, str], pa.Table]:
-        """The settings and the inputs (`INPUT_SCHEMA`) that this was begun with; counts the shards."""
+    def read_plan(self) -> tuple[dict[str, str], pa.Table]:
+        """Read the plan (settings, inputs with `INPUT_SCHEMA`) and set `counts`; AigcError if it is damaged."""
         try:
-            settings = read_json(self.folder / SETTINGS)
-            inputs = read_parquet(self.folder / INPUTS)
+            settings = read_json(self.folder / SETTINGS_FILE)
+            inputs = read_parquet(self.folder / INPUTS_FILE)
             if inputs.schema != INPUT_SCHEMA or not isinstance(settings, dict):
-                raise ValueError("another layout")
+                raise ValueError("another format")
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise AigcError(
-                f"Expected the plan of an interrupted run in {printable(str(self.folder), 200)}, "
-                f"found {printable(str(error), 200)}.",
-                "Start again with --overwrite.",
-            ) from error
-        self.counts = list(self._count(inputs.num_rows))
+            plan = f"the plan of an interrupted run in {show_path(self.folder)}"
+            found = to_printable(str(error), 200)
+            raise AigcError(f"Expected {plan}, found {found}.", "Start again with --overwrite.") from error
+        self.counts = []
+        with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+            while True:
+                with self._shard_path(len(self.counts)).open("rb") as stream:
+                    rows = pq.read_metadata(stream).num_rows
+                if sum(self.counts) + rows > inputs.num_rows:
+                    break
+                self.counts.append(rows)
         return settings, inputs
 
-    def _count(self, most: int) -> Iterator[int]:
-        for number in itertools.count():
-            try:
-                with self._shard(number).open("rb") as stream:
-                    rows = pq.read_metadata(stream).num_rows
-            except (OSError, ValueError, pa.ArrowException):
-                return
-            most -= rows
-            if most < 0:
-                return
-            yield rows
-
     def append(self, rows: Sequence[Row]) -> None:
-        """One more shard, on disk when this returns."""
-        write_table(self._shard(len(self.counts)), "scores", rows, {})
+        """Write one more shard; it is on the disk when this returns."""
+        write_table(self._shard_path(len(self.counts)), "scores", rows, {})
         self.counts.append(len(rows))
 
     def replace(self, number: int, rows: Sequence[Row]) -> None:
-        """Another content for a shard; as many rows."""
+        """Write a shard again with as many rows as before."""
         assert len(rows) == self.counts[number]
-        write_table(self._shard(number), "scores", rows, {})
+        write_table(self._shard_path(number), "scores", rows, {})
 
-    def read(self, number: int) -> list[dict[str, Any]]:
-        """The rows of one shard."""
+    def read_shard(self, number: int) -> list[dict[str, Any]]:
+        """Read the rows of one shard; AigcError if it is missing or damaged."""
         try:
-            table = read_parquet(self._shard(number))
+            table = read_parquet(self._shard_path(number))
             if table.schema != SCHEMAS["scores"]:
                 raise ValueError("other columns")
             return table.to_pylist()  # type: ignore[no-any-return]
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise AigcError(
-                f"Expected a whole shard at {printable(str(self._shard(number)), 200)}, "
-                f"found {printable(str(error), 200)}.",
-                "Remove it and resume: its rows and those after it are computed again.",
-            ) from error
+            found = f"{show_path(self._shard_path(number))}, found {to_printable(str(error), 200)}"
+            hint = "Remove it and resume: its rows and those after it are computed again."
+            raise AigcError(f"Expected a complete shard at {found}.", hint) from error
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """All rows, one shard in memory at a time."""
-        return itertools.chain.from_iterable(self.read(number) for number in range(len(self.counts)))
+    def iterate_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield all rows, with one shard in memory at a time."""
+        return itertools.chain.from_iterable(self.read_shard(number) for number in range(len(self.counts)))
 
     def finish(self) -> None:
-        """Marks that all rows are there."""
-        write_json(self.folder / DONE, {"rows": sum(self.counts)})
+        """Write the mark that all rows are in shards."""
+        write_json(self.folder / DONE_FILE, {"rows": sum(self.counts)})
 
     def publish(self) -> None:
-        """Moves the joined table to its place; the note that goes with some formats first."""
-        note = f"{self.joined.name}.meta.json"
-        try:
-            if (self.folder / note).exists():
-                (self.folder / note).replace(self.output.with_name(f"{self.output.name}.meta.json"))
+        """Move the joined table to the output, after its metadata file if any; EnvironmentProblem on failure."""
+        metadata = self.folder / f"{self.joined.name}.meta.json"
+        with explain_os_errors(f"{self.output} could not be written", "Free some space, or change permissions."):
+            if metadata.exists():
+                metadata.replace(self.output.with_name(f"{self.output.name}.meta.json"))
             self.joined.replace(self.output)
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"{self.output} could not be written: {error.strerror or error}.", "Make room for it."
-            ) from error
 
     def clear(self) -> None:
-        """Removes what was written here, the plan first, so that half of it is never taken for the whole."""
+        """Remove all parts. The plan goes first, so that the rest is never taken for a valid table."""
         rest = [path for kind in ("shard-*", "joined.*") for path in self.folder.glob(kind)]
-        for path in (self.folder / SETTINGS, self.folder / INPUTS, *rest):
+        for path in (self.folder / SETTINGS_FILE, self.folder / INPUTS_FILE, *rest):
             path.unlink(missing_ok=True)
-        sweep(self.folder)
-        (self.folder / DONE).unlink(missing_ok=True)
+        sweep_leftovers(self.folder)
+        (self.folder / DONE_FILE).unlink(missing_ok=True)
         self.counts = []
 
     def remove(self) -> None:
-        """Removes the folder, if it is there, unless somebody put a file of theirs into it."""
+        """Remove all parts, and the folder unless it contains other files."""
         if not self.folder.is_dir():
             return
         self.clear()
         with contextlib.suppress(OSError):
-            if not self._foreign():
+            if not self._list_foreign():
                 (self.folder / LOCK).unlink(missing_ok=True)
             self.folder.rmdir()
 
-    def _foreign(self) -> list[Path]:
-        """What is not ours in the folder."""
-        ours = {SETTINGS, INPUTS, DONE}
-        return [
-            e
-            for e in self.folder.iterdir()
-            if e.name not in ours and not e.name.startswith((TEMPORARY, "shard-", "joined."))
-        ]
+    def _list_foreign(self) -> list[Path]:
+        """Return the files in the folder that this class did not write."""
+        own, prefixes = {SETTINGS_FILE, INPUTS_FILE, DONE_FILE}, (TEMPORARY_PREFIX, "shard-", "joined.")
+        foreign = (entry for entry in self.folder.iterdir() if entry.name not in own)
+        return [entry for entry in foreign if not entry.name.startswith(prefixes)]
 
-    def _shard(self, number: int) -> Path:
+    def _shard_path(self, number: int) -> Path:
         return self.folder / f"shard-{number:06}.parquet"
 
 
-def batched(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` rows, the last one shorter."""
+def split_batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` rows; the last one may be shorter."""
     iterator = iter(rows)
     while batch := list(itertools.islice(iterator, size)):
         yield batch

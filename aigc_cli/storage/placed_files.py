@@ -1,81 +1,76 @@
-"""Copies, links and moves of image files into one folder: nothing is overwritten, and a list undoes all of it.
+"""Copies, links or moves image files into one folder without overwriting, and undoes it.
 
-The list is on disk before the first file is touched, and every file appears whole, so that whatever interrupts it, the
-list says what has to be undone.
+An undo list is written before the first file is touched, and every file appears complete. After an interruption the
+list therefore names everything that has to be undone.
 """
 
 import contextlib
 import filecmp
 import os
 import shutil
-import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.storage.files import TEMPORARY, read_json, sweep, write_json
-from aigc_cli.storage.locks import owned
-from aigc_cli.text import printable
+from aigc_cli.errors import AigcError, explain_os_errors
+from aigc_cli.regular_file import NotRegularFile, check_regular
+from aigc_cli.storage.atomic_files import name_temporary, read_json, sweep_leftovers, write_json
+from aigc_cli.storage.locks import own_folder
+from aigc_cli.text import show_path, to_printable
 
 Action = Literal["copy", "link", "symlink", "move"]
-UNDO = "undo-"
-VERSION = 1
+RECORD_PREFIX = "undo-"
+RECORD_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Placing:
-    """What is to be done.
-
-    Attributes:
-        action: copy, link (hard), symlink or move.
-        folder: where the files go.
-        pairs: (file, its new place) of each, both absolute; no two new places are the same, in any case of letters.
-    """
+class Placement:
+    """A plan with the absolute paths (source, target) of each file; no two targets differ only in case."""
 
     action: Action
     folder: Path
     pairs: list[tuple[Path, Path]]
 
 
-def plan_placing(action: Action, files: Sequence[Path], folder: Path) -> Placing:
-    """Where each file will go; looks at everything that could go wrong before anything is touched.
+def plan_placement(action: Action, files: Sequence[Path], folder: Path) -> Placement:
+    """Plan the target of each file, and check the files and the folder. Nothing is written.
 
-    Two files of one name get distinct ones: the second `a.png` becomes `a-2.png`.
+    A second file of the same name gets a number: `a.png` becomes `a-2.png`.
 
     Raises:
-        AigcError: a file is missing or no regular one, is a link that should be moved, or something of its name is in
-            `folder` already; or `folder` is a file.
+        AigcError: a file is missing, not a regular file, or a symbolic link to be moved; a target exists already; or
+            `folder` is a file.
     """
     if os.path.lexists(folder) and not folder.is_dir():
-        raise AigcError(f"Expected a folder, found a file: {_shown(folder)}.", "Name another place.")
+        raise AigcError(f"Expected a folder, found a file: {show_path(folder)}.", "Choose another folder.")
     there = {entry.name.casefold() for entry in folder.iterdir()} if folder.is_dir() else set()
     taken: set[str] = set()
     pairs = []
     for file in files:
         try:
-            kind = (file.lstat() if action == "move" else file.stat()).st_mode
+            check_regular(file)
+            regular = action != "move" or not file.is_symlink()
+        except NotRegularFile:
+            regular = False
         except (OSError, ValueError) as error:
-            raise AigcError(
-                f"Expected an image at {_shown(file)}, found none.",
-                "Was it moved since? Run where `aigc score` ran, or name the images' folder by --images.",
-            ) from error
-        if not stat.S_ISREG(kind):
-            raise AigcError(f"Expected a plain file to {action}, found another: {_shown(file)}.", "Use --copy.")
-        name = _distinct(file.name, taken)
+            hint = "Run in the folder where `aigc score` ran, or give the image folder with --images."
+            raise AigcError(f"Expected an image at {show_path(file)}, found none.", hint) from error
+        if not regular:
+            found = f"a link, folder or device: {show_path(file)}"
+            raise AigcError(f"Expected a regular file to {action}, found {found}.", "Use --copy.")
+        name = _make_distinct(file.name, taken)
         if name.casefold() in there:
-            raise AigcError(
-                f"{_shown(folder / name)} exists, and nothing is overwritten.", "Name an empty folder, or a new one."
-            )
+            exists = f"{show_path(folder / name)} exists, and nothing is overwritten."
+            raise AigcError(exists, "Choose an empty or a new folder.")
         taken.add(name.casefold())
         pairs.append((file.absolute(), folder.absolute() / name))
-    return Placing(action, folder, pairs)
+    return Placement(action, folder, pairs)
 
 
-def _distinct(name: str, taken: set[str]) -> str:
+def _make_distinct(name: str, taken: set[str]) -> str:
     stem, suffix = os.path.splitext(name)  # noqa: PTH122  (a name, not a path)
     number, found = 2, name
     while found.casefold() in taken:
@@ -83,46 +78,40 @@ def _distinct(name: str, taken: set[str]) -> str:
     return found
 
 
-def place(placing: Placing, ready: Callable[[Path], None], done: Callable[[], None]) -> Path:
-    """Does it, and returns the list that `undo` takes, which lies in the folder.
+def place_files(placing: Placement, ready: Callable[[Path], None], done: Callable[[], None]) -> Path:
+    """Place the files, and return the path of the undo list in the folder, for `undo_placement`.
 
     Args:
-        ready: is told of the list before anything is touched.
-        done: is called after each file; what it raises ends it there.
+        ready: called with the path of the undo list before any file is touched.
+        done: called after each file; an exception from it stops the placement.
 
     Raises:
-        AigcError: something of a file's name has come into the folder.
-        EnvironmentProblem: no space, no rights, or no links between these places.
-        RunHeld: another process places files there.
+        AigcError: a target exists by now.
+        EnvironmentProblem: no space, no permission, or no links between these file systems.
+        FolderConflict: another process holds the folder.
     """
     made = not placing.folder.exists()
-    with owned(placing.folder):
-        sweep(placing.folder)
+    with own_folder(placing.folder):
+        sweep_leftovers(placing.folder)
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        record = placing.folder.absolute() / f"{UNDO}{stamp}-{uuid.uuid4().hex[:4]}.json"
+        record = placing.folder.absolute() / f"{RECORD_PREFIX}{stamp}-{uuid.uuid4().hex[:4]}.json"
         pairs = [[str(path) for path in pair] for pair in placing.pairs]
-        write_json(record, {"version": VERSION, "action": placing.action, "made_folder": made, "files": pairs})
+        write_json(record, {"version": RECORD_VERSION, "action": placing.action, "made_folder": made, "files": pairs})
         ready(record)
+        hint = f"`aigc pick --undo {show_path(record)}` undoes the files placed so far."
         for source, target in placing.pairs:
-            with _hint(target, record):
-                _ACTIONS[placing.action](source, target)
+            shown = show_path(target)
+            with explain_os_errors(f"{shown} could not be written", hint):
+                try:
+                    _ACTIONS[placing.action](source, target)
+                except FileExistsError as error:
+                    raise AigcError(f"{shown} exists by now, and nothing is overwritten.", hint) from error
             done()
     return record
 
 
-@contextlib.contextmanager
-def _hint(target: Path, record: Path) -> Iterator[None]:
-    back = f"`aigc pick --undo {_shown(record)}` takes back what was done."
-    try:
-        yield
-    except FileExistsError as error:
-        raise AigcError(f"{_shown(target)} has come to exist, and nothing is overwritten.", back) from error
-    except OSError as error:
-        raise EnvironmentProblem(f"{_shown(target)} could not be made: {error.strerror or error}.", back) from error
-
-
 def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}")
+    temporary = name_temporary(target)
     try:
         shutil.copy2(source, temporary)
         with temporary.open("rb+") as stream:
@@ -133,16 +122,12 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _rename(old: Path, new: Path) -> None:
-    """A rename that never replaces: a link is made or refused in one step, and `new` has all of `old` or is not there.
-
-    Raises:
-        FileExistsError: there is a `new` already.
-    """
+    """Rename a file; FileExistsError if `new` exists. A hard link appears in one step, complete or not at all."""
     try:
         os.link(old, new)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links: the name is reserved first, so that only our own file is replaced
+    except OSError:  # no hard links here: reserve the name, so that only this empty file is replaced
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         old.replace(new)
         return
@@ -165,32 +150,27 @@ _ACTIONS: dict[Action, Callable[[Path, Path], None]] = {
 }
 
 
-def undo(record: Path) -> tuple[int, list[tuple[Path, str]]]:
-    """Takes back what `place` did, or as much of it as was done; the list goes when nothing is left of it.
+def undo_placement(record: Path) -> tuple[int, list[tuple[Path, str]]]:
+    """Undo a complete or interrupted `place_files`, and remove the list if no file remains.
 
-    A file that somebody changed since, or whose original is gone, stays: no content is ever lost.
-
-    Returns:
-        (files taken back, (file, why it stays) of the others).
+    A file that was changed since, or whose original is gone, remains: no content is ever lost. Return (number of files
+    undone, [(file, reason)] of the remaining files).
 
     Raises:
-        AigcError: there is no such list.
-        EnvironmentProblem: a file can't be written.
+        AigcError: `record` is not an undo list.
+        EnvironmentProblem: a file cannot be removed or moved.
+        FolderConflict: another process holds the folder.
     """
-    action, made, pairs = _read(record)
+    action, made, pairs = _read_record(record)
     count, left = 0, []
     folder = record.absolute().parent
-    with owned(folder):
-        sweep(folder)
+    with own_folder(folder):
+        sweep_leftovers(folder)
         for source, target in reversed(pairs):
             if not os.path.lexists(target):
                 continue
-            try:
-                reason = _return(source, target) if action == "move" else _withdraw(action, source, target)
-            except OSError as error:
-                raise EnvironmentProblem(
-                    f"{_shown(target)} could not be taken back: {error.strerror or error}.", "Mend it and try again."
-                ) from error
+            with explain_os_errors(f"{show_path(target)} could not be undone", "Fix the cause and try again."):
+                reason = _move_back(source, target) if action == "move" else _withdraw(action, source, target)
             if reason:
                 left.append((target, reason))
             else:
@@ -204,56 +184,51 @@ def undo(record: Path) -> tuple[int, list[tuple[Path, str]]]:
 
 
 def _withdraw(action: Action, source: Path, target: Path) -> str:
-    """Removes a copy or a link while its original is there; otherwise says why not."""
+    """Remove a copy or a link if its original still exists; return the reason if not, else an empty string."""
     if action == "symlink":
         if not (target.is_symlink() and target.readlink() == source):
-            return "it is no longer the link that was made"
+            return "it is not the link that was made"
     elif target.is_symlink() or not target.is_file():
-        return "something else is there now"
+        return "there is something else now"
     elif not source.is_file() or source.resolve() == target.resolve():
-        return f"the original {_shown(source)} is gone"
-    elif not _same(source, target):
-        return "it or its original was changed since"
+        return f"the original {show_path(source)} is gone"
+    elif not _is_same(source, target):
+        return "the file or its original was changed"
     target.unlink()
     return ""
 
 
-def _return(source: Path, target: Path) -> str:
-    """Moves a file back; otherwise says why not. Both are there when the move was cut off before its last step."""
+def _move_back(source: Path, target: Path) -> str:
+    """Move a file back. Return the reason if not, else an empty string. An interrupted move can leave both files."""
     if target.is_symlink() or not target.is_file():
-        return "something else is there now"
+        return "there is something else now"
     if not os.path.lexists(source):
         source.parent.mkdir(parents=True, exist_ok=True)
         _move(target, source)
         return ""
-    if source.is_symlink() or not source.is_file() or not _same(source, target):
-        return f"another file is at {_shown(source)} now"
+    if source.is_symlink() or not source.is_file() or not _is_same(source, target):
+        return f"there is another file at {show_path(source)} now"
     target.unlink()
     return ""
 
 
-def _same(one: Path, other: Path) -> bool:
+def _is_same(one: Path, other: Path) -> bool:
     return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)  # noqa: PTH121
 
 
-def _read(record: Path) -> tuple[Action, bool, list[tuple[Path, Path]]]:
-    """(action, whether the folder was made, pairs); every new place must be in the list's own folder."""
+def _read_record(record: Path) -> tuple[Action, bool, list[tuple[Path, Path]]]:
+    """Return (action, whether the folder was created, pairs); check that every target is in the list's folder."""
     try:
         found = read_json(record)
         action, made = found["action"], found["made_folder"]
         pairs = [(Path(source), Path(target)) for source, target in found["files"]]
         folder = record.absolute().parent
-        if found["version"] != VERSION or action not in _ACTIONS:
+        if found["version"] != RECORD_VERSION or action not in _ACTIONS:
             raise ValueError("another version")
         if not all(source.is_absolute() and target.parent.resolve() == folder.resolve() for source, target in pairs):
-            raise ValueError("files of another folder; is the list still where it was written?")
+            raise ValueError("files of another folder: the list was moved")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AigcError(
-            f"Expected a list that `aigc pick` wrote at {_shown(record)}, found {printable(str(error), 200)}.",
-            f"Name the file {UNDO}*.json in the folder of the picks.",
-        ) from error
+        wanted, found = f"an undo list of `aigc pick` at {show_path(record)}", to_printable(str(error), 200)
+        hint = f"Give the file {RECORD_PREFIX}*.json in the folder of the picks."
+        raise AigcError(f"Expected {wanted}, found {found}.", hint) from error
     return action, made is True, pairs
-
-
-def _shown(path: Path) -> str:
-    return printable(str(path), 200)

@@ -1,100 +1,95 @@
-"""Result tables in Parquet, CSV or JSON lines; their columns stand in `schemas.py`."""
+"""Reads and writes result tables in Parquet, CSV and JSON lines, with the columns of `schemas.py`."""
 
 import contextlib
 import csv
-import functools
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError
+from aigc_cli.mos_scale import MosScale
+from aigc_cli.regular_file import check_regular
+from aigc_cli.storage.atomic_files import open_atomic, read_json, write_json
 from aigc_cli.storage.csv_tables import MAX_FIELD, read_table
-from aigc_cli.storage.files import read_json, whole_file, write_json
-from aigc_cli.storage.schemas import LATER, SCHEMA_VERSION, SCHEMAS, Kind
-from aigc_cli.text import printable
+from aigc_cli.storage.schemas import LATER_COLUMNS, SCHEMA_VERSION, SCHEMAS, Kind
+from aigc_cli.text import show_path, to_printable
 
 _NEVER_NULL = frozenset({"name", "status"})
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not the white space that a quoted cell may hold
+# all but tab, line feed and carriage return, which a quoted cell may contain
+_CELL_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 Row = Mapping[str, Any]
 
 
-def clean(value: Any) -> Any:
-    """A value as a table holds it: NaN and infinity become None, and what is not UTF-8 in a text becomes escapes."""
+def clean_value(value: Any) -> Any:
+    """Return a value for a table: NaN and infinity become None, surrogates become escapes such as `\\udcff`."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "backslashreplace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class TableWriter:
-    """Writes one result table, batch by batch, in the format of the path's suffix; memory holds one batch.
-
-    Used as a context manager; the file appears when the block ends without an error.
+    """A context manager that writes one result table, batch by batch; the file appears when the block succeeds.
 
     Args:
-        path: ends in .parquet, .csv or .jsonl.
-        kind: which schema.
-        metadata: what made the table (model, weights hash, version ...); Parquet keeps it in the file's schema, the
-            other formats in a file `<path>.meta.json` beside it.
-        extra: further text columns behind the fixed ones.
+        path: the file; its suffix .parquet, .csv or .jsonl gives the format.
+        metadata: origin of the table: model, weights hash, version and more. Parquet stores it in the file, the other
+            formats in a file `<path>.meta.json` beside it.
+        extra: names of further text columns after those of the schema.
     """
 
     def __init__(self, path: Path, kind: Kind, metadata: Mapping[str, str], extra: Sequence[str] = ()) -> None:
         self.path, self.kind = path, kind
-        said = {key: clean(text) for key, text in metadata.items()}
+        said = {key: clean_value(text) for key, text in metadata.items()}
         self.metadata = {"schema": kind, "schema_version": str(SCHEMA_VERSION), **said}
         self.schema = pa.schema([*SCHEMAS[kind], *[(name, pa.string()) for name in extra]])
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         binary = self.path.suffix == ".parquet"
-        stream = self._stack.enter_context(whole_file(self.path, "wb" if binary else "w"))
+        stream = self._stack.enter_context(open_atomic(self.path, "wb" if binary else "w"))
         if binary:
             schema = self.schema.with_metadata(self.metadata)
             self._parquet = self._stack.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
         elif self.path.suffix == ".csv":
             self._csv = csv.writer(stream, lineterminator="\r\n")
-            self._csv.writerow([_cell(name) for name in self.schema.names])
+            self._csv.writerow([_format_cell(name) for name in self.schema.names])
         else:
             self._stream = stream
         return self
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Appends rows; a column that a row lacks is null."""
+        """Append rows; missing columns become null, unknown ones are dropped."""
         names = self.schema.names
-        values = [{name: clean(row.get(name)) for name in names} for row in rows]
+        values = [{name: clean_value(row.get(name)) for name in names} for row in rows]
         if self.path.suffix == ".parquet":
             self._parquet.write_table(pa.Table.from_pylist(values, schema=self._parquet.schema))
         elif self.path.suffix == ".csv":
-            self._csv.writerows([[_cell(row[name]) for name in names] for row in values])
+            self._csv.writerows([[_format_cell(row[name]) for name in names] for row in values])
         else:
-            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in values)
-            self._stream.writelines(
-                _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n" for line in lines
-            )
+            for row in values:
+                line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+                self._stream.write(_CELL_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-        if kind is None and self.path.suffix != ".parquet":
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+        if error[0] is None and self.path.suffix != ".parquet":
             write_json(self.path.with_name(f"{self.path.name}.meta.json"), self.metadata)
 
 
-def _cell(value: Any) -> Any:
-    """A CSV cell that no spreadsheet takes for a formula and no terminal for a command; null is empty."""
+def _format_cell(value: Any) -> Any:
+    """Format a CSV cell: formulas get a quote in front, control characters become escapes, null is empty."""
     if isinstance(value, bool):
         return "true" if value else "false"  # as JSON writes them
     if isinstance(value, str):
-        value = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+        value = _CELL_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
         return f"'{value}" if value.startswith(_FORMULA) else value
     return "" if value is None else value
 
@@ -102,111 +97,104 @@ def _cell(value: Any) -> Any:
 def write_table(
     path: Path, kind: Kind, rows: Sequence[Row], metadata: Mapping[str, str], extra: Sequence[str] = ()
 ) -> None:
-    """Writes a whole table at once, see `TableWriter`."""
+    """Write a table in one batch, see `TableWriter`."""
     with TableWriter(path, kind, metadata, extra) as table:
         table.write(rows)
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """A whole Parquet table.
+    """Read a Parquet file on one thread.
 
-    On this thread alone: those that pyarrow starts for `pq.read_table` may still live when a short command ends, and
-    then abort it with all its work done (exit code 134 instead of 0).
+    The threads of `pq.read_table` can outlive a short command and abort it at its end (exit code 134 instead of 0).
 
     Raises:
-        OSError, ValueError, pa.ArrowException: there is none, or it is damaged.
+        OSError, ValueError, pa.ArrowException: the file is missing or damaged.
     """
-    with path.open("rb") as stream, pq.ParquetFile(stream) as table:  # a path that is not UTF-8 is none to pyarrow
+    with path.open("rb") as stream, pq.ParquetFile(stream) as table:  # pyarrow cannot open a path that is not UTF-8
         return table.read(use_threads=False)
 
 
-def read_rows(path: Path) -> list[dict[Any, Any]]:
-    """The rows of a Parquet table that this project wrote."""
-    with _readable(path):
+def read_parquet_rows(path: Path) -> list[dict[Any, Any]]:
+    """Read the rows of a Parquet file; AigcError if it is missing or damaged."""
+    with _translate_errors(path):
         return read_parquet(path).to_pylist()  # type: ignore[no-any-return]
 
 
-def iter_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
-    """The rows of a table of any format that this project wrote, one batch in memory at a time.
+def iterate_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
+    """Yield the rows of a result table of any format, with one batch in memory at a time.
 
-    Every value has the type that its column says; further columns come as they are.
+    Values have the type of their column in the schema; further columns are not checked. Columns that are newer than the
+    table are null.
 
     Raises:
-        AigcError: it is missing or damaged, has other columns or one twice, a row of more or fewer cells, or a value
-            that its column can't hold; the message names the row.
+        AigcError: the table is missing or damaged, a column is missing or duplicate, a row has more or fewer cells than
+            the header, or a value has the wrong type; the message names the row.
     """
     schema = SCHEMAS[kind]
-    with _readable(path):
-        if not path.is_file():  # a pipe would wait for ever
-            raise ValueError("no such file")
+    columns = [(field.name, str(field.type)) for field in schema]
+    with _translate_errors(path):
+        check_regular(path)
         for number, row in enumerate(_READERS[path.suffix](path, schema), 1):
-            for name, form in _columns(schema):
-                row[name] = _typed(row.get(name), name, form, number)
+            for name, form in columns:
+                row[name] = _check_value(row.get(name), name, form, number)
             yield row
 
 
-def _parquet_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+def _iterate_parquet(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream, pq.ParquetFile(stream) as table:
         _check_columns(table.schema_arrow.names, schema)
         for batch in table.iter_batches(use_threads=False):
             yield from batch.to_pylist()
 
 
-def _csv_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+def _iterate_csv(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(MAX_FIELD)
     with path.open(encoding="utf-8-sig", newline="") as stream:
         lines = csv.reader(stream, strict=True)
-        names = [_plain(name) for name in next(lines, ())]
+        names = [_unquote_formula(name) for name in next(lines, ())]
         _check_columns(names, schema)
         forms = [schema.field(name).type if name in schema.names else pa.string() for name in names]
         for cells in filter(None, lines):
             if len(cells) != len(names):
                 raise ValueError(f"{len(cells)} cells instead of {len(names)} in line {lines.line_num}")
             try:
-                row = {name: _from_cell(cell, form) for name, cell, form in zip(names, cells, forms, strict=True)}
+                row = dict(zip(names, map(_parse_cell, cells, forms), strict=True))
             except (ValueError, KeyError) as error:
-                raise ValueError(f"a cell of another kind in line {lines.line_num}: {error}") from error
+                raise ValueError(f"a cell of the wrong type in line {lines.line_num}: {error}") from error
             yield row
 
 
-def _jsonl_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
-    for found in _json_lines(path):
+def _iterate_json_lines(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    for found in _parse_json_lines(path):
         _check_columns(found, schema)
         yield found
 
 
-_READERS = {".parquet": _parquet_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
+_READERS = {".parquet": _iterate_parquet, ".csv": _iterate_csv, ".jsonl": _iterate_json_lines}
 
 
-def kind_of(path: Path, among: Sequence[Kind]) -> Kind:
-    """The first kind of `among` whose columns a table has.
+def detect_kind(path: Path, among: Sequence[Kind]) -> Kind:
+    """Return the first kind of `among` whose columns the table has.
 
     Raises:
-        AigcError: it is missing, damaged, or of none of these kinds.
+        AigcError: the table is missing, damaged, or of another kind.
     """
     if not path.is_file():
-        raise AigcError(f"Expected a table of results at {printable(str(path), 200)}, found none.", "Check the path.")
+        raise AigcError(f"Expected a table of results at {show_path(path)}, found none.", "Check the path.")
     for kind in among:
         try:
-            next(iter_rows(path, kind), None)
+            next(iterate_rows(path, kind), None)
+            return kind
         except AigcError as error:
             if "no column" not in error.message:
                 raise
-        else:
-            return kind
-    raise AigcError(
-        f"Expected a table of {', '.join(among)} at {printable(str(path), 200)}, found other columns.",
-        "Name a table that aigc wrote.",
-    )
+    wanted = f"a table of {', '.join(among)} at {show_path(path)}"
+    raise AigcError(f"Expected {wanted}, found other columns.", "Give a table that aigc wrote.")
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """What a table that this project wrote says of its making: in the file itself, or in `<path>.meta.json`.
-
-    Raises:
-        AigcError: there is no such table, or nothing that says how it was made.
-    """
-    with _readable(path):
+def read_table_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a result table, see `TableWriter`; AigcError if they are missing or damaged."""
+    with _translate_errors(path):
         if path.suffix == ".parquet":
             with path.open("rb") as stream:
                 said = pq.read_schema(stream).metadata or {}
@@ -215,39 +203,28 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {str(key): str(text) for key, text in said.items()}
 
 
-def scale_of(metadata: Mapping[str, str]) -> tuple[float, float]:
-    """The range of a table's scores, MOS; 0 to 5 where the table does not say.
-
-    Raises:
-        AigcError: what it says is no range.
-    """
-    said = metadata.get("mos_min", "0"), metadata.get("mos_max", "5")
+def read_scale(metadata: Mapping[str, str]) -> MosScale:
+    """Return the MOS scale in the metadata of a table; without one, 0 to 5. AigcError: the scale is invalid."""
+    ends = metadata.get("mos_min", "0"), metadata.get("mos_max", "5")
     try:
-        low, high = map(float, said)
-    except ValueError:
-        low = high = math.nan
-    if not -math.inf < low < high < math.inf:
-        shown = printable(" to ".join(said), 80)
-        raise AigcError(f"Expected a table of scores with the range of its scale, found {shown}.", "Score it again.")
-    return low, high
+        return MosScale(*map(float, ends))
+    except (ValueError, AigcError) as error:
+        found = f"in the table's metadata, found {to_printable(' to '.join(ends), 80)}"
+        raise AigcError(f"Expected a valid MOS scale {found}.", "Score the images again.") from error
 
 
 def _check_columns(found: Iterable[str], schema: pa.Schema) -> None:
     names = list(found)
-    if missing := [name for name in schema.names if name not in names and name not in LATER]:
-        one = f"; its one column is '{printable(names[0], 40)}': is it separated by commas?" if len(names) == 1 else ""
+    if missing := [name for name in schema.names if name not in names and name not in LATER_COLUMNS]:
+        one = (
+            f"; its one column is '{to_printable(names[0], 40)}': is it separated by commas?" if len(names) == 1 else ""
+        )
         raise ValueError(f"no column {', '.join(missing)}{one}")
     if len(set(names)) < len(names):
         raise ValueError(f"the column {max(names, key=names.count)} twice")
 
 
-@functools.cache
-def _columns(schema: pa.Schema) -> list[tuple[str, str]]:
-    """(name, a key of `_FITS`) of each column."""
-    return [(field.name, str(field.type)) for field in schema]
-
-
-_FITS: dict[str, tuple[tuple[type, ...], str]] = {
+_COLUMN_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "string": ((str,), "a text"),
     "double": ((float, int), "a finite number"),
     "int64": ((int,), "a whole number"),
@@ -255,13 +232,13 @@ _FITS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _typed(value: Any, name: str, form: str, number: int) -> Any:
-    """A value that others may have written, as its column says; ValueError when it is none of those."""
-    kinds, wanted = _FITS[form]
+def _check_value(value: Any, name: str, form: str, number: int) -> Any:
+    """Return a value from an untrusted table in the type of its column; ValueError for another type."""
+    kinds, wanted = _COLUMN_TYPES[form]
     if value is None and name not in _NEVER_NULL:
         return None
     if not isinstance(value, kinds) or (isinstance(value, bool) and form != "bool"):
-        raise ValueError(f"'{printable(str(value), 40)}' in the column {name} of row {number} instead of {wanted}")
+        raise ValueError(f"'{to_printable(str(value), 40)}' in the column {name} of row {number} instead of {wanted}")
     if form != "double":
         return value
     assert isinstance(value, float | int)
@@ -270,20 +247,18 @@ def _typed(value: Any, name: str, form: str, number: int) -> Any:
     return float(value)
 
 
-def _from_cell(cell: str | None, kind: pa.DataType) -> Any:
-    """What `_cell` made a cell of."""
+def _parse_cell(cell: str | None, kind: pa.DataType) -> Any:
+    """Return the value of a CSV cell, the reverse of `_format_cell`."""
     if not cell:
         return None
     if kind == pa.bool_():
         return {"true": True, "false": False}[cell]
     if kind == pa.string():
-        return _plain(cell)
+        return _unquote_formula(cell)
     return int(cell) if kind == pa.int64() else float(cell)
 
 
-_UNREADABLE = (
-    OSError,
-    pa.ArrowException,
+_DAMAGED = (
     ValueError,
     KeyError,
     TypeError,
@@ -291,67 +266,64 @@ _UNREADABLE = (
     OverflowError,
     RecursionError,
     csv.Error,
+    pa.ArrowException,
 )
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except _UNREADABLE as error:
+    except (OSError, *_DAMAGED) as error:
         kind = {".csv": "CSV", ".jsonl": "JSON lines"}.get(path.suffix, "Parquet")
-        what = printable(str(error) or type(error).__name__, 300)
-        raise AigcError(
-            f"Expected a {kind} table at {printable(str(path), 200)}, found {what}.",
-            "Is it whole, and as it was written?",
-        ) from error
+        what = to_printable(str(error) or type(error).__name__, 300)
+        hint = "Check that the file is complete and was not edited."
+        raise AigcError(f"Expected a {kind} table at {show_path(path)}, found {what}.", hint) from error
 
 
 def read_splits(path: Path) -> list[dict[str, Any]]:
-    """The rows of a splits table in any format, this project's or a person's; `prompt` is not needed.
+    """Read a splits table of any format, from this project or written by hand; the column `prompt` is not needed.
 
-    Returns:
-        name, split (None: blank), fold and repeat (None: blank) of each row.
+    Return one dict per row: name (str), split (str), fold and repeat (int); None for a blank cell.
 
     Raises:
-        AigcError: no such table, no column `name`, or a fold or repeat that is no whole number.
+        AigcError: the table is missing or damaged, has no column `name`, or a fold or repeat that is not an integer.
     """
     if path.suffix == ".csv":
         rows: list[dict[Any, Any]] = read_table(path).to_dict("records")
     elif path.suffix == ".jsonl":
-        with _readable(path):
-            rows = list(_json_lines(path))
+        with _translate_errors(path):
+            rows = list(_parse_json_lines(path))
     else:
-        rows = read_rows(path)
+        rows = read_parquet_rows(path)
     if any(row.get("name") is None for row in rows):
-        raise AigcError(f"Expected a column name in {path}, found rows without.", "Columns: name, split, fold, repeat.")
+        expected = f"Expected a name in every row of {path}, found a row without one."
+        raise AigcError(expected, "Columns: name, split, fold, repeat.")
     return [
         {
-            "name": _plain(str(row["name"])) if path.suffix == ".csv" else str(row["name"]),
+            "name": _unquote_formula(str(row["name"])) if path.suffix == ".csv" else str(row["name"]),
             "split": str(row["split"]) if row.get("split") else None,
-            "fold": _number(row.get("fold"), "fold", path),
-            "repeat": _number(row.get("repeat"), "repeat", path),
+            **{column: _parse_whole(row.get(column), column, path) for column in ("fold", "repeat")},
         }
         for row in rows
     ]
 
 
-def _json_lines(path: Path) -> Iterator[dict[Any, Any]]:
+def _parse_json_lines(path: Path) -> Iterator[dict[Any, Any]]:
     with path.open(encoding="utf-8") as stream:
         yield from (dict(json.loads(line)) for line in stream)
 
 
-def _plain(text: str) -> str:
-    """The text of a CSV cell without what `_cell` puts before a formula."""
+def _unquote_formula(text: str) -> str:
+    """Remove the quote that `_format_cell` puts in front of a formula."""
     return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 
-def _number(value: Any, column: str, path: Path) -> int | None:
+def _parse_whole(value: Any, column: str, path: Path) -> int | None:
     if value in (None, ""):
         return None
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise AigcError(
-            f"Expected whole numbers in the column {column} of {path}, found '{value}'.", "Number them from 0."
-        ) from error
+        where = f"the column {column} of {path}"
+        raise AigcError(f"Expected whole numbers in {where}, found '{value}'.", "Number them from 0.") from error

@@ -1,97 +1,79 @@
-"""The columns of every result table: fixed and versioned."""
+"""The columns of all result tables, fixed and versioned.
+
+To remove, rename or move a column, increase `SCHEMA_VERSION`. A new column goes to the end. New and renamed columns
+go into `LATER_COLUMNS`, so that tables of earlier versions can be read.
+"""
 
 from typing import Literal
 
 import pyarrow as pa
 
-from aigc_cli.prompts.programs import SETTINGS
+from aigc_cli.prompts.programs import RECORDED_SETTINGS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+ERROR_BARS = (
+    *("quality_low", "quality_high", "consistency_low", "consistency_high"),  # ends of the 90% intervals, in MOS
+    *("out_of_domain", "quality_percentile", "consistency_percentile"),
+)
+LATER_COLUMNS = frozenset(  # missing in tables of earlier versions; read as null
+    {"prompt_raw", "prompt_split", *RECORDED_SETTINGS, *ERROR_BARS}
+)
 
 _text, _real, _whole, _flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
-ERROR_BARS = (
-    *("quality_low", "quality_high", "consistency_low", "consistency_high"),  # the 90% interval
-    *("out_of_domain", "quality_percentile", "consistency_percentile"),
-)
-LATER = frozenset({"prompt_raw", *SETTINGS, *ERROR_BARS})  # columns that tables of earlier versions lack; null there
+
+def _make_schema(*columns: tuple[pa.DataType, str]) -> pa.Schema:
+    """Return a schema with the columns in the given order, as (type, names separated by spaces)."""
+    return pa.schema([(name, kind) for kind, names in columns for name in names.split()])
+
 
 SCHEMAS: dict[str, pa.Schema] = {
-    "scores": pa.schema(
-        [
-            ("name", _text),
-            ("path", _text),
-            ("prompt", _text),
-            ("prompt_source", _text),
-            ("quality", _real),
-            ("consistency", _real),
-            ("quality_base", _real),
-            ("quality_delta", _real),
-            ("consistency_base", _real),
-            ("consistency_delta", _real),
-            ("clip_cosine", _real),
-            ("prompt_truncated", _flag),
-            ("width", _whole),
-            ("height", _whole),
-            ("status", _text),
-            ("reason", _text),
-            *[(name, _text) for name in ("prompt_raw", "model", "sampler")],
-            ("steps", _whole),
-            ("cfg", _real),
-            ("seed", _text),
-        ]
-        + [(name, _real) for name in ERROR_BARS]
+    "scores": _make_schema(
+        (_text, "name path prompt prompt_source"),
+        (_real, "quality consistency quality_base quality_delta consistency_base consistency_delta clip_cosine"),
+        (_flag, "prompt_split"),
+        (_whole, "width height"),
+        (_text, "status reason prompt_raw model sampler"),
+        (_whole, "steps"),
+        (_real, "cfg"),
+        (_text, "seed"),
+        (_real, " ".join(ERROR_BARS)),
     ),
-    "metrics": pa.schema(
-        [
-            ("run", _text),
-            ("split", _text),
-            ("group", _text),
-            ("target", _text),
-            ("metric", _text),
-            ("value", _real),
-            ("ci_low", _real),
-            ("ci_high", _real),
-            ("n", _whole),
-            ("reason", _text),
-        ]
+    "metrics": _make_schema(
+        (_text, "run split group target metric"), (_real, "value ci_low ci_high"), (_whole, "n"), (_text, "reason")
     ),
-    "epochs": pa.schema(
-        [("run", _text), ("epoch", _whole), ("split", _text)]
-        + [(name, _real) for name in ("loss", "loss_q", "loss_c", "srocc_q", "srocc_c", "plcc_q", "plcc_c")]
-        + [("lr", _real), ("seconds", _real)]
-        + [(name, _real) for name in ("saturated_q", "saturated_c", "unused_q", "unused_c")]
+    "epochs": _make_schema(
+        (_text, "run"),
+        (_whole, "epoch"),
+        (_text, "split"),
+        (
+            _real,
+            "loss loss_q loss_c srocc_q srocc_c plcc_q plcc_c lr seconds saturated_q saturated_c unused_q unused_c",
+        ),
     ),
-    "ablation": pa.schema(
-        [
-            ("variant", _text),
-            ("fold", _whole),
-            ("seed", _whole),
-            ("target", _text),
-            ("metric", _text),
-            ("value", _real),
-            ("seconds", _real),
-            ("trainable_parameters", _whole),
-            ("reason", _text),
-        ]
+    "ablation": _make_schema(
+        (_text, "variant"),
+        (_whole, "fold seed"),
+        (_text, "target metric"),
+        (_real, "value seconds"),
+        (_whole, "trainable_parameters"),
+        (_text, "reason"),
     ),
-    "stress": pa.schema(
-        [("model", _text), ("perturbation", _text), ("target", _text), ("n", _whole)]
-        + [(name, _real) for name in ("change", "ci_low", "ci_high", "lower", "srocc")]
+    "stress": _make_schema(
+        (_text, "model perturbation target"), (_whole, "n"), (_real, "change ci_low ci_high lower srocc")
     ),
-    "comparison": pa.schema(
-        [("table", _text), ("baseline", _text), ("target", _text), ("group", _text), ("pairs", _whole)]
-        + [("prompts", _whole)]
-        + [(name, _real) for name in ("mean", "baseline_mean", "difference", "ci_low", "ci_high")]
-        + [(name, _real) for name in ("win_rate", "win_low", "win_high")]
-        + [("verdict", _text), ("reason", _text)]
+    "comparison": _make_schema(
+        (_text, "table baseline target group"),
+        (_whole, "pairs prompts"),
+        (_real, "mean baseline_mean difference ci_low ci_high win_rate win_low win_high"),
+        (_text, "verdict reason"),
     ),
-    "predictions": pa.schema(
-        [("name", _text), ("group", _text)]
-        + [(name, _real) for name in ("quality", "consistency", "human_quality", "human_consistency", "clip_cosine")]
-        + [("out_of_domain", _real), ("mismatched", _real)]
+    "predictions": _make_schema(
+        (_text, "name group"),
+        (_real, "quality consistency human_quality human_consistency clip_cosine out_of_domain mismatched"),
     ),
-    "splits": pa.schema([("name", _text), ("prompt", _text), ("split", _text), ("fold", _whole), ("repeat", _whole)]),
+    "splits": _make_schema((_text, "name prompt split"), (_whole, "fold repeat")),
 }
 
 Kind = Literal["scores", "metrics", "epochs", "ablation", "comparison", "predictions", "splits", "stress"]

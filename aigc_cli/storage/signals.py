@@ -1,4 +1,4 @@
-"""Signals that ask a long computation to stop at the next good moment."""
+"""Delays signals, so that a long computation can stop at a safe point."""
 
 import contextlib
 import signal
@@ -6,37 +6,37 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-ASKING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def graceful() -> Iterator[Callable[[], BaseException | None]]:
-    """Holds back the first Ctrl-C or SIGTERM; a second one ends the process at once.
+def hold_signals() -> Iterator[Callable[[], BaseException | None]]:
+    """Delay the first Ctrl-C or SIGTERM inside the block; a second one ends the process at once.
 
-    Yields a function that says how the process was asked to end: KeyboardInterrupt, SystemExit(143), or None so far. A
-    signal that nobody looked at takes its usual effect when the block ends. Outside the main thread, which alone gets
-    signals, nothing is held back.
+    Yields a function that returns the exception of the delayed signal: KeyboardInterrupt, SystemExit(143), or None. A
+    signal takes its usual effect when the block ends without an exception. Outside the main thread, where Python
+    handles no signals, nothing is delayed.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
-    def first(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        for each in ASKING:
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
-    def ending() -> BaseException | None:
-        if not asked:
+    def get_ending() -> BaseException | None:
+        if not received:
             return None
-        return KeyboardInterrupt() if asked[0] == signal.SIGINT else SystemExit(128 + asked[0])
+        return KeyboardInterrupt() if received[0] == signal.SIGINT else SystemExit(128 + received[0])
 
     if threading.current_thread() is not threading.main_thread():
-        yield ending
+        yield get_ending
         return
-    usual = {each: signal.signal(each, first) for each in ASKING}
+    usual = {each: signal.signal(each, remember) for each in STOP_SIGNALS}
     try:
-        yield ending
+        yield get_ending
     finally:
         for each, handler in usual.items():
             signal.signal(each, handler)
-    if asked:
-        signal.raise_signal(asked[0])
+    if received:
+        signal.raise_signal(received[0])

@@ -1,126 +1,135 @@
-"""Tensors on disk: safetensors only, small when asked to be.
+"""Reads and writes tensors as safetensors files, without torch. Nothing is ever unpickled.
 
-A tensor may be stored in eight bits: `name` then holds int8 rows and `name.scale` one float16 factor per row.
+A matrix may be stored in eight bits: `name` holds int8 values and `name.scale` one float16 factor per row.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save_file
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import load, load_file, save_file
 
 from aigc_cli.errors import AigcError
-from aigc_cli.storage.files import new_file_mode, write_text
+from aigc_cli.regular_file import check_regular
 
 SCALE = ".scale"
 SUMS = "SHA256SUMS"
 
-
-def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds a matrix to int8 by row; returns (int8 of the same shape, float16 factors (rows, 1, ...))."""
-    limits = tensor.abs().amax(dim=tuple(range(1, tensor.ndim)), keepdim=True).clamp(min=1e-8)
-    scale = (limits / 127).half()
-    return (tensor / scale.float()).round().clamp(-127, 127).to(torch.int8), scale
+Array = NDArray[Any]
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file as float32 (integers that have no `.scale` keep their type).
+def quantise(tensor: Array) -> tuple[Array, Array]:
+    """Round a float32 tensor of shape (rows, ...) to int8 with one factor per row.
+
+    Returns:
+        (int8 codes of the same shape in [-127, 127], float16 factors of shape (rows, 1, ...)). codes * factors differs
+        from the tensor by about half a step of max(abs(row)) / 127.
+    """
+    limits = np.abs(tensor).max(axis=tuple(range(1, tensor.ndim)), keepdims=True)
+    scale = (limits / np.float32(127)).astype(np.float16)
+    factors = scale.astype(np.float32)  # 0 for rows of zeros and of values below the range of float16
+    codes = np.divide(tensor, factors, out=np.zeros_like(tensor), where=factors > 0)
+    return np.round(codes).clip(-127, 127).astype(np.int8), scale
+
+
+def load_tensors(path: Path) -> dict[str, Array]:
+    """Read all tensors of a safetensors file. Floats and eight-bit tensors become float32, integers keep their type.
 
     Raises:
-        AigcError: the file is missing, is no safetensors file (a pickle is refused, never opened), is cut short, or
-            holds a value that is not finite.
+        AigcError: the file is missing, truncated or not a safetensors file (pickles are never opened), or a value is
+            NaN or infinite.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would wait for ever
-            raise OSError("it is no regular file")
-        stored = _stored(path)
+        check_regular(path)
+        stored = _read_stored(path)
     except FileNotFoundError as error:
         raise AigcError(f"Expected weights at {path}, found no file.", "Check the path.") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise AigcError(
-            f"Expected a whole safetensors file, found something else at {path}: {error}",
-            "Fetch or train the weights again; pickled checkpoints are never opened.",
-        ) from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        hint = "Download or train the weights again; pickled checkpoints are never opened."
+        raise AigcError(f"Expected a complete safetensors file at {path}, found another file: {error}", hint) from error
     tensors = {}
     for name, tensor in stored.items():
-        if name.endswith(SCALE):
-            continue
-        if f"{name}{SCALE}" in stored:
-            tensor = tensor.float() * stored[f"{name}{SCALE}"].float()
-        elif tensor.is_floating_point():
-            tensor = tensor.float()
-        tensors[name] = tensor
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise AigcError(
-            f"Expected finite weights in {path}, found NaN or infinity in {', '.join(broken)}.", "Train again."
-        )
+        scale = stored.get(f"{name}{SCALE}")
+        if scale is not None or tensor.dtype.kind not in "iub":  # ml_dtypes' bfloat16 is no subtype of np.floating
+            tensor = tensor.astype(np.float32, copy=False)
+        if not name.endswith(SCALE):
+            tensors[name] = tensor if scale is None else tensor * scale.astype(np.float32)
+    if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+        found = f"NaN or infinity in {', '.join(broken)}"
+        raise AigcError(f"Expected finite weights in {path}, found {found}.", "Train again.")
     return tensors
 
 
-def _stored(path: Path) -> dict[str, Tensor]:
-    """What a safetensors file holds; its library opens no path that is not UTF-8."""
+def _read_stored(path: Path) -> dict[str, Array]:
+    """Read a safetensors file. `load_file` fails for paths that are not UTF-8 and for bfloat16, which NumPy lacks."""
     try:
         str(path).encode()
+        return load_file(path)
     except UnicodeEncodeError:
         return load(path.read_bytes())
-    return load_file(path)
+    except (KeyError, TypeError, AttributeError):
+        return {name: _make_array(spec) for name, spec in deserialize(path.read_bytes())}  # type: ignore[no-untyped-call]
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], eight_bit: frozenset[str] = frozenset()) -> None:
-    """Writes `tensors` to a new safetensors file; those named in `eight_bit` as int8 rows.
+def _make_array(spec: Mapping[str, Any]) -> Array:
+    """Return the array of a safetensors entry; bfloat16 is the upper half of a float32."""
+    if spec["dtype"] == "BF16":
+        bits = np.frombuffer(spec["data"], dtype=np.uint16).astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(spec["shape"])
+    kind, bits = spec["dtype"][0], spec["dtype"][1:]
+    names = {"F": f"float{bits}", "I": f"int{bits}", "U": f"uint{bits}", "B": "bool"}
+    return np.frombuffer(spec["data"], dtype=names[kind]).reshape(spec["shape"]).copy()
+
+
+def to_array(tensor: Any) -> Array:
+    """Return a PyTorch tensor (on any device) or an array as a contiguous array of the same shape."""
+    return np.asarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor, order="C")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Any], eight_bit: frozenset[str] = frozenset()) -> None:
+    """Write arrays or PyTorch tensors to a safetensors file, those in `eight_bit` as int8 (see `quantise`).
 
     Raises:
-        OSError: the disk is full or the place can't be written.
+        OSError: the disk is full or the folder is not writable.
     """
-    stored: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        if name in eight_bit:
-            stored[name], stored[f"{name}{SCALE}"] = quantise(tensor)
-        else:
-            stored[name] = tensor.clone()
+    stored = {name: to_array(tensor) for name, tensor in tensors.items()}
+    for name in eight_bit.intersection(stored):
+        stored[name], stored[f"{name}{SCALE}"] = quantise(stored[name])
     try:
         save_file(stored, path)
-    except SafetensorError as error:  # its text is all it tells of the system's error
+    except SafetensorError as error:  # it carries the system's error as text only
         raise OSError(f"{error}") from error
-    path.chmod(new_file_mode())  # safetensors makes files that only their owner can read
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # safetensors creates files with permissions for the owner only
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, whatever file they came from."""
+def hash_tensors(tensors: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of names, types, shapes and values of arrays or PyTorch tensors, in any order."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+        array = to_array(tensors[name])
+        digest.update(f"{name} torch.{array.dtype} {array.shape}\n".encode())
+        digest.update(array.data.cast("B") if array.size else b"")
     return digest.hexdigest()
 
 
-def write_sums(folder: Path) -> None:
-    """Writes the SHA-256 of every file below `folder` into its SHA256SUMS, for `sha256sum -c` and `wrong_sums`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
-    write_text(folder / SUMS, "".join(f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files))
-
-
-def wrong_sums(folder: Path) -> list[str]:
-    """The names in SHA256SUMS of `folder` whose files are missing or hold something else.
-
-    Raises:
-        AigcError: there is no SHA256SUMS.
-    """
+def find_wrong_sums(folder: Path) -> list[str]:
+    """Return the names in SHA256SUMS of `folder` whose files are missing or changed; AigcError without valid sums."""
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
         expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise AigcError(f"Expected digests in {folder / SUMS}, found none: {error}.", "Install aigc again.") from error
-    return [name for name, digest in expected.items() if _sum(folder / name) != digest]
+    return [name for name, digest in expected.items() if _hash_file(folder / name) != digest]
 
 
-def _sum(path: Path) -> str | None:
+def _hash_file(path: Path) -> str | None:
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,1 +1,1 @@
-"""The one training loop and what it reads."""
+"""The training loop and its inputs."""

@@ -1,117 +1,99 @@
-"""The one training loop."""
+"""The training loop."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.backbone import ImageFeatures as Embedded
+from aigc_cli.model.backbone import Backbone, ImageFeatures, concat_features
 from aigc_cli.model.devices import pick_precision
 from aigc_cli.model.heads import HeadConfig, ResidualHeads, Scores
-from aigc_cli.model.hints import learning_rates
-from aigc_cli.model.model import Judge
+from aigc_cli.model.model import Model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.training.epoch import Tally, merit
-from aigc_cli.training.feature_store import EVALUATION, ImageFeatures, TextFeatures, views_of
-from aigc_cli.training.losses import contrastive_loss, mismatch_loss
-from aigc_cli.training.state import Fit, Loop, Snapshot
-from aigc_cli.uncertainty.out_of_domain import joined
+from aigc_cli.training.feature_store import EVALUATION, FrozenImages, FrozenTexts, list_views
+from aigc_cli.training.losses import EpochStats, compute_contrastive_loss, compute_mismatch_loss, rate_epoch
+from aigc_cli.training.rates import compute_learning_rates, compute_lr_factor
+from aigc_cli.training.state import FitResult, LoopState, Snapshot
 
 EVALUATION_BATCH = 64
 STANDARDISE_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Data:
+class TrainingData:
     """Images at the freeze boundary, their prompts and their human scores.
 
-    Attributes:
-        images: the boundary states, by row.
-        texts: the prompts' boundary states.
-        prompts: the prompt of each row.
-        targets: (N, 2) quality and consistency on [0, 1]; NaN where a row was not rated.
+    `prompts` has the prompt of each row; `targets` (N, 2) are quality and consistency on [0, 1], NaN where not rated.
     """
 
-    images: ImageFeatures
-    texts: TextFeatures
+    images: FrozenImages
+    texts: FrozenTexts
     prompts: Sequence[str]
     targets: Tensor
 
 
-def new_judge(backbone: Backbone, recipe: Recipe) -> Judge:
-    """Fresh heads on `backbone`, which is frozen as the recipe says; deterministic for the recipe's seed."""
+class Split(NamedTuple):
+    """The rows to train on and the rows to validate on."""
+
+    train: Sequence[int]
+    val: Sequence[int]
+
+
+def make_model(backbone: Backbone, recipe: Recipe) -> Model:
+    """Untrained heads on `backbone`, which is frozen as the recipe says; deterministic for the recipe's seed."""
     torch.manual_seed(recipe.seed)
     hints = backbone.hints
     heads = ResidualHeads(
         HeadConfig(
             embed_dim=backbone.embed_dim,
-            level_dim=backbone.level_dim(),
+            level_dim=backbone.count_levels(),
             quality_input=recipe.quality_input or hints.head_input,  # type: ignore[arg-type]
             consistency_input=recipe.consistency_input or hints.head_input,  # type: ignore[arg-type]
             residual=recipe.residual,
-            scale_q=recipe.scale_q,
-            scale_c=recipe.scale_c,
+            residual_scale_q=recipe.residual_scale_q,
+            residual_scale_c=recipe.residual_scale_c,
             hidden_q=recipe.hidden_q,
             hidden_c=recipe.hidden_c,
             dropout=recipe.dropout,
         )
     )
-    freezing = backbone.boundaries(recipe)
+    freezing = backbone.find_boundaries(recipe)
     backbone.freeze(freezing)
-    backbone.drop_path = recipe.drop_path
     device = next(backbone.image.module.parameters()).device
     backbone.autocast = pick_precision(recipe.precision, device)
-    heads.to(device)
-    return Judge(backbone, heads, freezing)
+    return Model(backbone, heads.to(device), freezing)
 
 
-def _optimiser(judge: Judge, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over heads and backbone at their own rates; vectors (biases, norms) don't decay.
+def make_optimiser(model: Model, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with separate rates for heads and backbone; vectors (biases, norms) have no weight decay.
 
-    A tower's rate falls by `lr_layer_decay` for each block between a parameter and the tower's tail.
+    A tower's rate is multiplied by `lr_layer_decay` for each block between a parameter and the tower's end.
     """
-    full = learning_rates(recipe, judge.backbone.hints)
-    rates = [(parameter, full.heads) for parameter in judge.heads.parameters()]
-    for tower, rate in ((judge.backbone.image, full.image), (judge.backbone.text, full.text)):
-        rates += [(p, rate * recipe.lr_layer_decay**blocks) for p, blocks in tower.distances()]
+    full = compute_learning_rates(recipe, model.backbone.hints)
+    rates = [(parameter, full.heads) for parameter in model.heads.parameters()]
+    for tower, rate in ((model.backbone.image, full.image), (model.backbone.text, full.text)):
+        rates += [(p, rate * recipe.lr_layer_decay**blocks) for p, blocks in tower.measure_distances()]
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter, lr in rates:
         if parameter.requires_grad:
             decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [
-            {"params": chosen, "lr": lr, "initial_lr": lr, "weight_decay": decay}
-            for (lr, decay), chosen in groups.items()
-        ]
+        [{"params": of, "lr": lr, "initial_lr": lr, "weight_decay": decay} for (lr, decay), of in groups.items()]
     )
 
 
-def schedule(name: str, step: int, steps: int, warmup: int) -> float:
-    """The factor on the learning rate at `step` of `steps`: a linear warm-up, then the named course down."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    courses: dict[str, Callable[[float], float]] = {
-        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
-        "linear": lambda x: 1 - x,
-        "step": lambda x: 0.1 ** int(3 * x),
-        "constant": lambda x: 1.0,
-    }
-    return courses[name](done)
-
-
-def batches(
+def draw_batches(
     rows: Sequence[int], size: int, views: range, random: np.random.Generator
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """One epoch's (rows, view of each, out of `views`): shuffled; a last batch of one joins the one before it."""
+    """Yields one epoch's batches (rows, their views), shuffled; a last batch of one row joins the batch before it."""
     order = [rows[i] for i in random.permutation(len(rows))]
     drawn = random.integers(views.start, views.stop, size=len(rows)).tolist()
     starts = list(range(0, len(order), size))
@@ -121,191 +103,186 @@ def batches(
         yield order[start:stop], drawn[start:stop]
 
 
-def embed(judge: Judge, data: Data, rows: Sequence[int], views: Sequence[int]) -> tuple[Embedded, Tensor]:
-    """What the heads read of images `rows`, each in its view, and of their prompts, from the freeze boundary on."""
-    image = judge.backbone.image_from_boundary(data.images.get(rows, views), judge.freezing.image)
+def embed_rows(
+    model: Model, data: TrainingData, rows: Sequence[int], views: Sequence[int]
+) -> tuple[ImageFeatures, Tensor]:
+    """The inputs of the heads: features of images `rows`, each in its view, and embeddings (B, D) of their prompts."""
+    image = model.backbone.run_image_from_boundary(data.images.get(rows, views), model.freezing.image)
     return image, data.texts.embed([data.prompts[row] for row in rows])
 
 
-def batch_loss(loop: Loop, data: Data, rows: Sequence[int], views: Sequence[int]) -> Tensor:
-    """The loss of a batch: that of its scores, and what the recipe asks for beyond them to make the model read prompts.
+def compute_batch_loss(loop: LoopState, data: TrainingData, rows: Sequence[int], views: Sequence[int]) -> Tensor:
+    """The loss of a batch: the loss of its scores, and the terms that teach the model to read prompts.
 
-    For the latter every image meets the prompt of the row after it; the order of rows is random.
+    The mismatch term scores every image with the prompt of the next row; the order of rows is random.
     """
-    judge, recipe, targets = loop.judge, loop.recipe, data.targets[rows]
+    model, recipe, targets = loop.model, loop.recipe, data.targets[rows]
     prompts = [data.prompts[row] for row in rows]
-    image, text = embed(judge, data, rows, views)
-    scores = judge.heads(image, text)
-    loss = loop.tally.loss(scores, targets)
+    image, text = embed_rows(model, data, rows, views)
+    scores = model.heads(image, text)
+    loss = loop.stats.add_batch(scores, targets)
     if recipe.w_contrast:
         same = torch.tensor([[a == b for b in prompts] for a in prompts], device=text.device)
-        loss = loss + recipe.w_contrast * contrastive_loss(image.embedding, text, targets[:, 1], same)
+        loss = loss + recipe.w_contrast * compute_contrastive_loss(image.embedding, text, targets[:, 1], same)
     if recipe.w_mismatch:
         differs = torch.tensor([a != b for a, b in zip(prompts, [*prompts[1:], prompts[0]], strict=True)])
-        other = judge.heads(image, text.roll(-1, 0)).consistency
-        loss = loss + recipe.w_mismatch * mismatch_loss(
+        other = model.heads(image, text.roll(-1, 0)).consistency
+        loss = loss + recipe.w_mismatch * compute_mismatch_loss(
             scores.consistency, other, targets[:, 1], differs.to(other.device)
         )
     return loss
 
 
-def predict(judge: Judge, data: Data, rows: Sequence[int]) -> Scores:
+def predict(model: Model, data: TrainingData, rows: Sequence[int]) -> Scores:
     """Scores of the evaluation view of images `rows`, in their order, on the CPU."""
-    judge.eval()
+    model.eval()
     with torch.no_grad():
-        parts = [
-            judge.heads(*embed(judge, data, part, [EVALUATION] * len(part)))
-            for part in (rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH))
-        ]
+        parts = [model.heads(*embed_rows(model, data, part, [EVALUATION] * len(part))) for part in _cut_batches(rows)]
     if not parts:
         return Scores(*[torch.empty(0) for _ in Scores._fields])
     return Scores(*[torch.cat(column).cpu() for column in zip(*parts, strict=True)])
 
 
-def features_of(judge: Judge, data: Data, rows: Sequence[int]) -> Tensor:
-    """The features (len(rows), F) of the evaluation views of images `rows`."""
-    judge.eval()
-    parts = []
+def collect_features(model: Model, data: TrainingData, rows: Sequence[int]) -> NDArray[Any]:
+    """The features (len(rows), F) float64 of the evaluation views of images `rows`."""
+    model.eval()
     with torch.no_grad():
-        for start in range(0, len(rows), EVALUATION_BATCH):
-            part = rows[start : start + EVALUATION_BATCH]
-            state = data.images.get(part, [EVALUATION] * len(part))
-            parts.append(joined(judge.backbone.image_from_boundary(state, judge.freezing.image)))
-    return torch.cat(parts)
+        states = (data.images.get(part, [EVALUATION] * len(part)) for part in _cut_batches(rows))
+        images = (model.backbone.run_image_from_boundary(state, model.freezing.image) for state in states)
+        return np.concatenate([concat_features(image) for image in images])
 
 
-def _fit_standardisation(judge: Judge, data: Data, rows: Sequence[int], random: np.random.Generator) -> None:
+def _cut_batches(rows: Sequence[int]) -> list[Sequence[int]]:
+    return [rows[start : start + EVALUATION_BATCH] for start in range(0, len(rows), EVALUATION_BATCH)]
+
+
+def _fit_standardisation(model: Model, data: TrainingData, rows: Sequence[int], random: np.random.Generator) -> None:
     chosen = [rows[i] for i in random.permutation(len(rows))[:STANDARDISE_ROWS]]
-    features, texts = [], []
-    judge.eval()
+    model.eval()
     with torch.no_grad():
-        for start in range(0, len(chosen), EVALUATION_BATCH):
-            part = chosen[start : start + EVALUATION_BATCH]
-            image, text = embed(judge, data, part, [EVALUATION] * len(part))
-            features.append(image)
-            texts.append(text)
-        image = type(features[0])(*[torch.cat(column) for column in zip(*features, strict=True)])
+        parts = [embed_rows(model, data, part, [EVALUATION] * len(part)) for part in _cut_batches(chosen)]
+        image = ImageFeatures(*[torch.cat(column) for column in zip(*(image for image, _ in parts), strict=True)])
         mean = float(data.targets[list(rows), 0].nanmean().clamp(0.01, 0.99).nan_to_num(0.5))
-        judge.heads.fit_inputs(image, torch.cat(texts), mean)
+        model.heads.fit_inputs(image, torch.cat([text for _, text in parts]), mean)
 
 
-def fit(
-    judge: Judge,
-    data: Data,
-    train: Sequence[int],
-    val: Sequence[int],
+def fit_model(
+    model: Model,
+    data: TrainingData,
+    split: Split,
     recipe: Recipe,
     progress: Progress,
     *,
     start: Snapshot | None = None,
-    after: Callable[[Loop], None] = lambda loop: None,
-) -> Fit:
-    """Trains `judge` in place on rows `train`, leaves it with the weights of the kept epoch, and returns the curves.
+    callback: Callable[[LoopState], None] = lambda loop: None,
+) -> FitResult:
+    """Trains `model` in place on `split.train`, leaves it with the weights of the kept epoch, and returns the curves.
 
-    The kept epoch is the last one, or the best on rows `val` (by `merit`) when the recipe chooses one. A
-    loss that is not finite ends the run; the best epoch before it is kept.
+    The last epoch is kept, or the best on `split.val` (by `rate_epoch`) when the recipe chooses one. A loss that is not
+    finite ends the training; the best epoch before it is kept.
 
     Args:
-        start: where an earlier call stood; on a CPU the rest is bit for bit what it would have been.
-        after: called after every step and at the end of every epoch, when the loop may be written down; what it raises
-            ends the run.
+        start: the state of an earlier call, from which this one continues; on a CPU with the same result, bit for bit.
+        callback: called after every step and every epoch, when the loop may be saved; its exception ends the training.
     """
-    loop = Loop(judge, _optimiser(judge, recipe), recipe, np.random.default_rng([recipe.seed, len(train)]))
+    loop = LoopState(
+        model, make_optimiser(model, recipe), recipe, np.random.default_rng([recipe.seed, len(split.train)])
+    )
     torch.manual_seed(recipe.seed)
     if start is None:
-        _fit_standardisation(judge, data, train, loop.random)
+        _fit_standardisation(model, data, split.train, loop.random)
         loop.begin()
     else:
         loop.restore(start)
-    steps = recipe.epochs * sum(
-        1 for _ in batches(train, recipe.batch_size, views_of(recipe), np.random.default_rng(0))
-    )
+    rows, views = len(split.train), list_views(recipe)
+    batches = sum(1 for _ in draw_batches(split.train, recipe.batch_size, views, np.random.default_rng(0)))
+    steps = recipe.epochs * batches
     warmup = round(recipe.warmup_ratio * steps)
-    progress.start("images in training", recipe.epochs * len(train))
-    progress.advance((loop.epoch - 1) * len(train) + sum(int(n) for n, *_ in loop.tally.losses))
-    while not loop.finished:
-        rows = _train_epoch(
-            loop, data, train, lambda step: schedule(recipe.scheduler, step, steps, warmup), progress, after
-        )
+
+    def compute_factor(step: int) -> float:
+        return compute_lr_factor(recipe.scheduler, step, steps, warmup)
+
+    progress.start("images in training", recipe.epochs * rows)
+    progress.advance((loop.epoch - 1) * rows + sum(int(n) for n, *_ in loop.stats.losses))
+    while not loop.is_finished:
+        trained = _train_epoch(loop, data, split.train, compute_factor, progress, callback)
         if not loop.result.diverged:
-            _end_epoch(loop, data, rows, val, schedule(recipe.scheduler, loop.done, steps, warmup), progress)
+            _end_epoch(loop, data, trained, split.val, compute_factor(loop.done), progress)
         if not loop.result.diverged:
-            after(loop)
-    judge.load(loop.result.kept_state)
-    judge.eval()
+            callback(loop)
+    model.load_trained(loop.result.kept_weights)
+    model.eval()
     return loop.result
 
 
 def _train_epoch(
-    loop: Loop,
-    data: Data,
+    loop: LoopState,
+    data: TrainingData,
     train: Sequence[int],
-    factor: Callable[[int], float],
+    compute_factor: Callable[[int], float],
     progress: Progress,
-    after: Callable[[Loop], None],
+    callback: Callable[[LoopState], None],
 ) -> list[int]:
-    """Takes the steps that the epoch still lacks and returns its rows in their order; sets `diverged` and ends there
-    when a loss or a gradient is not finite."""
-    judge, recipe, optimiser = loop.judge, loop.recipe, loop.optimiser
-    learnt = [p for group in optimiser.param_groups for p in group["params"]]
-    judge.backbone.train(judge.freezing)
-    judge.heads.train()
-    parts = list(batches(train, recipe.batch_size, views_of(recipe), loop.random))
-    for rows, views in parts[loop.step :]:
+    """Takes the remaining steps of the epoch, unless it diverges, and returns all its rows, in their order."""
+    model, recipe, optimiser = loop.model, loop.recipe, loop.optimiser
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    model.backbone.train(model.freezing)
+    model.heads.train()
+    batches = list(draw_batches(train, recipe.batch_size, list_views(recipe), loop.random))
+    for rows, views in batches[loop.step :]:
         begun = time.perf_counter()
-        loss = batch_loss(loop, data, rows, views)
+        loss = compute_batch_loss(loop, data, rows, views)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm or math.inf)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             what, found = ("gradient", norm) if torch.isfinite(loss) else ("loss", loss)
             loop.result.diverged = f"the {what} became {float(found.detach())} in epoch {loop.epoch}"
             break
         for group in optimiser.param_groups:
-            group["lr"] = group["initial_lr"] * factor(loop.done)
+            group["lr"] = group["initial_lr"] * compute_factor(loop.done)
         optimiser.step()
-        loop.count_step()
+        loop.step, loop.done = loop.step + 1, loop.done + 1
         loop.seconds += time.perf_counter() - begun
         progress.advance(len(rows))
-        after(loop)
-    return [row for rows, _ in parts for row in rows]
+        callback(loop)
+    return [row for rows, _ in batches for row in rows]
 
 
 def _end_epoch(
-    loop: Loop, data: Data, rows: Sequence[int], val: Sequence[int], factor: float, progress: Progress
+    loop: LoopState, data: TrainingData, rows: Sequence[int], val: Sequence[int], factor: float, progress: Progress
 ) -> None:
-    """Judges the epoch that was trained on `rows`: its rows of the table, the kept weights, whether to go on."""
+    """Ends the epoch that was trained on `rows`: adds its curves, updates the kept weights, decides whether to stop."""
     recipe, result, epoch = loop.recipe, loop.result, loop.epoch
-    parts = {"train": loop.tally.row(data.targets[rows])}
+    parts = {"train": loop.stats.summarise(data.targets[rows])}
     if val:
-        with loop.averaged():
-            parts["val"] = _validate(loop.judge, data, val, recipe)
+        parts["val"] = validate(loop.model, data, val, recipe)
     rate = loop.optimiser.param_groups[0]["initial_lr"] * factor
     for split, row in parts.items():
         result.epochs.append({"epoch": epoch, "split": split, **row, "lr": rate, "seconds": loop.seconds})
-    progress.advance(0, _note(epoch, recipe.epochs, parts))
+    progress.advance(0, _describe_epoch(epoch, recipe.epochs, parts))
     if not all(math.isfinite(row["loss"]) for row in parts.values()):
         result.diverged = f"the validation loss was not finite after epoch {epoch}"
         return
-    gained = merit(parts["val" if val else "train"], recipe)
+    gained = rate_epoch(parts["val" if val else "train"], recipe)
     loop.stale = 0 if gained > loop.best + recipe.min_delta else loop.stale + 1
-    if not (recipe.chooses and val) or gained > loop.best:
-        result.kept_epoch, result.kept_state = epoch, loop.weights()
+    if not (recipe.selects_checkpoint and val) or gained > loop.best:
+        result.kept_epoch, result.kept_weights = epoch, loop.model.copy_trained()
     loop.best = max(loop.best, gained)
     result.stopped_early = bool(recipe.patience) and loop.stale >= recipe.patience
     loop.epoch += 1
     loop.begin_epoch()
 
 
-def _validate(judge: Judge, data: Data, rows: Sequence[int], recipe: Recipe) -> dict[str, Any]:
-    tally, targets = Tally(recipe), data.targets[list(rows)].cpu()
-    tally.loss(predict(judge, data, rows), targets)
-    return tally.row(targets)
+def validate(model: Model, data: TrainingData, rows: Sequence[int], recipe: Recipe) -> dict[str, Any]:
+    """The row of the epochs table for images `rows`, without epoch, split, rate and seconds."""
+    stats, targets = EpochStats(recipe), data.targets[list(rows)].cpu()
+    stats.add_batch(predict(model, data, rows), targets)
+    return stats.summarise(targets)
 
 
-def _note(epoch: int, epochs: int, parts: dict[str, dict[str, Any]]) -> str:
-    row = parts.get("val", parts["train"])
-    shown = ["-" if row[key] is None else f"{row[key]:.3f}" for key in ("srocc_q", "srocc_c")]
-    return (
-        f"epoch {epoch}/{epochs} {'val' if 'val' in parts else 'train'} SROCC quality {shown[0]} consistency {shown[1]}"
-    )
+def _describe_epoch(epoch: int, epochs: int, parts: dict[str, dict[str, Any]]) -> str:
+    split = "val" if "val" in parts else "train"
+    found = (parts[split][key] for key in ("srocc_q", "srocc_c"))
+    quality, consistency = ("-" if value is None else f"{value:.3f}" for value in found)
+    return f"epoch {epoch}/{epochs} {split} SROCC quality {quality} consistency {consistency}"

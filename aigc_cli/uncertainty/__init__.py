@@ -1,1 +1,1 @@
-"""How far a score may be off."""
+"""Intervals, percentiles, out-of-domain shares and the correction of consistency."""

@@ -1,46 +1,48 @@
-"""How consistency should be read on prompts that a model was not trained on."""
+"""The correction of consistency scores for prompts that are not in the training set."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from aigc_cli.uncertainty.intervals import Column, enough
+from aigc_cli.metrics.formulas import Values
+from aigc_cli.uncertainty.intervals import is_enough
 
 
-class Recalibration(NamedTuple):
-    """What is added to consistency: offset + share * quality, all on [0, 1] or all in MOS."""
+class ConsistencyCorrection(NamedTuple):
+    """The term offset + weight * quality, which is added to consistency; all three on [0, 1], or all in MOS."""
 
     offset: float = 0.0
-    share: float = 0.0
+    weight: float = 0.0
 
-    def __call__(self, consistency: Column, quality: Column) -> Column:
-        """Consistency (N,) as it should be read, not clipped, of images with these scores (N,)."""
-        return consistency + self.offset + (self.share * quality if self.share else 0.0)
+    def apply(self, consistency: Values, quality: Values) -> Values:
+        """The corrected consistency (N,), not clipped, from both scores (N,)."""
+        return consistency + self.offset + (self.weight * quality if self.weight else 0.0)
 
 
-def recalibration(consistency: Column, quality: Column, human: Column, prompts: Sequence[str]) -> Recalibration:
-    """What brings consistency nearest to what people said of images whose prompts no model saw.
+def fit_consistency_correction(
+    consistency: Values, quality: Values, human: Values, prompts: Sequence[str]
+) -> ConsistencyCorrection:
+    """Fits the correction with the least squared error on prompts that the model was not trained on.
 
-    The line through its errors over quality, by least squares, not falling. A model fits the prompts that it is trained
-    on better than any other: the consistency of a new one comes out too low as a whole, and too low by more where the
-    image is good, since people's consistency goes with quality. The weight of consistency itself stays 1, though a free
-    one would be nearer to people: it would also take away from what the prompt counts for.
+    The correction is the regression line of the errors on quality, with a slope of at least 0. It is needed because a
+    model fits its training prompts better than others: the consistency of new prompts is too low, most of all for good
+    images, whose human consistency is higher too. The weight of consistency itself stays 1: with a free weight the
+    error is smaller, but the prompt counts less.
 
     Args:
-        consistency, quality: (N,) scores by models that had not seen the prompt; NaN where there is none.
-        human: (N,) people's consistency; NaN where nobody rated.
-        prompts: of each image.
+        consistency, quality: (N,) scores by models that were not trained on the prompt; NaN where there is none.
+        human: (N,) human consistency; NaN where an image was not rated.
 
     Returns:
-        one that changes nothing where there are too few such images, see `enough`; without any quality, an offset.
+        a correction that changes nothing where there are too few images or prompts, see `is_enough`; only an offset
+        where no image has a quality score.
     """
-    known = np.isfinite(quality).any()
-    seen = quality if known else np.zeros(len(human))
+    seen = quality if np.isfinite(quality).any() else np.zeros(len(human))
     rows = np.flatnonzero(np.isfinite(consistency) & np.isfinite(seen) & np.isfinite(human))
-    if not enough(len(rows), [prompts[row] for row in rows.tolist()]):
-        return Recalibration()
+    if not is_enough(len(rows), [prompts[row] for row in rows.tolist()]):
+        return ConsistencyCorrection()
     error, x = (human - consistency)[rows], seen[rows]
     spread = float(x.var())
-    share = max(0.0, float(np.mean((x - x.mean()) * error)) / spread) if spread > 0 else 0.0
-    return Recalibration(float(error.mean() - share * x.mean()), share)
+    weight = max(0.0, float(np.mean((x - x.mean()) * error)) / spread) if spread > 0 else 0.0
+    return ConsistencyCorrection(float(error.mean() - weight * x.mean()), weight)

@@ -1,1 +1,1 @@
-"""One typed function per command; joins what `io` reads and writes with what `core` computes."""
+"""One file or folder per command, and `experiment` for what several commands share; every one has a typed function."""

@@ -1,4 +1,4 @@
-"""`aigc doctor`: whether this machine has what aigc needs, and what to do where it has not."""
+"""`aigc doctor`: checks what aigc needs on this machine, with a remedy for each problem."""
 
 import os
 import platform
@@ -14,68 +14,61 @@ from packaging.requirements import Requirement
 from aigc_cli import __version__
 from aigc_cli.errors import AigcError
 from aigc_cli.model.devices import pick_device
-from aigc_cli.model.hub import hub_answers
-from aigc_cli.model.loading import is_at_hand
-from aigc_cli.storage.checkpoints import SHIPPED
-from aigc_cli.storage.feature_bank import cache_folder, folder_size
-from aigc_cli.storage.tensors import wrong_sums
+from aigc_cli.model.hub import is_hub_reachable
+from aigc_cli.model.loading import is_available_locally
+from aigc_cli.storage.cache import find_cache_folder, measure_folder
+from aigc_cli.storage.checkpoints import SHIPPED_SCORER
+from aigc_cli.storage.tensors import find_wrong_sums
 
+DISTRIBUTION = "aigc-cli"  # the name `aigc` on the index is another project's
 RECOMMENDED = "ViT-L-14/openai"
 PYTHON = (3, 11)
-FREE = 1 << 30  # bytes on the cache's disk; a backbone or the features of some thousand images need about as much
+FREE = 1 << 30  # bytes on the cache's disk: about the size of a backbone, or of the features of a few thousand images
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name, found: what, and what it is.
-        ok: whether it is as it should be; None where nothing depends on it.
-        mend: what to do when it is not.
-    """
+    """The state of one thing; `ok` is None for information only, and `remedy` says what to do if it is not ok."""
 
     name: str
     found: str
     ok: bool | None = None
-    mend: str = ""
+    remedy: str = ""
 
 
-def examine(backbone: str | None = None) -> list[Check]:
-    """Every check in the order to show them; takes a second or two, also without a network.
+def check_machine(backbone: str | None = None) -> list[Check]:
+    """Runs every check, in the order to show them; takes a second or two, also without a network.
 
-    Args:
-        backbone: must be on this machine or on a hub that answers; None only tells of the recommended one.
-
-    Raises:
-        AigcError: there is no such backbone.
+    `backbone` must be cached or downloadable; None reports on the recommended one. AigcError if it is unknown.
     """
-    return [*_versions(), *_devices(), _cache(), _weights(), _backbone(backbone)]
+    return [*_check_versions(), *_check_devices(), _check_cache(), _check_weights(), _check_backbone(backbone)]
 
 
-def _versions() -> Iterator[Check]:
+def _check_versions() -> Iterator[Check]:
     yield Check("aigc", __version__)
     fine = sys.version_info >= PYTHON
     yield Check("python", platform.python_version(), fine, "" if fine else "Use Python 3.11 or newer.")
     try:
-        needed = [Requirement(line) for line in metadata.requires("aigc") or ()]
+        needed = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
     except metadata.PackageNotFoundError:
-        yield Check("packages", "unknown", False, "Install aigc with pip.")
+        yield Check("packages", "unknown", False, f"pip install {DISTRIBUTION}")
         return
     for requirement in sorted(needed, key=lambda r: r.name.lower()):
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        wanted = f"{requirement.name}{requirement.specifier}"
-        try:
-            found = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            yield Check(requirement.name, "not installed", False, f"pip install '{wanted}'")
-            continue
-        fine = requirement.specifier.contains(found, prereleases=True)
-        yield Check(requirement.name, found, fine, "" if fine else f"pip install -U '{wanted}'")
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _check_package(requirement)
 
 
-def _devices() -> Iterator[Check]:
+def _check_package(requirement: Requirement) -> Check:
+    wanted = f"'{requirement.name}{requirement.specifier}'"
+    try:
+        found = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return Check(requirement.name, "not installed", False, f"pip install {wanted}")
+    fine = requirement.specifier.contains(found, prereleases=True)
+    return Check(requirement.name, found, fine, "" if fine else f"pip install -U {wanted}")
+
+
+def _check_devices() -> Iterator[Check]:
     yield Check("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} used by PyTorch")
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
@@ -83,36 +76,38 @@ def _devices() -> Iterator[Check]:
     yield Check("--device auto", pick_device().type)
 
 
-def _cache() -> Check:
-    folder = cache_folder()
+def _check_cache() -> Check:
+    folder = find_cache_folder()
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        return Check("cache", f"{folder} can't be written", False, "Set AIGC_CACHE to a folder that can.")
-    used = folder_size(folder)
+        return Check("cache", f"{folder} can't be written", False, "Set AIGC_CACHE to a writable folder.")
+    used = measure_folder(folder)
     free = shutil.disk_usage(there).free
     found = f"{folder}, {used / 2**20:.0f} MiB used, {free / 2**30:.1f} GiB free"
-    mend = "" if free >= FREE else f"Free some space, or set AIGC_CACHE to another disk; {folder} may be deleted."
-    return Check("cache", found, not mend, mend)
+    remedy = "" if free >= FREE else f"Free some space, or set AIGC_CACHE to another disk; {folder} may be deleted."
+    return Check("cache", found, not remedy, remedy)
 
 
-def _weights() -> Check:
-    """The shipped files against the digests that lie beside them."""
-    again = "pip install --force-reinstall --no-deps aigc"
+def _check_weights() -> Check:
+    again = f"pip install --force-reinstall --no-deps {DISTRIBUTION}"
     try:
-        wrong = wrong_sums(SHIPPED.parent)
+        wrong = find_wrong_sums(SHIPPED_SCORER.parent)
     except AigcError as error:
         return Check("shipped weights", error.message, False, again)
-    found = f"{', '.join(wrong)}: not as they were shipped" if wrong else "SHA-256 as they were shipped"
+    found = f"{', '.join(wrong)}: changed since they were shipped" if wrong else "SHA-256 correct"
     return Check("shipped weights", found, not wrong, again if wrong else "")
 
 
-def _backbone(name: str | None) -> Check:
+def _check_backbone(name: str | None) -> Check:
     wanted = name or RECOMMENDED
-    if is_at_hand(wanted):
-        return Check(wanted, "on this machine", True if name else None)
     is_local = wanted.startswith("local-dir:")
-    if not is_local and hub_answers():
-        return Check(wanted, "not on this machine; the hub answers", True if name else None)
-    found = "no weights there" if is_local else "not on this machine, and the hub does not answer"
-    mend = "Connect once so that they are cached, or copy the model's folder here and use --backbone local-dir:PATH."
-    return Check(wanted, found, False if name else None, mend if name else "")
+    if is_available_locally(wanted):
+        found, ok = "on this machine", True
+    elif not is_local and is_hub_reachable():
+        found, ok = "not on this machine; the hub answers", True
+    else:
+        found, ok = "no weights there" if is_local else "not on this machine, and the hub does not answer", False
+    if name is None:
+        return Check(wanted, found)
+    remedy = "Connect once to cache the weights, or copy the model's folder here and use --backbone local-dir:PATH."
+    return Check(wanted, found, ok, "" if ok else remedy)

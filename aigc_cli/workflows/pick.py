@@ -1,37 +1,38 @@
-"""`aigc pick`: the best images of each prompt, folder or column's value."""
+"""`aigc pick`: selects the best images of each prompt, of each folder, or of each value of a column."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from aigc_cli.errors import AigcError, Interrupted
-from aigc_cli.images.folders import Finder, is_folder
-from aigc_cli.progress import Progress, Silent
-from aigc_cli.storage.files import TABLE_SUFFIXES
-from aigc_cli.storage.placed_files import Action, Placing, place, plan_placing
-from aigc_cli.storage.results import TableWriter, iter_rows, read_metadata
+from aigc_cli.errors import AigcError, Interruption
+from aigc_cli.images.folders import FileFinder, is_folder, place_in_folder
+from aigc_cli.images.sample import TARGETS
+from aigc_cli.progress import Progress, SilentProgress
+from aigc_cli.storage.atomic_files import TABLE_SUFFIXES
+from aigc_cli.storage.placed_files import Action, Placement, place_files, plan_placement
+from aigc_cli.storage.results import TableWriter, iterate_rows, read_table_metadata
 from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.storage.signals import graceful
-from aigc_cli.text import printable
+from aigc_cli.storage.signals import hold_signals
+from aigc_cli.text import to_printable
 
 BY = ("quality", "consistency", "both")
-TIE = 1e-3  # MOS: engines and batches move a score by less, so a smaller gap says nothing
+TIE = 1e-3  # MOS; engines and batch sizes change a score by less, so a smaller gap is a tie
 NO_PROMPT = "(no prompt)"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How to choose.
+    """How images are chosen.
 
     Attributes:
-        by: quality, consistency, or both: their mean with `weights`.
-        weights: of quality and of consistency, 0 or more, not both 0; only their ratio counts.
-        group: prompt, folder, none (one group of all) or a column.
-        keep: the best so many of each group.
-        share: instead, the best share of each group in (0, 1], at least one image.
-        min_quality, min_consistency: MOS; an image below, or without that score, is never picked.
+        by: quality, consistency, or both: their mean weighted by `weights`.
+        weights: of quality and of consistency, 0 or more, not both 0; only their ratio matters.
+        group: prompt, folder, none (all images are one group), or a column.
+        keep, share: number of images to keep of each group; or the share, in (0, 1], but at least one image.
+        min_quality, min_consistency: in MOS; an image below it, or without that score, is never picked.
     """
 
     by: str = "quality"
@@ -44,7 +45,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         if self.by not in BY:
-            raise AigcError(f"Expected --by {', '.join(BY)}, found {printable(self.by, 80)}.", "Example: --by both")
+            raise AigcError(f"Expected --by {', '.join(BY)}, found {to_printable(self.by, 80)}.", "Example: --by both")
         if not all(math.isfinite(w) and w >= 0 for w in self.weights) or not sum(self.weights):
             raise AigcError(
                 f"Expected two weights of 0 or more, not both 0, found {self.weights}.", "Example: --weights 0.7,0.3"
@@ -54,35 +55,36 @@ class Choice:
         if self.share is not None and not 0 < self.share <= 1:
             raise AigcError(f"Expected a share above 0 up to 1, found {self.share:g}.", "Example: --top-share 0.1")
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """{target: its weight, if not 0}; the weights sum to 1."""
+        weights = {"quality": (1.0, 0.0), "consistency": (0.0, 1.0), "both": self.weights}[self.by]
+        return {target: weight / sum(weights) for target, weight in zip(TARGETS, weights, strict=True) if weight}
+
     def score(self, row: Mapping[str, Any]) -> float | None:
-        """What images are ranked by, in MOS; None where the row lacks a score for it."""
-        return self._combined([row[target] for target in ("quality", "consistency")], lambda parts: sum(parts))
+        """The score that ranks a row, in MOS; None if the row lacks a score that it needs."""
+        shares = self.shares
+        return None if None in map(row.get, shares) else sum(share * row[target] for target, share in shares.items())
 
-    def noise(self, row: Mapping[str, Any]) -> float:
-        """Half of the 95% interval of `score`, 0 where the table has none; the scores' errors count as independent."""
+    def estimate_noise(self, row: Mapping[str, Any]) -> float:
+        """Half the width of the 95% interval of `score`, in MOS; 0 without intervals. Errors count as independent."""
         halves = []
-        for target in ("quality", "consistency"):
+        for target, share in self.shares.items():
             low, high = row.get(f"{target}_low"), row.get(f"{target}_high")
-            halves.append(0.0 if low in (None, "") or high in (None, "") else (float(high) - float(low)) / 2)
-        return self._combined(halves, lambda parts: math.hypot(*parts)) or 0.0
-
-    def _combined(self, values: Sequence[float | None], together: Callable[[Sequence[float]], float]) -> float | None:
-        both = {"quality": (1.0, 0.0), "consistency": (0.0, 1.0), "both": self.weights}[self.by]
-        parts = [(weight / sum(both), value) for weight, value in zip(both, values, strict=True) if weight]
-        known = [weight * value for weight, value in parts if value is not None]
-        return together(known) if len(known) == len(parts) else None
+            if low not in (None, "") and high not in (None, ""):
+                halves.append(share * ((float(high) - float(low)) / 2))
+        return math.hypot(*halves)
 
 
 @dataclass(frozen=True)
 class Picks:
-    """What was chosen.
+    """The images that were picked.
 
     Attributes:
         rows: the table's rows with `pick_group`, `pick_rank` (from 1), `pick_score` (MOS) and `pick_note`, which names
-            the next image where the last one picked is not told apart from it; groups in the order of the table.
-        groups: how many groups there are.
-        images: how many rows the table has.
-        left_out: {why: rows that could not be picked}.
+            the best image left out if it is as good within the noise; groups in the order of the table.
+        groups, images: number of groups, and of rows in the table.
+        left_out: {reason: number of rows that could not be picked}.
     """
 
     rows: list[dict[str, Any]]
@@ -91,21 +93,13 @@ class Picks:
     left_out: dict[str, int]
 
 
-def pick(table: Path, choice: Choice) -> Picks:
-    """The best images of a table of scores (see `Choice`); a failed row is never one of them.
+def pick_images(table: Path, choice: Choice) -> Picks:
+    """Picks the best images of a table of scores, see `Choice`; failed rows are never picked.
 
-    Images without a prompt are one group `(no prompt)`; ranked by consistency, or both, they can't be picked.
-
-    Raises:
-        AigcError: no such table, or no such column to group by.
+    Images without a prompt form one group `(no prompt)`. They have no consistency, so only `by` quality picks them.
+    AigcError if the table or the column to group by does not exist.
     """
-    _check_table(table)
-    return choose(iter_rows(table), choice)
-
-
-def _check_table(table: Path) -> None:
-    """Refuses what is no table of scores; a folder of images is to be scored first, with options of its own."""
-    shown = printable(str(table), 200)
+    shown = to_printable(str(table), 200)
     if is_folder(table):
         raise AigcError(
             f"Expected a table of scores, found the folder {shown}.",
@@ -115,32 +109,30 @@ def _check_table(table: Path) -> None:
         raise AigcError(
             f"Expected a table {', '.join(TABLE_SUFFIXES)}, found {shown}.", "Name what `aigc score` wrote."
         )
+    return choose_images(iterate_rows(table), choice)
 
 
-def choose(rows: Iterable[Mapping[str, Any]], choice: Choice) -> Picks:
-    """`pick` of rows that are at hand already."""
+def choose_images(rows: Iterable[Mapping[str, Any]], choice: Choice) -> Picks:
+    """Picks the best images like `pick_images`, from rows in memory."""
     groups: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
-    left_out: dict[str, int] = {}
-    images = 0
+    left_out = Counter[str]()
     for row in rows:
-        images += 1
         if choice.group not in ("prompt", "folder", "none") and choice.group not in row:
             raise AigcError(
-                f"Expected a column {printable(choice.group, 80)} to group by, found {', '.join(row)}.",
+                f"Expected a column {to_printable(choice.group, 80)} to group by, found {', '.join(row)}.",
                 "Or group by prompt, folder or none.",
             )
         score = choice.score(row)
-        if reason := _unfit(row, score, choice):
-            left_out[reason] = left_out.get(reason, 0) + 1
-            continue
-        assert score is not None
-        groups.setdefault(_group(row, choice.group), []).append((score, row))
-    picked = [row for name, members in groups.items() for row in _best(name, members, choice)]
-    return Picks(picked, len(groups), images, left_out)
+        if reason := _explain_rejection(row, score, choice):
+            left_out[reason] += 1
+        elif score is not None:
+            groups.setdefault(_find_group(row, choice.group), []).append((score, row))
+    picked = [row for name, members in groups.items() for row in _select_best(name, members, choice)]
+    images = left_out.total() + sum(map(len, groups.values()))
+    return Picks(picked, len(groups), images, dict(left_out))
 
 
-def _unfit(row: Mapping[str, Any], score: float | None, choice: Choice) -> str:
-    """Why a row can't be picked, or an empty string."""
+def _explain_rejection(row: Mapping[str, Any], score: float | None, choice: Choice) -> str:
     if row["status"] != "ok":
         return "failed"
     if score is None:
@@ -151,7 +143,7 @@ def _unfit(row: Mapping[str, Any], score: float | None, choice: Choice) -> str:
     return ""
 
 
-def _group(row: Mapping[str, Any], by: str) -> str:
+def _find_group(row: Mapping[str, Any], by: str) -> str:
     if by == "none":
         return "all"
     if by == "folder":
@@ -160,102 +152,86 @@ def _group(row: Mapping[str, Any], by: str) -> str:
     return str(value) if value not in (None, "") else NO_PROMPT if by == "prompt" else f"(no {by})"
 
 
-def _best(name: str, members: list[tuple[float, Mapping[str, Any]]], choice: Choice) -> list[dict[str, Any]]:
+def _select_best(name: str, members: list[tuple[float, Mapping[str, Any]]], choice: Choice) -> list[dict[str, Any]]:
     ordered = sorted(members, key=lambda pair: (-pair[0], pair[1]["name"]))
-    share = 1 if choice.share is None else math.ceil(choice.share * len(ordered) - 1e-9)
-    count = choice.keep if choice.share is None else max(1, share)
-    rows = []
-    for rank, (score, row) in enumerate(ordered[:count], 1):
-        note = _note(ordered[rank - 1], ordered[rank], choice) if rank == count and rank < len(ordered) else None
-        rows.append({**row, "pick_group": name, "pick_rank": rank, "pick_score": score, "pick_note": note})
+    count = choice.keep if choice.share is None else max(1, math.ceil(choice.share * len(ordered) - 1e-9))
+    rows = [
+        {**row, "pick_group": name, "pick_rank": rank, "pick_score": score, "pick_note": None}
+        for rank, (score, row) in enumerate(ordered[:count], 1)
+    ]
+    if count < len(ordered):  # the last image picked may not be clearly better than the first one left out
+        (score, last), (other, after) = ordered[count - 1], ordered[count]
+        if score - other <= TIE:
+            rows[-1]["pick_note"] = f"tie with {after['name']}"
+        elif score - other < math.hypot(choice.estimate_noise(last), choice.estimate_noise(after)):
+            rows[-1]["pick_note"] = f"not clearly better than {after['name']}"
     return rows
 
 
-def _note(last: tuple[float, Mapping[str, Any]], after: tuple[float, Mapping[str, Any]], choice: Choice) -> str | None:
-    """Whether the last image that is picked is told apart from the first one that is not."""
-    gap, noise = last[0] - after[0], math.hypot(choice.noise(last[1]), choice.noise(after[1]))
-    if gap <= TIE:
-        return f"tie with {after[1]['name']}"
-    return f"not told apart from {after[1]['name']}" if gap < noise else None
+def find_files(rows: Iterable[Mapping[str, Any]], images: Path | None = None) -> list[Path]:
+    """Finds the image file of each row, by the table's paths or by name in the folder `images`.
 
-
-def files_of(rows: Iterable[Mapping[str, Any]], images: Path | None = None) -> list[Path]:
-    """The image file of each row, by the table's paths or by name in `images`.
-
-    A table holds names as they can be shown; a file or folder whose name holds other bytes is looked up.
-
-    Raises:
-        AigcError: a name leads outside `images`, or a row has no path.
+    A name with escapes is looked up. AigcError if a name leads outside `images`, or a row has no path.
     """
-    find = Finder()
-    places = [_file_of(row, images) for row in rows]
+    find = FileFinder()
+    places = [place_in_folder(images, row["name"], escaped=True) if images else _read_path(row) for row in rows]
     return [find(str(place)) or place for place in places]
 
 
-def _file_of(row: Mapping[str, Any], images: Path | None) -> Path:
-    shown = printable(row["name"], 80)
-    if images is None:
-        if not row["path"]:
-            raise AigcError(f"Expected a path for {shown}, found none.", "Name the images' folder by --images.")
-        path, name = Path(row["path"]), PurePosixPath(row["name"])
-        if path.parts[-len(name.parts) :] != name.parts:
-            raise AigcError(
-                f"Expected a path that ends in the name {shown}, found {printable(row['path'], 200)}.",
-                "Was the table changed? Name the images' folder by --images.",
-            )
-        return path
-    name = PurePosixPath(row["name"])
-    if name.is_absolute() or ".." in name.parts:
-        raise AigcError(f"Expected names inside the image folder, found '{shown}'.", "Mend it.")
-    return images / name
+def _read_path(row: Mapping[str, Any]) -> Path:
+    shown = to_printable(row["name"], 80)
+    if not row["path"]:
+        raise AigcError(f"Expected a path for {shown}, found none.", "Name the images' folder by --images.")
+    path, name = Path(row["path"]), PurePosixPath(row["name"])
+    if path.parts[-len(name.parts) :] != name.parts:
+        raise AigcError(
+            f"Expected a path that ends in the name {shown}, found {to_printable(row['path'], 200)}.",
+            "Was the table changed? Name the images' folder by --images.",
+        )
+    return path
 
 
 def write_picks(picks: Picks, table: Path, output: Path) -> None:
-    """The picked rows as a table of scores, with everything that the first table holds."""
+    """Writes the picked rows as a table of scores, with all columns and metadata of `table`."""
     extra = dict.fromkeys(name for row in picks.rows for name in row if name not in SCHEMAS["scores"].names)
-    with TableWriter(output, "scores", metadata_of(table), extra=list(extra)) as writer:
-        writer.write([{**row, **{name: _text(row.get(name)) for name in extra}} for row in picks.rows])
+    with TableWriter(output, "scores", read_metadata_or_nothing(table), extra=list(extra)) as writer:
+        writer.write([{**row, **{name: _format_cell(row.get(name)) for name in extra}} for row in picks.rows])
 
 
-def _text(value: Any) -> str | None:
+def _format_cell(value: Any) -> str | None:
     return None if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def metadata_of(table: Path) -> dict[str, str]:
-    """What a table says of its making; empty where it came without that, as through a pipe."""
+def read_metadata_or_nothing(table: Path) -> dict[str, str]:
+    """A table's metadata on the model; empty for a table without metadata, such as one from a pipe."""
     try:
-        found = read_metadata(table)
+        found = read_table_metadata(table)
     except AigcError:
         return {}
     return {key: value for key, value in found.items() if not key.startswith(("ARROW:", "schema", "inputs"))}
 
 
-def carry_out(
+def place_picks(
     action: Action, files: Sequence[Path], folder: Path, *, dry_run: bool, progress: Progress | None = None
-) -> Placing:
-    """Copies, links or moves the files into a folder; with `dry_run` only looks whether it could, and where to.
+) -> Placement:
+    """Copies, links or moves the files into a folder; `dry_run` only checks and returns the plan.
 
-    Raises:
-        AigcError, EnvironmentProblem, RunHeld: see `plan_placing` and `place`.
-        Interrupted: a signal ended it; the list to undo it is there.
+    Errors as in `plan_placement` and `place_files`. Interruption: a signal stopped it; the list to undo it is complete.
     """
-    progress = progress or Silent()
-    planned = plan_placing(action, files, folder)
+    progress = progress or SilentProgress()
+    planned = plan_placement(action, files, folder)
     if dry_run or not planned.pairs:
         return planned
     records: list[Path] = []
     progress.start({"copy": "copying", "move": "moving"}.get(action, "linking"), len(planned.pairs))
-    with graceful() as ending:
+    with hold_signals() as ending:
 
         def done() -> None:
             progress.advance()
             if asked := ending():
-                raise Interrupted(
-                    "some files are in place.",
-                    f"`aigc pick --undo {printable(str(records[0]))}` takes them back.",
-                    asked,
-                )
+                undo = f"Undo them with `aigc pick --undo {to_printable(str(records[0]))}`."
+                raise Interruption("some files are in place.", undo, asked)
 
-        place(planned, records.append, done)
-    progress.say(f"To take it back: aigc pick --undo {printable(str(records[0]))}")
+        place_files(planned, records.append, done)
+    progress.say(f"To undo: aigc pick --undo {to_printable(str(records[0]))}")
     return planned

@@ -1,11 +1,11 @@
-// Two histograms and a scatter plot on canvases. Dragging on one sets the same ranges as the fields do.
+// Two histograms and a scatter plot. Dragging on a chart sets the ranges of the filters.
 
 const BINS = 30;
 const EDGE = { left: 34, right: 10, top: 8, bottom: 22 };
 
-const shown = (number, digits = 2) => (number === null || number === undefined ? "–" : number.toFixed(digits));
+const formatScore = (number, digits = 2) => (number === null || number === undefined ? "-" : number.toFixed(digits));
 
-function ticks(low, high) {
+function listTicks(low, high) {
   const rough = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
@@ -15,9 +15,9 @@ function ticks(low, high) {
 }
 
 class Chart {
-  /** x and y name score columns; without y it is a histogram. `brushed` is told {column: [least, greatest]}. */
-  constructor(canvas, x, y, brushed) {
-    Object.assign(this, { canvas, x, y, brushed, drag: null });
+  /** x and y are score columns; without y it is a histogram. Calls onRanges({column: [minimum, maximum]}). */
+  constructor(canvas, x, y, onRanges) {
+    Object.assign(this, { canvas, x, y, onRanges, drag: null });
     canvas.addEventListener("pointerdown", (event) => this.start(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, () => this.end());
@@ -52,7 +52,7 @@ class Chart {
     try {
       this.canvas.setPointerCapture(event.pointerId);
     } catch {
-      // a pointer that is gone already
+      // the pointer is already gone
     }
   }
 
@@ -61,15 +61,15 @@ class Chart {
     const to = this.scoreAt(event);
     const far = Math.max(...to.map((at, axis) => Math.abs(at - this.drag.from[axis])));
     this.drag.moved ||= far > (data.scale[1] - data.scale[0]) / 100;
-    if (this.drag.moved) this.brushed(this.ranges(to));
+    if (this.drag.moved) this.onRanges(this.makeRanges(to));
   }
 
   end() {
-    if (this.drag && !this.drag.moved) this.brushed(this.ranges(null)); // a click lets go
+    if (this.drag && !this.drag.moved) this.onRanges(this.makeRanges(null)); // a click clears the range
     this.drag = null;
   }
 
-  ranges(to) {
+  makeRanges(to) {
     const found = {};
     [this.x, this.y].forEach((name, axis) => {
       if (!name) return;
@@ -79,7 +79,7 @@ class Chart {
     return found;
   }
 
-  draw(chosen) {
+  draw(selected) {
     const { canvas } = this;
     const ratio = window.devicePixelRatio || 1;
     canvas.width = canvas.clientWidth * ratio;
@@ -95,20 +95,20 @@ class Chart {
     this.pen = pen;
     this.paint = { text: style.color, muted, rest: colour("probe-rest"), ink: getComputedStyle(canvas).color };
     pen.font = `11px ${style.fontFamily}`;
-    this.y ? this.scatter(chosen) : this.histogram(chosen);
-    this.frame();
+    this.y ? this.drawScatter(selected) : this.drawHistogram(selected);
+    this.drawFrame();
   }
 
-  axis() {
+  drawAxis() {
     const { pen, paint } = this;
     pen.fillStyle = paint.text;
     pen.textAlign = "center";
-    for (const at of ticks(...data.scale)) pen.fillText(String(at), this.toX(at), EDGE.top + this.box.height + 15);
+    for (const at of listTicks(...data.scale)) pen.fillText(String(at), this.toX(at), EDGE.top + this.box.height + 15);
     pen.fillStyle = paint.rest;
     pen.fillRect(EDGE.left, EDGE.top + this.box.height, this.box.width, 1);
   }
 
-  histogram(chosen) {
+  drawHistogram(selected) {
     const [low, high] = data.scale;
     const all = new Array(BINS).fill(0);
     const kept = new Array(BINS).fill(0);
@@ -116,7 +116,7 @@ class Chart {
       if (score === null) return;
       const bin = Math.min(BINS - 1, Math.max(0, Math.floor(((score - low) / (high - low)) * BINS)));
       all[bin]++;
-      if (chosen[row]) kept[bin]++;
+      if (selected[row]) kept[bin]++;
     });
     const most = Math.max(1, ...all);
     const width = this.box.width / BINS;
@@ -131,10 +131,10 @@ class Chart {
     pen.fillStyle = paint.text;
     pen.textAlign = "right";
     pen.fillText(String(most), EDGE.left - 6, EDGE.top + 8);
-    this.axis();
+    this.drawAxis();
   }
 
-  scatter(chosen) {
+  drawScatter(selected) {
     const { pen, paint } = this;
     const [low, high] = data.scale;
     const size = data.count > 2000 ? 2.4 : data.count > 200 ? 3.6 : 6;
@@ -144,21 +144,21 @@ class Chart {
       pen.globalAlpha = pass && data.count > 2000 ? 0.6 : 1;
       for (let row = 0; row < data.count; row++) {
         const [x, y] = [columns[this.x][row], columns[this.y][row]];
-        if (chosen[row] !== pass || x === null || y === null) continue;
+        if (selected[row] !== pass || x === null || y === null) continue;
         pen.fillRect(this.toX(x) - size / 2, up(y) - size / 2, size, size);
       }
     }
     pen.globalAlpha = 1;
     pen.textAlign = "right";
     pen.fillStyle = paint.text;
-    for (const at of ticks(low, high)) pen.fillText(String(at), EDGE.left - 6, up(at) + 4);
+    for (const at of listTicks(low, high)) pen.fillText(String(at), EDGE.left - 6, up(at) + 4);
     pen.fillStyle = paint.rest;
     pen.fillRect(EDGE.left, EDGE.top, 1, this.box.height);
-    this.axis();
+    this.drawAxis();
   }
 
-  /** The range that is set, as a frame. */
-  frame() {
+  /** Draws the current range as a dashed frame. */
+  drawFrame() {
     const [low, high] = data.scale;
     const [x, y] = [this.x, this.y].map((name) => (name && state.ranges[name]) || [null, null]);
     if ([...x, ...y].every((end) => end === null)) return;
@@ -172,6 +172,6 @@ class Chart {
   }
 }
 
-const probe = document.createElement("span"); // what a colour of the style sheet is at the moment
+const probe = document.createElement("span"); // reads the current value of a colour in the style sheet
 probe.hidden = true;
 document.body.append(probe);

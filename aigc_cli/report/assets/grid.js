@@ -1,37 +1,37 @@
-// The gallery: only the cards near the window exist, so ten thousand images cost as much as fifty.
+// The gallery. Only cards near the window exist, so that ten thousand images cost as much as fifty.
 
-const GAP = 12, LEAST = 168, WORDS = 78, TITLE = 44, AHEAD = 500;
+const GAP = 12, MIN_SIDE = 168, WORDS = 78, TITLE = 44, AHEAD = 500;
 
-function make(tag, className, text) {
+function makeElement(tag, className, text) {
   const element = document.createElement(tag);
   if (className) element.className = className;
-  if (text !== undefined) element.textContent = text; // never markup
+  if (text !== undefined) element.textContent = text; // text only: it may be untrusted
   return element;
 }
 
 class Grid {
-  constructor(host, opened) {
-    Object.assign(this, { host, opened, cards: new Map(), titles: new Map(), lines: [], active: null, across: 1 });
-    host.addEventListener("keydown", (event) => this.key(event));
-    addEventListener("scroll", () => this.soon(), { passive: true });
-    new ResizeObserver(() => this.resized()).observe(host);
+  constructor(host, onOpen) {
+    Object.assign(this, { host, onOpen, cards: new Map(), titles: new Map(), lines: [], active: null, across: 1 });
+    host.addEventListener("keydown", (event) => this.handleKey(event));
+    addEventListener("scroll", () => this.scheduleRender(), { passive: true });
+    new ResizeObserver(() => this.handleResize()).observe(host);
   }
 
-  resized() {
+  handleResize() {
     if (this.host.clientWidth !== this.width) this.layout();
   }
 
-  /** Where every line of cards and every title is. */
+  /** Computes the place of every line of cards and every title. */
   layout() {
     this.width = this.host.clientWidth;
-    this.across = Math.max(2, Math.floor((this.width + GAP) / (LEAST + GAP)));
+    this.across = Math.max(2, Math.floor((this.width + GAP) / (MIN_SIDE + GAP)));
     this.side = (this.width - GAP * (this.across - 1)) / this.across;
     this.high = Math.round(this.side) + WORDS;
     this.lines = [];
-    this.where = new Map(); // row -> its line
+    this.where = new Map(); // row -> number of its line
     let top = 0, line = null, prompt;
     state.view.forEach((row, place) => {
-      const here = value("prompt", row);
+      const here = getValue("prompt", row);
       if (state.group && (place === 0 || here !== prompt)) {
         this.lines.push({ top, high: TITLE, title: here ?? "(no prompt)", rows: [] });
         top += TITLE;
@@ -52,12 +52,12 @@ class Grid {
     this.cards.clear();
     this.titles.clear();
     if (!this.where.has(this.active)) this.active = state.view[0] ?? null;
-    if (state.view.length === 0) this.host.append(make("p", "empty", "No image passes these filters."));
+    if (state.view.length === 0) this.host.append(makeElement("p", "empty", "No image passes these filters."));
     this.render();
     if (focused) this.cards.get(this.active)?.firstChild.focus({ preventScroll: true });
   }
 
-  soon() {
+  scheduleRender() {
     this.waiting ||= requestAnimationFrame(() => {
       this.waiting = 0;
       this.render();
@@ -77,15 +77,15 @@ class Grid {
       const line = this.lines[number];
       if (line.title !== null) {
         titles.add(number);
-        if (!this.titles.has(number)) this.titles.set(number, this.title(line, number));
+        if (!this.titles.has(number)) this.titles.set(number, this.makeTitle(line, number));
       }
       line.rows.forEach((row, place) => {
         cards.add(row);
-        if (!this.cards.has(row)) this.cards.set(row, this.card(row, line, place));
+        if (!this.cards.has(row)) this.cards.set(row, this.makeCard(row, line, place));
       });
     }
     for (const [row, card] of this.cards) {
-      if (cards.has(row) || card.contains(document.activeElement)) continue; // the focus is not thrown away
+      if (cards.has(row) || card.contains(document.activeElement)) continue; // keep the card that has the focus
       card.remove();
       this.cards.delete(row);
     }
@@ -96,22 +96,22 @@ class Grid {
     }
   }
 
-  title(line, number) {
-    const title = make("h2", "row-title");
-    title.append(make("span", "", line.title));
-    title.firstChild.title = line.title; // a long one is cut
+  makeTitle(line, number) {
+    const title = makeElement("h2", "row-title");
+    title.append(makeElement("span", "", line.title));
+    title.firstChild.title = line.title; // a long title is cut on the page
     let count = 0;
     for (let next = number + 1; next < this.lines.length && this.lines[next].title === null; next++) {
       count += this.lines[next].rows.length;
     }
-    title.append(make("small", "", `  ${count} image${count === 1 ? "" : "s"}`));
+    title.append(makeElement("small", "", `  ${count} image${count === 1 ? "" : "s"}`));
     title.style.top = `${line.top}px`;
     this.host.append(title);
     return title;
   }
 
-  card(row, line, place) {
-    const card = make("div", "card");
+  makeCard(row, line, place) {
+    const card = makeElement("div", "card");
     card.setAttribute("role", "listitem");
     card.setAttribute("aria-setsize", state.view.length);
     card.setAttribute("aria-posinset", line.first + place + 1);
@@ -119,15 +119,15 @@ class Grid {
     Object.assign(card.style, {
       top: `${line.top}px`, left: `${place * (this.side + GAP)}px`, width: `${this.side}px`, height: `${this.high}px`,
     });
-    const open = make("button", "open");
+    const open = makeElement("button", "open");
     open.type = "button";
     open.tabIndex = row === this.active ? 0 : -1;
-    open.append(this.picture(row), this.words(row));
-    open.addEventListener("click", () => this.opened(row));
+    open.append(this.makePicture(row), this.makeWords(row));
+    open.addEventListener("click", () => this.onOpen(row));
     open.addEventListener("focus", () => this.activate(row));
-    const mark = make("button", "mark");
+    const mark = makeElement("button", "mark");
     mark.type = "button";
-    mark.tabIndex = -1; // f does the same
+    mark.tabIndex = -1; // the key f does the same
     mark.addEventListener("click", () => toggleFavourite(row));
     card.append(open, mark);
     this.host.append(card);
@@ -135,13 +135,13 @@ class Grid {
     return card;
   }
 
-  picture(row) {
-    const frame = make("span", "frame");
+  makePicture(row) {
+    const frame = makeElement("span", "frame");
     if (columns.thumb[row] === null) {
-      frame.append(make("span", "none", value("reason", row) || "no picture"));
+      frame.append(makeElement("span", "none", getValue("reason", row) || "no picture"));
       return frame;
     }
-    const image = make("img");
+    const image = makeElement("img");
     image.alt = "";
     image.decoding = "async";
     image.src = columns.thumb[row];
@@ -149,19 +149,19 @@ class Grid {
     return frame;
   }
 
-  words(row) {
-    const words = make("span", "words");
-    const points = make("span", "points");
+  makeWords(row) {
+    const words = makeElement("span", "words");
+    const points = makeElement("span", "points");
     for (const name of ["quality", "consistency"]) {
       if (!columns[name]) continue;
-      const score = make("span", name);
-      score.append(make("b", "", name[0].toUpperCase()), ` ${shown(columns[name][row])}`);
+      const score = makeElement("span", name);
+      score.append(makeElement("b", "", name[0].toUpperCase()), ` ${formatScore(columns[name][row])}`);
       score.title = TITLES[name];
       points.append(score);
     }
-    const text = make("span", "text", value("prompt", row) ?? "");
+    const text = makeElement("span", "text", getValue("prompt", row) ?? "");
     text.dir = "auto";
-    words.append(points, make("span", "", columns.name[row]), text);
+    words.append(points, makeElement("span", "", columns.name[row]), text);
     return words;
   }
 
@@ -173,7 +173,7 @@ class Grid {
     if (now) now.firstChild.tabIndex = 0;
   }
 
-  /** Brings a row into the window and puts the focus on it. */
+  /** Scrolls to a row and focuses it. */
   focus(row) {
     if (!this.where.has(row)) return;
     const line = this.lines[this.where.get(row)];
@@ -186,13 +186,13 @@ class Grid {
     this.cards.get(row)?.firstChild.focus({ preventScroll: true });
   }
 
-  step(row, direction) {
+  findNext(row, direction) {
     const place = state.view.indexOf(row);
     return state.view[Math.min(state.view.length - 1, Math.max(0, place + direction))];
   }
 
-  /** The row above or below, in the same column where there is one. */
-  beside(row, direction) {
+  /** The row above or below, in the same column if there is one. */
+  findBelow(row, direction) {
     const at = this.where.get(row);
     const column = this.lines[at].rows.indexOf(row);
     let next = at + direction;
@@ -201,13 +201,13 @@ class Grid {
     return rows ? rows[Math.min(column, rows.length - 1)] : row;
   }
 
-  key(event) {
+  handleKey(event) {
     if (event.altKey || event.ctrlKey || event.metaKey || !this.where.has(this.active)) return;
     const moves = {
-      ArrowRight: () => this.step(this.active, 1),
-      ArrowLeft: () => this.step(this.active, -1),
-      ArrowDown: () => this.beside(this.active, 1),
-      ArrowUp: () => this.beside(this.active, -1),
+      ArrowRight: () => this.findNext(this.active, 1),
+      ArrowLeft: () => this.findNext(this.active, -1),
+      ArrowDown: () => this.findBelow(this.active, 1),
+      ArrowUp: () => this.findBelow(this.active, -1),
       Home: () => state.view[0],
       End: () => state.view[state.view.length - 1],
     };

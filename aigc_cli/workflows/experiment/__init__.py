@@ -1,1 +1,1 @@
-"""What several workflows share: rated images, folds, predictions."""
+"""Shared by several workflows: rated images, folds and predictions."""

@@ -1,112 +1,208 @@
-"""Cross-validation: one recipe trained on all folds but one, with one seed, is a cell."""
+"""The fold driver: it trains a recipe on all folds but one, for each fold, and keeps finished folds on disk."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from aigc_cli.errors import Diverged
-from aigc_cli.metrics.splits import grouped_holdout
+from aigc_cli.errors import AigcError, Divergence, Interruption
+from aigc_cli.images.sample import TARGETS
+from aigc_cli.metrics.formulas import Values
+from aigc_cli.metrics.splits import hold_out
 from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.devices import pick_device
-from aigc_cli.model.heads import Scores
-from aigc_cli.model.model import Judge
+from aigc_cli.model.loading import load_backbone
+from aigc_cli.model.model import Model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.training.loop import Data, features_of, fit, new_judge, predict
-from aigc_cli.uncertainty.intervals import enough
-from aigc_cli.uncertainty.out_of_domain import Domain
+from aigc_cli.storage.atomic_files import Output, discard_folder, read_json, sweep_leftovers, write_json
+from aigc_cli.storage.unchanged import refuse_changes
+from aigc_cli.training.loop import Split, TrainingData, collect_features, fit_model, make_model, predict
+from aigc_cli.uncertainty.intervals import is_enough
+from aigc_cli.uncertainty.out_of_domain import TrainingDomain
+from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, FoldFailure, FoldResult, load_fold, save_fold
 from aigc_cli.workflows.experiment.rated import (
-    TARGETS,
-    Rated,
-    image_features,
+    RatedImages,
+    convert_to_mos,
+    freeze_images,
+    hash_rated,
+    make_training_data,
     prepare_views,
-    tell_skipped,
-    to_mos,
-    training_data,
+    report_skipped,
+)
+from aigc_cli.workflows.experiment.source import Compute
+from aigc_cli.workflows.experiment.splits import Dealing
+
+# Settings on which images at the freeze boundary depend: recipes with the same values share one preparation.
+PREPARATION = (
+    *("backbone", "image_size", "freeze", "freeze_depth", "freeze_layers", "freeze_text"),
+    *("views", "plain_view", "crop_scale_min", "flip", "mos_min", "mos_max"),
 )
 
-Column = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Cell:
-    """One recipe's predictions of a fold that it was not trained on.
-
-    Attributes:
-        fold, seed: which fold was held out, and the seed of the training.
-        names, groups: the n images of the fold and their prompts (or whatever kept the folds apart).
-        predicted: {target: (n,)} in MOS units.
-        human: {target: (n,)} in MOS units, NaN where an image was not rated.
-        cosine: (n,) of the backbone before training.
-        seconds: training time.
-        trainable: parameters that were trained.
-        out_of_domain: (n,) share of the images trained on that lie nearer; None where it was not asked for.
-        mismatched: (n,) consistency in MOS units with the prompt of an image of about the same human quality (see
-            `other_prompts`); None where there was no other prompt.
-    """
-
-    fold: int
-    seed: int
-    names: Sequence[str]
-    groups: Sequence[str]
-    predicted: Mapping[str, Column]
-    human: Mapping[str, Column]
-    cosine: Column
-    seconds: float
-    trainable: int
-    out_of_domain: Column | None = None
-    mismatched: Column | None = None
-
-    def rated(self, target: str) -> tuple[Column, Column, list[str]]:
-        """(predicted, human, groups) of the images that were rated for `target`."""
-        rows = np.flatnonzero(~np.isnan(self.human[target]))
-        return self.predicted[target][rows], self.human[target][rows], [self.groups[i] for i in rows.tolist()]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the folds of a recipe share: a backbone with all images at its freeze boundary, every view at hand.
-
-    Attributes:
-        untouched: the backbone's state before any training, from which every fold starts.
-        rated: the images that could be decoded, row by row as in `data`.
-    """
+class PreparedData:
+    """What the folds of a recipe share: a backbone, and all images at its freeze boundary in every view."""
 
     backbone: Backbone
-    untouched: Mapping[str, torch.Tensor]
-    data: Data
-    rated: Rated
+    untouched: Mapping[str, torch.Tensor]  # the backbone's state before any training, from which every fold starts
+    data: TrainingData
+    rated: RatedImages  # the images that could be decoded, in the order of `data`
 
 
-def prepare(
-    backbone: Backbone, rated: Rated, recipe: Recipe, device: str, cache: bool | float, progress: Progress
-) -> Prepared:
-    """Puts all images at the freeze boundary of `backbone`; those that can't be decoded leave `rated`."""
-    backbone.modules().to(pick_device(device))
-    freezing = backbone.boundaries(recipe)
-    images, rated = image_features(backbone, freezing, rated, recipe, cache, progress)
-    tell_skipped(rated.skipped, progress)
+def prepare_data(
+    backbone: Backbone, rated: RatedImages, recipe: Recipe, compute: Compute, progress: Progress
+) -> PreparedData:
+    """Computes all images up to the freeze boundary of `backbone`; leaves out images that can't be decoded."""
+    backbone.modules().to(pick_device(compute.device))
+    freezing = backbone.find_boundaries(recipe)
+    images, rated = freeze_images(backbone, freezing.image, rated, recipe, compute.cache, progress)
+    report_skipped(rated.skipped, progress)
     prepare_views(images, range(len(rated.samples)), recipe, progress)
     untouched = {key: tensor.clone() for key, tensor in backbone.modules().state_dict().items()}
-    return Prepared(backbone, untouched, training_data(images, freezing, rated, recipe), rated)
+    return PreparedData(backbone, untouched, make_training_data(images, freezing.text, rated, recipe.scale), rated)
 
 
-def distance_shares(judge: Judge, data: Data, trained: Sequence[int], rows: Sequence[int]) -> Column:
-    """The share (len(rows),) of the images `trained` that lie nearer than each of `rows`; NaN where those are few."""
+class FoldDriver:
+    """Trains recipes fold by fold on the same rated images.
+
+    Args:
+        folder: keeps every finished fold as a file. Its name is a digest of everything on which its predictions depend;
+            a fold with a file is not trained again.
+    """
+
+    def __init__(self, rated: RatedImages, folder: Path, compute: Compute, progress: Progress) -> None:
+        self.rated, self.folder, self.compute, self.progress = rated, folder, compute, progress
+        self._data = hash_rated(rated)
+        self._key: tuple[object, ...] = ()
+        self._backbone: Backbone | None = None
+        self._ready: PreparedData | None = None
+
+    def run(
+        self, recipe: Recipe, dealing: Dealing, label: str, keep_going: bool = False
+    ) -> Iterator[FoldResult | FoldFailure]:
+        """The result of every fold, in order.
+
+        Args:
+            label: names the recipe in messages and in the kept files.
+            keep_going: a fold that can't be trained is a `FoldFailure` and the next folds follow; otherwise its error
+                ends the run.
+        """
+        files: list[Path] = []
+        for fold in range(dealing.folds):
+            try:
+                files = files or self._name_files(recipe, dealing)
+                if files[fold].is_file():
+                    yield load_fold(files[fold])
+                    continue
+                ready = self._prepare(recipe)
+                groups, parts = ready.rated.list_groups(dealing.group_by), dealing.deal(ready.rated)
+                self.progress.say(f"{label}: fold {fold + 1} of {dealing.folds}, seed {recipe.seed}")
+                found = train_fold(ready, groups, parts[fold], fold, recipe, self.progress)
+            except (AigcError, RuntimeError, MemoryError) as error:
+                if not keep_going:
+                    raise
+                yield self._fail(label, fold, recipe.seed, error)
+                continue
+            save_fold(files[fold], found, {"variant": label})
+            yield found
+
+    def _name_files(self, recipe: Recipe, dealing: Dealing) -> list[Path]:
+        weights = self._load(recipe).weights_hash
+        key = {"data": self._data, "weights": weights, "recipe": asdict(recipe), "dealing": dealing.to_json()}
+        texts = (json.dumps({**key, "fold": fold}, sort_keys=True) for fold in range(dealing.folds))
+        return [self.folder / f"{sha256(text.encode()).hexdigest()[:16]}.parquet" for text in texts]
+
+    def _load(self, recipe: Recipe) -> Backbone:
+        """The recipe's backbone; it stays loaded for the next recipe with the same preparation."""
+        key = tuple(getattr(recipe, name) for name in PREPARATION)
+        if self._backbone is None or key != self._key:
+            self._backbone = self._ready = None  # frees its memory first
+            self._key, self._backbone = key, load_backbone(recipe.backbone, recipe.image_size)
+        return self._backbone
+
+    def _prepare(self, recipe: Recipe) -> PreparedData:
+        backbone = self._load(recipe)
+        if self._ready is None:
+            self._ready = prepare_data(backbone, self.rated, recipe, self.compute, self.progress)
+        return self._ready
+
+    def _fail(self, label: str, fold: int, seed: int, error: Exception) -> FoldFailure:
+        reason = error.message if isinstance(error, AigcError) else f"{type(error).__name__}: {error}".splitlines()[0]
+        self.progress.say(f"{label}, fold {fold + 1}, seed {seed} failed: {reason}")
+        return FoldFailure(fold, seed, reason)
+
+
+def train_fold(
+    ready: PreparedData, groups: Sequence[str], held_out: Sequence[int], fold: int, recipe: Recipe, progress: Progress
+) -> FoldResult:
+    """Trains on every row but `held_out` and predicts these rows.
+
+    They have no part in the choice of a checkpoint either: a validation part of the remaining groups is for that.
+
+    Args:
+        groups: the group of each row; no group is in two folds.
+        fold: the number of the fold that is held out.
+
+    Raises:
+        Divergence: the loss was not finite.
+    """
+    backbone, data, rated = ready.backbone, ready.data, ready.rated
+    with torch.no_grad():
+        for name, tensor in backbone.modules().state_dict().items():
+            tensor.copy_(ready.untouched[name])
+    model = make_model(backbone, recipe)
+    apart = set(held_out)
+    rest = [row for row in range(len(rated.samples)) if row not in apart]
+    fraction = recipe.val_fraction if recipe.selects_checkpoint else 0.0
+    kept, chosen = hold_out([groups[row] for row in rest], fraction, recipe.seed)
+    cosine = predict(model, data, held_out).cosine.double().numpy()
+    split = Split([rest[i] for i in kept], [rest[i] for i in chosen])
+    result = fit_model(model, data, split, recipe, progress)
+    if result.diverged:
+        raise Divergence(f"Training diverged: {result.diverged}.", f"Try a third of lr ({recipe.lr:g}).")
+    scores, scale = predict(model, data, held_out), recipe.scale
+    prompts, mismatched = list(data.prompts), None
+    others = swap_prompts([prompts[row] for row in held_out], data.targets[list(held_out), 0].tolist())
+    if others is not None:
+        for row, other in zip(held_out, others, strict=True):
+            prompts[row] = other
+        mismatched = convert_to_mos(predict(model, replace(data, prompts=prompts), held_out).consistency, scale)
+    human = scale.to_mos(data.targets[list(held_out)].cpu().double().numpy())
+    return FoldResult(
+        fold=fold,
+        seed=recipe.seed,
+        names=[rated.samples[row].name for row in held_out],
+        groups=[groups[row] for row in held_out],
+        predicted={target: convert_to_mos(getattr(scores, target), scale) for target in TARGETS},
+        human=dict(zip(TARGETS, human.T, strict=True)),
+        cosine=cosine,
+        seconds=sum(row["seconds"] for row in result.epochs if row["split"] == "train"),
+        trainable=model.count_trainable(),
+        out_of_domain=measure_out_of_domain(model, data, split.train, held_out),
+        mismatched=mismatched,
+    )
+
+
+def measure_out_of_domain(model: Model, data: TrainingData, trained: Sequence[int], rows: Sequence[int]) -> Values:
+    """`out_of_domain` (len(rows),) of images `rows` for a model trained on rows `trained`; NaN where those are few."""
     prompts = [data.prompts[row] for row in trained]
-    if not enough(len(trained), prompts):
+    if not is_enough(len(trained), prompts):
         return np.full(len(rows), np.nan)
-    domain, _ = Domain.fit(features_of(judge, data, trained), prompts)
-    return domain.share(domain.distance(features_of(judge, data, rows)))
+    domain, _ = TrainingDomain.fit(collect_features(model, data, trained), prompts)
+    return domain.rank(domain.measure(collect_features(model, data, rows)))
 
 
-def other_prompts(prompts: Sequence[str], quality: Sequence[float]) -> list[str] | None:
-    """For each image the prompt of the next better one that had another prompt; None where there is one prompt only.
+def swap_prompts(prompts: Sequence[str], quality: Sequence[float]) -> list[str] | None:
+    """For each image the prompt of the next better image with another prompt; None when all prompts are the same.
 
-    So prompts change hands between images of about equal quality, and what a score then loses it owed to the prompt.
+    Images with swapped prompts have about equal quality, so the prompt explains the difference of their scores.
     """
     if len(set(prompts)) < 2:
         return None
@@ -118,62 +214,52 @@ def other_prompts(prompts: Sequence[str], quality: Sequence[float]) -> list[str]
     return found
 
 
-def _with_prompts(judge: Judge, data: Data, rows: Sequence[int], prompts: Sequence[str]) -> Scores:
-    """Scores of images `rows` as if each had the prompt beside it."""
-    changed = list(data.prompts)
-    for row, prompt in zip(rows, prompts, strict=True):
-        changed[row] = prompt
-    return predict(judge, replace(data, prompts=changed), rows)
+@contextmanager
+def open_folds(
+    output: Output,
+    file: str,
+    what: str,
+    plan: Mapping[str, Any],
+    find_changes: Callable[[Any, Any], list[str]],
+    total: int,
+) -> Iterator[Path]:
+    """Writes the plan and yields the folder of finished folds; on an interruption, says how to go on.
 
-
-def train_cell(
-    ready: Prepared,
-    groups: Sequence[str],
-    held_out: Sequence[int],
-    fold: int,
-    recipe: Recipe,
-    progress: Progress,
-    unusual: bool = False,
-) -> Cell:
-    """Trains on every row but `held_out`, which is only predicted: never trained on, nor used to choose a checkpoint.
-
-    A recipe that chooses a checkpoint does so on a validation part of the remaining groups (a nested split).
+    A resumed run keeps its finished folds; a new run discards those in the folder.
 
     Args:
-        groups: what kept the folds apart, one for each row.
-        fold: the number of the fold that is held out.
-        unusual: whether to say how far the images of the fold lie from those trained on.
+        file: the plan's name in the folder.
+        what: what is run, for messages, such as `an ablation`.
+        find_changes: returns what differs between an earlier plan and this one, beside the data, in words; raises
+            LookupError, TypeError, ValueError or AttributeError for JSON that is no plan.
+        total: the number of trainings.
 
     Raises:
-        Diverged: the loss was not finite.
+        AigcError: there is nothing to resume, or the plan changed.
+        Interruption: a signal ended the block.
     """
-    backbone, data, rated = ready.backbone, ready.data, ready.rated
-    with torch.no_grad():
-        for name, tensor in backbone.modules().state_dict().items():
-            tensor.copy_(ready.untouched[name])
-    judge = new_judge(backbone, recipe)
-    apart = set(held_out)
-    rest = [row for row in range(len(rated.samples)) if row not in apart]
-    fraction = recipe.val_fraction if recipe.chooses else 0.0
-    kept, chosen = grouped_holdout([groups[row] for row in rest], fraction, recipe.seed)
-    cosine = predict(judge, data, held_out).cosine.double().numpy()
-    trained = [rest[i] for i in kept]
-    result = fit(judge, data, trained, [rest[i] for i in chosen], recipe, progress)
-    if result.diverged:
-        raise Diverged(f"Training diverged: {result.diverged}.", f"Try a third of lr ({recipe.lr:g}).")
-    scores = predict(judge, data, held_out)
-    others = other_prompts([data.prompts[row] for row in held_out], data.targets[list(held_out), 0].tolist())
-    human = data.targets[list(held_out)].cpu().double().numpy() * (recipe.mos_max - recipe.mos_min) + recipe.mos_min
-    return Cell(
-        fold,
-        recipe.seed,
-        [rated.samples[row].name for row in held_out],
-        [groups[row] for row in held_out],
-        {"quality": to_mos(scores.quality, recipe), "consistency": to_mos(scores.consistency, recipe)},
-        dict(zip(TARGETS, human.T, strict=True)),
-        cosine,
-        sum(row["seconds"] for row in result.epochs if row["split"] == "train"),
-        judge.trainable(),
-        distance_shares(judge, data, trained, held_out) if unusual else None,
-        None if others is None else to_mos(_with_prompts(judge, data, held_out, others).consistency, recipe),
-    )
+    folder = output.path / FOLDS_FOLDER
+    if output.resume:
+        try:
+            then = read_json(output.path / file)
+            changes = ["the images, prompts or scores"] * (then["data"] != plan["data"]) + find_changes(then, plan)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise AigcError(
+                f"Expected {what} to resume in {output.path}, found none.", "Leave out --resume."
+            ) from error
+        hint = "Use the earlier settings and data, or another folder with -o."
+        refuse_changes(f"the {what.split()[-1]}", output.path, changes, hint)
+    else:
+        discard_folder(folder)
+    write_json(output.path / file, dict(plan))
+    folder.mkdir(exist_ok=True)
+    sweep_leftovers(output.path, folder)
+    try:
+        yield folder
+    except (KeyboardInterrupt, SystemExit) as ending:
+        done = len(list(folder.glob("*.parquet")))
+        raise Interruption(
+            f"{done} of {total} trainings are finished and kept in {folder.parent}.",
+            f"Go on with the same command and --resume -o {folder.parent}.",
+            ending,
+        ) from ending

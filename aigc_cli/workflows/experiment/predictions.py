@@ -1,80 +1,120 @@
-"""What an ablation keeps of a cross-validation: every finished cell is a file, a failed one a reason."""
+"""Scores of images by models that were not trained on them, as folds and as tables, beside human scores."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.sample import Sample
+from aigc_cli.images.sample import TARGETS, Sample
+from aigc_cli.metrics.formulas import Values
 from aigc_cli.recipe import Recipe
-from aigc_cli.storage.results import read_metadata, read_rows, write_table
-from aigc_cli.workflows.experiment.folds import Cell, Column
-from aigc_cli.workflows.experiment.rated import TARGETS
+from aigc_cli.storage.results import read_parquet_rows, read_table_metadata, write_table
 
-PLAN, CELLS, PREDICTIONS = "ablation.json", "cells", "predictions.parquet"
+FOLDS_FOLDER = "cells"
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A cell that could not be trained, and why."""
+class FoldResult:
+    """One recipe's predictions of a fold that it was not trained on.
+
+    Attributes:
+        fold, seed: the fold that was held out, from 0, and the seed of the training.
+        names, groups: the n images of the fold, and the prompt of each, or what else keeps the folds apart.
+        predicted, human: {target: (n,)} in MOS; human scores are NaN where an image was not rated.
+        cosine: (n,) CLIP cosine of the backbone before training.
+        seconds, trainable: training time, and the number of trained parameters.
+        out_of_domain: (n,) in [0, 1]; NaN where the model was trained on too few images.
+        mismatched: (n,) consistency in MOS with the prompt of an image of about the same human quality (see
+            `swap_prompts`); None when all prompts are the same.
+    """
+
+    fold: int
+    seed: int
+    names: Sequence[str]
+    groups: Sequence[str]
+    predicted: Mapping[str, Values]
+    human: Mapping[str, Values]
+    cosine: Values
+    seconds: float
+    trainable: int
+    out_of_domain: Values | None = None
+    mismatched: Values | None = None
+
+    def select_rated(self, target: str) -> tuple[Values, Values, list[str]]:
+        """(predicted, human, groups) of the images that were rated for `target`."""
+        rows = np.flatnonzero(~np.isnan(self.human[target]))
+        return self.predicted[target][rows], self.human[target][rows], [self.groups[i] for i in rows.tolist()]
+
+
+@dataclass(frozen=True)
+class FoldFailure:
+    """A fold that could not be trained, and why."""
 
     fold: int
     seed: int
     reason: str
 
 
-def cell_file(folder: Path, data: str, weights: str, recipe: Recipe, folds: int, fold: int) -> Path:
-    """Where a cell lies; its name is a digest of everything that its predictions depend on."""
-    key = {"data": data, "weights": weights, "recipe": asdict(recipe), "folds": folds, "fold": fold}
-    return folder / f"{sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.parquet"
+def save_fold(path: Path, found: FoldResult, about: Mapping[str, str]) -> None:
+    """Writes one finished fold; `about` is further metadata."""
+    facts = {"fold": found.fold, "seed": found.seed, "seconds": found.seconds, "trainable": found.trainable}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, "predictions", make_fold_rows(found), {**about, "cell": json.dumps(facts)})
 
 
-def save_cell(path: Path, cell: Cell, about: Mapping[str, str]) -> None:
-    """Writes one finished cell; `about` says for a person which variant it belongs to."""
-    facts = {"fold": cell.fold, "seed": cell.seed, "seconds": cell.seconds, "trainable": cell.trainable}
-    write_table(path, "predictions", prediction_rows(cell), {**about, "cell": json.dumps(facts)})
-
-
-def prediction_rows(cell: Cell) -> list[dict[str, Any]]:
-    """Rows of the predictions table."""
+def make_fold_rows(found: FoldResult) -> list[dict[str, Any]]:
+    """The fold as rows of the predictions table."""
     return [
         {
             "name": name,
             "group": group,
-            "quality": cell.predicted["quality"][i],
-            "consistency": cell.predicted["consistency"][i],
-            "human_quality": cell.human["quality"][i],
-            "human_consistency": cell.human["consistency"][i],
-            "clip_cosine": cell.cosine[i],
-            "out_of_domain": None if cell.out_of_domain is None else cell.out_of_domain[i],
-            "mismatched": None if cell.mismatched is None else cell.mismatched[i],
+            **{target: found.predicted[target][i] for target in TARGETS},
+            **{f"human_{target}": found.human[target][i] for target in TARGETS},
+            "clip_cosine": found.cosine[i],
+            "out_of_domain": None if found.out_of_domain is None else found.out_of_domain[i],
+            "mismatched": None if found.mismatched is None else found.mismatched[i],
         }
-        for i, (name, group) in enumerate(zip(cell.names, cell.groups, strict=True))
+        for i, (name, group) in enumerate(zip(found.names, found.groups, strict=True))
     ]
 
 
-def rated_rows(
-    samples: Sequence[Sample], sides: Mapping[str, Any], cosine: Any, **labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Rows of the predictions table, of one model.
+def load_fold(path: Path) -> FoldResult:
+    """Reads what `save_fold` wrote; AigcError when the file is damaged."""
+    rows, facts = read_parquet_rows(path), json.loads(read_table_metadata(path)["cell"])
 
-    Args:
-        samples: the n rated images.
-        sides: quality and consistency in MOS, each (n,).
-        cosine: (n,) of the backbone before training.
-        labels: further columns of text.
-    """
+    def read_column(name: str) -> Values:
+        return np.array([row[name] for row in rows], dtype=np.float64)
+
+    optional = ("out_of_domain", "mismatched")
+    known: Any = {name: read_column(name) for name in optional if any(row.get(name) is not None for row in rows)}
+    return FoldResult(
+        names=[row["name"] for row in rows],
+        groups=[row["group"] for row in rows],
+        predicted={target: read_column(target) for target in TARGETS},
+        human={target: read_column(f"human_{target}") for target in TARGETS},
+        cosine=read_column("clip_cosine"),
+        **facts,
+        **known,
+    )
+
+
+ABLATION_PLAN, PREDICTIONS = "ablation.json", "predictions.parquet"
+
+
+def make_rated_rows(
+    samples: Sequence[Sample], predicted: Mapping[str, Any], cosine: Any, **labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of the predictions table: scores of one model {target: (n,)} in MOS, its cosine (n,), columns of text."""
     return [
         {
             "name": sample.name,
             "group": sample.prompt,
-            **{target: float(sides[target][row]) for target in TARGETS},
-            **{f"human_{target}": getattr(sample, column) for target, column in TARGETS.items()},
+            **{target: float(predicted[target][row]) for target in TARGETS},
+            **{f"human_{target}": sample.get_mos(target) for target in TARGETS},
             "clip_cosine": float(cosine[row]),
             **{name: texts[row] for name, texts in labels.items()},
         }
@@ -83,91 +123,65 @@ def rated_rows(
 
 
 def save_predictions(path: Path, rows: Sequence[Mapping[str, Any]], recipe: Recipe, about: Mapping[str, str]) -> None:
-    """Writes scores of images by models of `recipe` that had not seen them, for `read_predictions` and `aigc plot`.
-
-    Args:
-        rows: of the predictions table; they may also say which `split` and `repeat` they are of.
-        about: further metadata.
-    """
+    """Writes rows of the predictions table, which may have the further columns `split` and `repeat`."""
     scale = {"mos_min": str(recipe.mos_min), "mos_max": str(recipe.mos_max)}
     extra = [name for name in ("split", "repeat") if rows and name in rows[0]]
     write_table(path, "predictions", rows, {**about, **scale, "recipe": json.dumps(asdict(recipe))}, extra)
 
 
 def read_predictions(place: Path, recipe: Recipe) -> list[dict[str, Any]]:
-    """Scores of images by models of `recipe` that had not seen them.
+    """Reads scores of images by models of `recipe` that were not trained on them.
 
     Args:
-        place: a table that `save_predictions` wrote, a run folder that holds one, or the folder of an ablation: then
-            those of the variant that is `recipe`, of its seed or else of the first one.
+        place: a table that `save_predictions` wrote, the folder of a training or a cross-validation, or that of an
+            ablation: then the variant that equals `recipe`, with the recipe's seed or else the first seed.
 
     Raises:
-        AigcError: there are none, some are missing, or they are of another recipe.
+        AigcError: there are no predictions, some are missing, or they are of another recipe.
     """
-    if not (place / PLAN).is_file():
-        table = place / PREDICTIONS if place.is_dir() else place
-        rows, said = [row for row in read_rows(table) if _counts(row)], read_metadata(table)
-        if said.get("schema") != "predictions" or not rows:
-            raise AigcError(f"Expected predictions in {table}, found another table.", "Name an ablation's folder.")
-        if other := _differences(json.loads(said["recipe"]) if "recipe" in said else {}, recipe):
-            raise AigcError(f"Expected predictions of this recipe in {table}, found {other}.", "Use that recipe.")
-        return rows
+    if (place / ABLATION_PLAN).is_file():
+        return [row for found in _find_variant(place, recipe) for row in make_fold_rows(found)]
+    table = place / PREDICTIONS if place.is_dir() else place
+    rows, about = [row for row in read_parquet_rows(table) if _is_held_out(row)], read_table_metadata(table)
+    if about.get("schema") != "predictions" or not rows:
+        raise AigcError(f"Expected predictions in {table}, found another table.", "Name an ablation's folder.")
+    if other := _list_differences(json.loads(about.get("recipe", "{}")), recipe):
+        raise AigcError(f"Expected predictions of this recipe in {table}, found {other}.", "Use that recipe.")
+    return rows
+
+
+def _find_variant(place: Path, recipe: Recipe) -> list[FoldResult]:
     try:
-        plan = json.loads((place / PLAN).read_text(encoding="utf-8"))
-        found = {name: _differences(settings, recipe) for name, settings in plan["variants"].items()}
+        plan = json.loads((place / ABLATION_PLAN).read_text(encoding="utf-8"))
+        found = {name: _list_differences(settings, recipe) for name, settings in plan["variants"].items()}
         folds = int(plan["folds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AigcError(
-            f"Expected the plan of an ablation in {place / PLAN}, found {error!r}.", "Ablate anew."
+            f"Expected the plan of an ablation in {place / ABLATION_PLAN}, found {error!r}.", "Run `aigc ablate` again."
         ) from error
     same = [name for name, other in found.items() if not other]
     if not same:
         listed = "; ".join(f"'{name}' with {other}" for name, other in list(found.items())[:3])
         raise AigcError(f"Expected a variant of this recipe in {place}, found {listed}.", "Use one of those recipes.")
-    cells = [load_cell(path) for path in _cells_of(place, same)]
-    seeds = sorted({cell.seed for cell in cells}, key=lambda seed: (seed != recipe.seed, seed))
-    chosen = {cell.fold: cell for cell in cells if cell.seed == seeds[0]} if seeds else {}
+    files = sorted((place / FOLDS_FOLDER).glob("*.parquet"))
+    results = [load_fold(path) for path in files if read_table_metadata(path).get("variant", "") in same]
+    seeds = sorted({one.seed for one in results}, key=lambda seed: (seed != recipe.seed, seed))
+    chosen = {one.fold: one for one in results if one.seed == seeds[0]} if seeds else {}
     if len(chosen) < folds:
         raise AigcError(
             f"Expected {folds} folds of '{same[0]}' in {place}, found {len(chosen)}.", "Finish it with --resume."
         )
-    return [row for _, cell in sorted(chosen.items()) for row in prediction_rows(cell)]
+    return [one for _, one in sorted(chosen.items())]
 
 
-def _counts(row: Mapping[str, Any]) -> bool:
-    """Whether a prediction is of the first repeat and of a model that had not seen the prompt."""
+def _is_held_out(row: Mapping[str, Any]) -> bool:
+    """Whether a prediction is of the first repeat and by a model that was not trained on the prompt."""
     return row.get("repeat") in (None, "0") and not (row.get("split") or "").startswith(("train", "val", "image-level"))
 
 
-def _cells_of(place: Path, variants: Sequence[str]) -> list[Path]:
-    files = sorted((place / CELLS).glob("*.parquet"))
-    return [path for path in files if read_metadata(path).get("variant") in variants]
-
-
-def _differences(settings: Mapping[str, Any], recipe: Recipe) -> str:
-    """What of a recipe's `settings` matters to a prediction and is another than in `recipe`, in words."""
-    free = ("seed",) if recipe.chooses else ("seed", "val_fraction")
+def _list_differences(settings: Mapping[str, Any], recipe: Recipe) -> str:
+    """The differences between a recipe's `settings` and `recipe` that change predictions, in words."""
+    free = ("seed",) if recipe.selects_checkpoint else ("seed", "val_fraction")
     mine = asdict(recipe)
     changed = [key for key in settings.keys() & mine.keys() if key not in free and settings[key] != mine[key]]
     return ", ".join(f"{key} {settings[key]} for {mine[key]}" for key in sorted(changed))
-
-
-def load_cell(path: Path) -> Cell:
-    """Reads what `save_cell` wrote; AigcError when the file is damaged."""
-    rows, facts = read_rows(path), json.loads(read_metadata(path)["cell"])
-
-    def column(name: str) -> Column:
-        return np.array([row[name] for row in rows], dtype=np.float64)
-
-    return Cell(
-        facts["fold"],
-        facts["seed"],
-        [row["name"] for row in rows],
-        [row["group"] for row in rows],
-        {target: column(target) for target in TARGETS},
-        {target: column(f"human_{target}") for target in TARGETS},
-        column("clip_cosine"),
-        facts["seconds"],
-        facts["trainable"],
-        *(column(name) if rows and rows[0].get(name) is not None else None for name in ("out_of_domain", "mismatched")),
-    )

@@ -1,8 +1,8 @@
-"""Rated images, from the user's table or the demonstration set, on their way to the freeze boundary."""
+"""Rated images of the user's table or the demonstration set, their states at the freeze boundary, and agreement."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -12,30 +12,30 @@ from torch import Tensor
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.images.decoder import decode_file
-from aigc_cli.images.demo import demo_samples
-from aigc_cli.images.reader import ImageFault
-from aigc_cli.images.sample import Sample
-from aigc_cli.model.backbone import Backbone, Freezing
+from aigc_cli.images.demo import render_demo
+from aigc_cli.images.reader import ImageFault, hash_image_file
+from aigc_cli.images.sample import TARGETS, Sample
+from aigc_cli.metrics.by_name import make_metric_rows
+from aigc_cli.model.backbone import Backbone
+from aigc_cli.model.prefetch import prefetch
+from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
-from aigc_cli.prompts.programs import SETTINGS
+from aigc_cli.prompts.programs import RECORDED_SETTINGS
 from aigc_cli.recipe import Recipe
+from aigc_cli.storage.cache import find_cache_folder
 from aigc_cli.storage.csv_tables import read_ratings
-from aigc_cli.storage.feature_bank import cache_folder
 from aigc_cli.training.feature_store import (
     CHUNK,
     EVALUATION,
-    ImageFeatures,
-    TextFeatures,
+    FrozenImages,
+    FrozenTexts,
     ViewSettings,
-    digest_of,
-    image_changed,
-    prefetch,
-    views_of,
+    explain_changed_image,
+    list_views,
 )
-from aigc_cli.training.loop import Data
+from aigc_cli.training.loop import TrainingData
 from aigc_cli.workflows.experiment.source import Source
 
-TARGETS = {"quality": "mos_quality", "consistency": "mos_align"}
 NOT_HUMAN = (
     "No --data given: using the built-in demonstration set. Its scores are computed from how the images were rendered; "
     "they are not human scores."
@@ -43,24 +43,18 @@ NOT_HUMAN = (
 
 
 @dataclass(frozen=True)
-class Rated:
-    """Readable rated images and what was left out.
-
-    Attributes:
-        samples: one for each image that could be read.
-        digests: SHA-256 of each one's bytes.
-        skipped: (name, reason) of the others.
-    """
+class RatedImages:
+    """Readable rated images, and the images that were left out."""
 
     samples: Sequence[Sample]
-    digests: Sequence[str]
-    skipped: Sequence[tuple[str, str]]
+    digests: Sequence[str]  # SHA-256 of each image's bytes
+    skipped: Sequence[tuple[str, str]]  # (name, reason) of the others
 
-    def targets(self, rows: Sequence[int]) -> list[str]:
-        """The targets that at least one of `rows` was rated for."""
-        return [t for t, column in TARGETS.items() if any(getattr(self.samples[r], column) is not None for r in rows)]
+    def list_targets(self, rows: Sequence[int]) -> list[str]:
+        """The targets for which at least one of `rows` was rated."""
+        return [t for t in TARGETS if any(self.samples[row].get_mos(t) is not None for row in rows)]
 
-    def groups(self, by: str) -> list[str]:
+    def list_groups(self, by: str) -> list[str]:
         """The group of each row: its prompt, its name, or a column of the table."""
         if by == "prompt":
             return [sample.prompt or "" for sample in self.samples]
@@ -75,34 +69,17 @@ class Rated:
         return [sample.groups[by] for sample in self.samples]
 
 
-def read_rated(source: Source, recipe: Recipe, progress: Progress) -> Rated:
-    """All rated images of `source` whose file can be opened; the demonstration set is rendered when it is asked for.
+def read_rated(source: Source, scale: MosScale, progress: Progress) -> RatedImages:
+    """The rated images of `source` whose file can be read; without a table, the demonstration set is rendered.
 
     Raises:
-        AigcError: the table is not as it should be, or no image is left.
+        AigcError: the table has a fault, or no image is left.
     """
     if source.data is None:
-        if source.images is not None:
-            raise AigcError("Expected --data beside --images, found none.", "Name the table with the scores.")
-        progress.say(NOT_HUMAN)
-        folder = cache_folder() / "demo"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"The cache folder {folder} can't be made: {error.strerror}.",
-                "Set AIGC_CACHE to a folder that can be written.",
-            ) from error
-        samples = demo_samples(folder)
+        samples = _render_demonstration(source, progress)
     else:
-        folder = source.images or source.data.parent
         samples = read_ratings(
-            source.data,
-            folder,
-            mos_min=recipe.mos_min,
-            mos_max=recipe.mos_max,
-            columns=source.columns,
-            sep=source.sep,
+            source.data, source.images or source.data.parent, scale=scale, columns=source.columns, sep=source.sep
         )
     kept, digests, skipped = [], [], []
     for sample in samples:
@@ -110,28 +87,43 @@ def read_rated(source: Source, recipe: Recipe, progress: Progress) -> Rated:
             skipped.append((sample.name, "no_prompt"))
             continue
         try:
-            digests.append(digest_of(sample.path))
+            digests.append(hash_image_file(sample.path))
             kept.append(sample)
         except ImageFault as fault:
             skipped.append((sample.name, fault.reason))
-    rated = _not_empty(Rated(kept, digests, skipped), source.describe())
-    for target in sorted(set(TARGETS) - set(rated.targets(range(len(kept))))):
+    rated = _check_not_empty(RatedImages(kept, digests, skipped), source.describe())
+    for target in sorted(set(TARGETS) - set(rated.list_targets(range(len(kept))))):
         progress.say(f"No {target} scores in {source.describe()}: a model trained on it gives none.")
     return rated
 
 
-def with_recorded(rated: Rated, by: str | None, progress: Progress) -> Rated:
-    """Adds the column `by` where it is a setting that generators record in images (see `SETTINGS`) and no column yet.
+def _render_demonstration(source: Source, progress: Progress) -> list[Sample]:
+    if source.images is not None:
+        raise AigcError("Expected --data beside --images, found none.", "Name the table with the scores.")
+    progress.say(NOT_HUMAN)
+    folder = find_cache_folder() / "demo"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"The cache folder {folder} can't be made: {error.strerror}.",
+            "Set AIGC_CACHE to a folder that can be written.",
+        ) from error
+    return render_demo(folder)
+
+
+def add_recorded_setting(rated: RatedImages, by: str | None, progress: Progress) -> RatedImages:
+    """Adds the column `by` when it is a setting that generators record in images, and not a column of the table.
 
     Raises:
         AigcError: no image records it.
     """
-    if by not in SETTINGS or any(by in sample.groups for sample in rated.samples):
+    if by not in RECORDED_SETTINGS or any(by in sample.groups for sample in rated.samples):
         return rated
     progress.start(f"reading {by} from images", len(rated.samples))
     values: list[str | None] = []
     paths = [sample.path for sample in rated.samples]
-    for chunk, found in prefetch(paths, lambda path: decode_file(path).recorded.settings()[by], CHUNK):
+    for chunk, found in prefetch(paths, lambda path: decode_file(path).record.get_settings()[by], CHUNK):
         values += [None if value is None or isinstance(value, ImageFault) else str(value) for value in found]
         progress.advance(len(chunk))
     if not any(values):
@@ -145,85 +137,121 @@ def with_recorded(rated: Rated, by: str | None, progress: Progress) -> Rated:
     return replace(rated, samples=samples)
 
 
-def _not_empty(rated: Rated, where: str) -> Rated:
+def _check_not_empty(rated: RatedImages, where: str) -> RatedImages:
     if not rated.samples:
         reasons = ", ".join(sorted({reason for _, reason in rated.skipped})) or "no rows"
         raise AigcError(f"Expected rated images in {where}, found none usable ({reasons}).", "Check --images.")
     return rated
 
 
-def image_features(
-    backbone: Backbone, freezing: Freezing, rated: Rated, recipe: Recipe, cache: bool | float, progress: Progress
-) -> tuple[ImageFeatures, Rated]:
-    """The images at the freeze boundary, evaluation views computed; images that can't be decoded leave `rated`.
+def drop_undecoded(rated: RatedImages, names: Collection[str]) -> RatedImages:
+    """`rated` without the images that could not be decoded, which are not in `names`; finds the reason of each."""
+    skipped = list(rated.skipped)
+    for sample in (sample for sample in rated.samples if sample.name not in names):
+        try:
+            decode_file(sample.path)
+            skipped.append((sample.name, "unreadable"))
+        except ImageFault as fault:
+            skipped.append((sample.name, fault.reason))
+    return _select_rows(rated, [row for row, sample in enumerate(rated.samples) if sample.name in names], skipped)
+
+
+def _select_rows(rated: RatedImages, rows: Sequence[int], skipped: Sequence[tuple[str, str]]) -> RatedImages:
+    return RatedImages([rated.samples[row] for row in rows], [rated.digests[row] for row in rows], skipped)
+
+
+def freeze_images(
+    backbone: Backbone, boundary: int, rated: RatedImages, recipe: Recipe, cache: bool | float, progress: Progress
+) -> tuple[FrozenImages, RatedImages]:
+    """The images at the freeze boundary, with computed evaluation views; leaves out images that can't be decoded.
 
     Args:
-        cache: whether what is frozen is kept in the feature store, or the GB that the store may take; it is not kept
-            when nothing is frozen.
+        boundary: the number of frozen blocks of the image tower, see `Freezing`.
+        cache: see `Compute`; nothing is stored when nothing is frozen.
     """
     settings = ViewSettings(recipe.crop_scale_min, recipe.flip)
-    store = cache_folder() if cache is not False and recipe.freeze != "none" else None
+    store = find_cache_folder() if cache is not False and recipe.freeze != "none" else None
     limit = math.inf if cache is True else 1e9 * cache
 
-    def features(of: Rated) -> ImageFeatures:
-        return ImageFeatures(backbone, freezing.image, [s.path for s in of.samples], of.digests, settings, store, limit)
+    def freeze(of: RatedImages) -> FrozenImages:
+        return FrozenImages(backbone, boundary, [s.path for s in of.samples], of.digests, settings, store, limit)
 
-    images = features(rated)
+    images = freeze(rated)
     faults = images.prepare({EVALUATION: range(len(rated.samples))}, progress)
     if not faults:
         return images, rated
     kept = [row for row in range(len(rated.samples)) if row not in faults]
     skipped = [*rated.skipped, *((rated.samples[row].name, reason) for row, reason in sorted(faults.items()))]
-    whole = Rated([rated.samples[row] for row in kept], [rated.digests[row] for row in kept], skipped)
-    return features(_not_empty(whole, "the table")), whole
+    whole = _select_rows(rated, kept, skipped)
+    return freeze(_check_not_empty(whole, "the table")), whole
 
 
-def prepare_views(images: ImageFeatures, rows: Sequence[int], recipe: Recipe, progress: Progress) -> None:
-    """Computes the recipe's views of images `rows`, which could all be read before.
+def prepare_views(images: FrozenImages, rows: Sequence[int], recipe: Recipe, progress: Progress) -> None:
+    """Computes the recipe's views of images `rows`, all of which could be read before.
 
     Raises:
         EnvironmentProblem: one can't be read any more, or the disk is full.
     """
-    for row, reason in images.prepare(dict.fromkeys(views_of(recipe), rows), progress).items():
-        raise image_changed(images.paths[row], reason)
+    for row, reason in images.prepare(dict.fromkeys(list_views(recipe), rows), progress).items():
+        raise explain_changed_image(images.paths[row], reason)
 
 
-def data_digest(rated: Rated) -> str:
-    """A short name for exactly these images, prompts and scores."""
-    rows = [
-        [sample.name, digest, sample.prompt, sample.mos_quality, sample.mos_align]
-        for sample, digest in zip(rated.samples, rated.digests, strict=True)
-    ]
+def hash_rated(rated: RatedImages) -> str:
+    """A short digest of the images, their prompts and their scores."""
+    pairs = zip(rated.samples, rated.digests, strict=True)
+    rows = [[sample.name, digest, sample.prompt, sample.mos_quality, sample.mos_align] for sample, digest in pairs]
     return sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def training_data(images: ImageFeatures, freezing: Freezing, rated: Rated, recipe: Recipe) -> Data:
-    """Images, prompts and scores in the form that the training loop reads."""
+def make_training_data(images: FrozenImages, text_boundary: int, rated: RatedImages, scale: MosScale) -> TrainingData:
+    """Images, prompts and scores as the training loop reads them."""
     prompts = [sample.prompt or "" for sample in rated.samples]
-    span = recipe.mos_max - recipe.mos_min
-    nothing = float("nan")
     scores = [
-        [nothing if mos is None else (mos - recipe.mos_min) / span for mos in (sample.mos_quality, sample.mos_align)]
+        [math.nan if (mos := sample.get_mos(target)) is None else scale.to_unit(mos) for target in TARGETS]
         for sample in rated.samples
     ]
     device = next(images.backbone.image.module.parameters()).device
-    texts = TextFeatures(images.backbone, freezing.text, prompts, images.store)
-    return Data(images, texts, prompts, torch.tensor(scores, dtype=torch.float32, device=device))
+    texts = FrozenTexts(images.backbone, text_boundary, prompts, images.store)
+    return TrainingData(images, texts, prompts, torch.tensor(scores, dtype=torch.float32, device=device))
 
 
-def to_mos(score: Tensor, recipe: Recipe) -> Any:
-    """Scores on [0, 1] as MOS, clipped to the range that people could give; float64 array of the same length."""
-    return (recipe.mos_min + score.clamp(0, 1).double() * (recipe.mos_max - recipe.mos_min)).numpy()
+def convert_to_mos(score: Tensor, scale: MosScale) -> Any:
+    """Scores on [0, 1] as MOS, clipped to the scale; float64 array of the same length."""
+    return scale.to_mos(score.clamp(0, 1).double()).numpy()
 
 
-def prompt_digest(prompt: str) -> str:
-    """A short name for a prompt: a model remembers which ones it was trained on without carrying their texts."""
+def hash_prompt(prompt: str) -> str:
+    """A short digest of a prompt; a model's description lists its training prompts in this form, without their text."""
     return sha256(prompt.strip().encode()).hexdigest()[:12]
 
 
-def tell_skipped(skipped: Sequence[tuple[str, str]], progress: Progress) -> None:
-    """One line about what was left out."""
+def report_skipped(skipped: Sequence[tuple[str, str]], progress: Progress) -> None:
+    """Says in one line which images were left out."""
     if skipped:
         shown = ", ".join(f"{name} ({reason})" for name, reason in skipped[:3])
         more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         progress.say(f"Left out {len(skipped)} rows: {shown}{more}.")
+
+
+ZERO_SHOT_TARGET = "zero_shot_cosine"
+
+
+def make_evaluation_rows(
+    scores: Mapping[str, Tensor], data: TrainingData, rows: Sequence[int], scale: MosScale, labels: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Metrics of both targets on images `rows`, in MOS, and of the untrained cosine against human consistency.
+
+    Args:
+        scores: quality and consistency on [0, 1] and the untrained cosine `ZERO_SHOT_TARGET`, each (len(rows),).
+    """
+    if not rows:
+        return []
+    human = scale.to_mos(data.targets[list(rows)].cpu().double().numpy())
+    predictions = {target: (convert_to_mos(scores[target], scale), human[:, i]) for i, target in enumerate(TARGETS)}
+    predictions[ZERO_SHOT_TARGET] = (scores[ZERO_SHOT_TARGET].numpy(), human[:, 1])
+    return drop_cosine_error(make_metric_rows(predictions, [data.prompts[row] for row in rows], labels))
+
+
+def drop_cosine_error(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the metrics table without the RMSE of the cosine, which is not a MOS."""
+    return [row for row in rows if (row["target"], row["metric"]) != (ZERO_SHOT_TARGET, "rmse")]

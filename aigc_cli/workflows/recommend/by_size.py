@@ -1,79 +1,68 @@
-"""`aigc recommend --n`: which settings for a data set of this size. Imports neither torch nor a table reader."""
+"""`aigc recommend --n`: settings for a data set of a given size. Imports neither torch nor a table reader."""
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import Recipe, find_recipe, read_recipe
 
-MAX_IMAGES = 10**9
+MAX_RATED_IMAGES = 10**9
+FEW_PROMPTS = 50
 
 
 @dataclass(frozen=True)
-class Size:
-    """One row of the policy: what suits data sets of at least `start` images.
-
-    Attributes:
-        start: the smallest number of images, inclusive.
-        recipe: the recipe to start from.
-        settings: what the policy sets on top of it.
-        reasons: one line for each setting.
-    """
+class PolicyRow:
+    """One row of the policy: what changes in `recipe` for data sets of at least `start` images."""
 
     start: int
     recipe: str
-    settings: Mapping[str, Any]
-    reasons: Mapping[str, str]
+    settings: Mapping[str, tuple[Any, str]]  # {field: (value, reason in one line)}
 
 
-POLICY: tuple[Size, ...] = (
-    Size(
+POLICY: tuple[PolicyRow, ...] = (
+    PolicyRow(
         0,
         "small",
-        {"freeze": "all", "scale_q": 0.3, "scale_c": 0.3, "lr": 1e-3},
         {
-            "freeze": "too few images to move a backbone: only the heads learn",
-            "scale_q": "published: 0.1; on 480 images of AGIQA-3K mini reached SROCC 0.709 with 0.3, 0.702 with 0.1",
-            "scale_c": "published: 0.1; on 480 images of AGIQA-3K mini reached SROCC 0.578 with 0.3, 0.549 with 0.1",
-            "lr": "fresh heads on fixed features take large steps",
+            "freeze": ("all", "too few images to train the backbone: only the heads learn"),
+            "residual_scale_q": (0.3, "published: 0.1; mini reached SROCC 0.709 with 0.3, 0.702 with 0.1 (480 images)"),
+            "residual_scale_c": (0.3, "published: 0.1; mini reached SROCC 0.578 with 0.3, 0.549 with 0.1 (480 images)"),
+            "lr": (1e-3, "fresh heads on fixed features take large steps"),
         },
     ),
-    Size(
+    PolicyRow(
         500,
         "medium",
-        {"freeze": "partial", "freeze_depth": 0.8333, "scale_q": 0.2, "scale_c": 0.2, "lr": 3e-5},
         {
-            "freeze": "the last blocks can be tuned to opinions",
-            "freeze_depth": "20 of 24 blocks: so few images move only the last ones safely",
-            "scale_q": "room for a correction that the images support",
-            "scale_c": "room for a correction that the images support",
-            "lr": "small steps keep what pretraining knew",
+            "freeze": ("partial", "enough images to fine-tune the last blocks"),
+            "freeze_depth": (0.8333, "20 of 24 blocks: with so few images only the last ones train safely"),
+            "residual_scale_q": (0.2, "enough images to learn a moderate correction"),
+            "residual_scale_c": (0.2, "enough images to learn a moderate correction"),
+            "lr": (3e-5, "small steps keep what pretraining knew"),
         },
     ),
-    Size(
+    PolicyRow(
         3_000,
         "medium",
-        {"freeze": "partial", "freeze_depth": 0.75, "scale_q": 0.3, "scale_c": 0.3, "lr": 3e-5},
         {
-            "freeze": "early blocks see what every image has; the later ones learn opinions",
-            "freeze_depth": "18 of 24 blocks, as published for data of this size",
-            "scale_q": "enough images to learn a large correction",
-            "scale_c": "enough images to learn a large correction",
-            "lr": "small steps keep what pretraining knew",
+            "freeze": ("partial", "early blocks see what every image has; the later ones learn opinions"),
+            "freeze_depth": (0.75, "18 of 24 blocks, as published for data of this size"),
+            "residual_scale_q": (0.3, "enough images to learn a large correction"),
+            "residual_scale_c": (0.3, "enough images to learn a large correction"),
+            "lr": (3e-5, "small steps keep what pretraining knew"),
         },
     ),
-    Size(
+    PolicyRow(
         10_000,
         "large",
-        {"freeze": "none", "scale_q": 0.4, "scale_c": 0.4, "lr": 1e-5},
         {
-            "freeze": "enough images to train every block",
-            "scale_q": "the data decide, not the base",
-            "scale_c": "the data decide, not the base",
-            "lr": "every weight moves, so each step is small",
+            "freeze": ("none", "enough images to train every block"),
+            "residual_scale_q": (0.4, "enough images for the correction to outweigh the base score"),
+            "residual_scale_c": (0.4, "enough images for the correction to outweigh the base score"),
+            "lr": (1e-5, "every weight is trained, so each step is small"),
         },
     ),
 )
@@ -82,15 +71,12 @@ PLACEHOLDER = ("--data", "ratings.csv", "--images", "images/")
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Settings, a reason for each that matters, and the command that runs them.
+    """Recommended settings, the reasons for them, and the command that trains with them.
 
     Attributes:
-        n: rated images.
-        recipe: every setting.
-        reasons: by recipe field.
-        command: None where no training run is advised.
-        neighbours: what would change with fewer or more images.
-        seen: what was looked at for it: {"data": ...} or {"run": ...}, empty for a mere size.
+        reasons: {recipe field: one line}.
+        command: None when no training run is advised.
+        seen: what the data or the run showed: {"data": ...} or {"run": ...}; empty for a size alone.
     """
 
     n: int
@@ -106,49 +92,53 @@ class Recommendation:
         return basis | self.seen
 
 
-def recommend(n: int) -> Recommendation:
-    """The recommended settings for `n` rated images, by the policy's half-open ranges.
-
-    Raises:
-        AigcError: n is below 1 or beyond belief.
-    """
-    index = policy_row(n)
-    return by_policy(n, POLICY[index], _neighbours(index))
-
-
-def policy_row(n: int) -> int:
-    """The index of the policy's row for `n` rated images; AigcError for an n below 1 or beyond belief."""
-    if not 1 <= n <= MAX_IMAGES:
-        raise AigcError(f"Expected a number of rated images from 1 to {MAX_IMAGES:,}, found {n:,}.", "Try --n 3000.")
-    return max(index for index, size in enumerate(POLICY) if n >= size.start)
-
-
-def by_policy(
+def recommend_by_size(
     n: int,
-    size: Size,
-    neighbours: list[str],
+    prompts: int | None = None,
     more: Mapping[str, tuple[Any, str]] | None = None,
     source: Sequence[str] = PLACEHOLDER,
 ) -> Recommendation:
-    """The policy's row `size`, with `more` settings {field: (value, reason)}, for the data that `source` names."""
-    further = more or {}
-    settings = {**size.settings, **{key: value for key, (value, _) in further.items()}}
-    base = Recipe(**read_recipe(find_recipe(size.recipe)))
+    """Recommends settings for `n` rated images, by the policy's half-open ranges.
+
+    AigcError for an n below 1 or above 10^9.
+
+    Args:
+        prompts: of the images; fewer than `FEW_PROMPTS` get the settings for fewer images.
+        more: further settings, {field: (value, reason)}.
+        source: the options of `aigc train` that name the images.
+    """
+    if not 1 <= n <= MAX_RATED_IMAGES:
+        raise AigcError(
+            f"Expected a number of rated images from 1 to {MAX_RATED_IMAGES:,}, found {n:,}.", "Try --n 3000."
+        )
+    index = max(index for index, row in enumerate(POLICY) if n >= row.start)
+    row, chosen = POLICY[index], dict(POLICY[index].settings)
+    neighbours = [f"from {o.start:,} images: {_describe_difference(o, row)}" for o in POLICY[index + 1 : index + 2]]
+    if index > 0:
+        neighbours.insert(0, f"below {row.start:,} images: {_describe_difference(POLICY[index - 1], row)}")
+    if index > 0 and prompts is not None and prompts < FEW_PROMPTS:
+        row, chosen = POLICY[index - 1], dict(POLICY[index - 1].settings)
+        freeze, why = chosen["freeze"]
+        chosen["freeze"] = (freeze, f"{why} (settings for fewer images: there are only {prompts} prompts)")
+        neighbours = [f"with {FEW_PROMPTS} prompts or more: {_describe_difference(POLICY[index], row)}"]
+    kept = f"as in the recipe '{row.recipe}'"
+    reasons = {key: why for key, (_, why) in chosen.items()} | {"epochs": kept, "batch_size": kept}
+    chosen |= more or {}
+    reasons |= {key: why for key, (_, why) in chosen.items()}
+    settings = {key: value for key, (value, _) in chosen.items()}
+    base = Recipe(**read_recipe(find_recipe(row.recipe)))
     flags = {key: value for key, value in settings.items() if getattr(base, key) != value}
-    kept = f"as in the recipe '{size.recipe}'"
-    whys = {key: why for key, (_, why) in further.items()}
-    reasons = {**size.reasons, "epochs": kept, "batch_size": kept, **whys}
-    recipe = Recipe(**{**asdict(base), **settings})
-    return Recommendation(n, recipe, reasons, train_command(size.recipe, flags, source), neighbours)
+    command = format_train_command(row.recipe, flags, source)
+    return Recommendation(n, replace(base, **settings), reasons, command, neighbours)
 
 
-def train_command(recipe: str, flags: Mapping[str, Any], source: Sequence[str]) -> str:
+def format_train_command(recipe: str, flags: Mapping[str, Any], source: Sequence[str]) -> str:
     """The `aigc train` command of a recipe with other values for some fields, quoted for a shell."""
-    options = [part for key, value in flags.items() for part in (f"--{key.replace('_', '-')}", shown(value))]
+    options = [part for key, value in flags.items() for part in (f"--{key.replace('_', '-')}", format_setting(value))]
     return shlex.join(["aigc", "train", "--recipe", recipe, *options, *source])
 
 
-def source_options(
+def list_source_options(
     data: Path | None, images: Path | None, columns: Mapping[str, str], sep: str, splits: Path | None = None
 ) -> list[str]:
     """The options of `aigc train` that name rated images and their parts."""
@@ -158,22 +148,12 @@ def source_options(
     return words if sep == "," else [*words, "--sep", sep]
 
 
-def shown(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A setting's value as a person types it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _neighbours(index: int) -> list[str]:
-    lines = []
-    if index > 0:
-        lines.append(f"below {POLICY[index].start:,} images: {difference(POLICY[index - 1], POLICY[index])}")
-    if index + 1 < len(POLICY):
-        lines.append(f"from {POLICY[index + 1].start:,} images: {difference(POLICY[index + 1], POLICY[index])}")
-    return lines
-
-
-def difference(other: Size, mine: Size) -> str:
-    """What the row `other` sets that `mine` does not."""
-    return ", ".join(
-        f"{key} {shown(value)}" for key, value in other.settings.items() if mine.settings.get(key) != value
-    )
+def _describe_difference(other: PolicyRow, mine: PolicyRow) -> str:
+    values = {key: value for key, (value, _) in mine.settings.items()}
+    changed = {key: value for key, (value, _) in other.settings.items() if values.get(key) != value}
+    return ", ".join(f"{key} {format_setting(value)}" for key, value in changed.items())

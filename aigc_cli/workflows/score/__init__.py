@@ -1,1 +1,1 @@
-"""`aigc score`."""
+"""`aigc score` and the Python `Scorer`."""

@@ -1,4 +1,4 @@
-"""Error bars of a model: computed at the end of `aigc train` from images whose prompts training did not see."""
+"""The calibration of a trained model on held-out scores: its intervals and the correction of its consistency."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,248 +6,201 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aigc_cli.errors import AigcError
-from aigc_cli.metrics.splits import grouped_folds
-from aigc_cli.model.loading import load_backbone
-from aigc_cli.model.model import Judge
+from aigc_cli.images.sample import TARGETS
+from aigc_cli.metrics.formulas import Values
+from aigc_cli.model.model import Model
 from aigc_cli.model.trained import load_model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.checkpoints import save_checkpoint
-from aigc_cli.training.loop import Data, features_of
-from aigc_cli.uncertainty.consistency import Recalibration, recalibration
-from aigc_cli.uncertainty.intervals import FEWEST_IMAGES, FEWEST_PROMPTS, LEVEL, Calibration, calibrate, enough
-from aigc_cli.workflows.experiment.folds import prepare, train_cell
-from aigc_cli.workflows.experiment.predictions import cell_file, load_cell, prediction_rows, read_predictions, save_cell
-from aigc_cli.workflows.experiment.rated import (
-    TARGETS,
-    Rated,
-    data_digest,
-    image_features,
-    prompt_digest,
-    read_rated,
-    training_data,
-)
-from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.training.loop import TrainingData, collect_features
+from aigc_cli.uncertainty.calibration import Calibration, fit_calibration
+from aigc_cli.uncertainty.consistency import ConsistencyCorrection, fit_consistency_correction
+from aigc_cli.uncertainty.intervals import INTERVAL_LEVEL, MIN_IMAGES, MIN_PROMPTS, is_enough
+from aigc_cli.workflows.experiment.folds import FoldDriver
+from aigc_cli.workflows.experiment.predictions import FoldResult, make_fold_rows, read_predictions
+from aigc_cli.workflows.experiment.rated import RatedImages, freeze_images, hash_prompt, make_training_data, read_rated
+from aigc_cli.workflows.experiment.source import Compute, Source
+from aigc_cli.workflows.experiment.splits import Dealing
 
-NONE = "no images were held out"
+NOTHING_HELD_OUT = "no images were held out"
 
 
 @dataclass(frozen=True)
-class Calibrating:
-    """Where scores by models that had not seen the prompts come from; by default from the validation part.
+class HeldOutSource:
+    """Where held-out scores come from; by default from the validation part."""
 
-    Attributes:
-        folds: the recipe is trained so many times more, each time without one part of the prompts; 0: it is not.
-        predictions: what such trainings left already: the folder of an `aigc ablate` or an `aigc train`, or a table.
-    """
+    folds: int = 0  # the number of further trainings, each without one part of the prompts
+    predictions: Path | None = None  # a table, or the folder of an earlier ablation, cross-validation or training
 
-    folds: int = 0
-    predictions: Path | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As a plan remembers it."""
-        return {"folds": self.folds, "predictions": None if self.predictions is None else str(self.predictions)}
-
-    def check(self, rated: Rated, recipe: Recipe) -> None:
-        """Raises AigcError for what can't work out, before anything is computed."""
+    def check(self, rated: RatedImages, recipe: Recipe) -> None:
+        """Raises AigcError for a source that can't be used, before anything is computed."""
         if self.folds < 0 or self.folds == 1:
             raise AigcError(f"Expected --calibrate-folds of 2 or more, or 0, found {self.folds}.", "Use 5.")
         if self.folds and self.predictions:
             raise AigcError("Expected either --calibrate-folds or --calibrate-from, found both.", "Leave one out.")
         if self.folds:
-            grouped_folds(rated.groups("prompt"), self.folds, 0)
+            Dealing("prompt", self.folds).deal(rated)
         if self.predictions:
-            from_predictions(self.predictions, rated, recipe)
+            read_held_out_scores(self.predictions, rated, recipe)
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Scores of images by models that had not seen their prompts.
+class HeldOutScores:
+    """Scores of images by models that were not trained on their prompts."""
 
-    Attributes:
-        origin: where they come from, for a person.
-        predicted: {target: (N,)} on [0, 1]; NaN where an image has none.
-        out_of_domain: (N,) as those models saw the images; NaN: as the final one sees them.
-        rows: the same as rows of a predictions table, where they are worth keeping.
-        of_folds: whether they are by other models than the one they calibrate, trained the same way.
-    """
-
-    origin: str
-    predicted: Mapping[str, Any]
-    out_of_domain: Any
-    rows: Sequence[Mapping[str, Any]] = ()
-    of_folds: bool = False
+    origin: str  # where they come from, in words
+    predicted: Mapping[str, Values]  # {target: (N,)} on [0, 1]; NaN where an image has none
+    out_of_domain: Values  # (N,) in [0, 1] for those models; NaN where it is to be measured with the final model
+    rows: Sequence[Mapping[str, Any]] = ()  # as rows of a predictions table, when folds were trained for them
+    by_folds: bool = False  # whether they are scores of other models of the same recipe, not of the calibrated model
 
 
-def from_part(predicted: Mapping[str, Tensor], rows: Sequence[int], n: int, recipe: Recipe) -> HeldOut:
+def take_validation_scores(
+    predicted: Mapping[str, Tensor], rows: Sequence[int], n: int, recipe: Recipe
+) -> HeldOutScores:
     """The model's own scores {target: (len(rows),)} on [0, 1] of the rows of its validation part, out of n."""
     columns = {target: np.full(n, np.nan) for target in TARGETS}
     for target, column in columns.items():
         column[list(rows)] = predicted[target].double().numpy()
-    chosen = ", which also chose the checkpoint, so the intervals are a little too narrow" * recipe.chooses
-    return HeldOut(f"the validation part{chosen}" if rows else NONE, columns, np.full(n, np.nan))
+    origin = "the validation part" if rows else NOTHING_HELD_OUT
+    if rows and recipe.selects_checkpoint:
+        origin += ", which also chose the checkpoint, so the intervals are a little too narrow"
+    return HeldOutScores(origin, columns, np.full(n, np.nan))
 
 
-def from_folds(
-    folds: int,
-    rated: Rated,
-    recipe: Recipe,
-    place: Path,
-    *,
-    device: str,
-    cache: bool | float,
-    progress: Progress,
-) -> HeldOut:
-    """Trains the recipe once for each fold and lets each model score the prompts that it has not seen.
-
-    Args:
-        place: a folder for the trainings that are finished; those that lie there are not done again.
-    """
-    backbone = load_backbone(recipe.backbone, recipe.image_size)
-    ready = prepare(backbone, Rated(rated.samples, rated.digests, ()), recipe, device, cache, progress)
-    prompts, found = rated.groups("prompt"), []
-    place.mkdir(parents=True, exist_ok=True)
-    for fold, held_out in enumerate(grouped_folds(prompts, folds, 0)):
-        file = cell_file(place, data_digest(rated), backbone.weights_hash, recipe, folds, fold)
-        if not file.is_file():
-            progress.say(f"error bars: training without fold {fold + 1} of {folds}")
-            save_cell(file, train_cell(ready, prompts, held_out, fold, recipe, progress, unusual=True), {})
-        found.append(load_cell(file))
-    rows = [row for cell in found for row in prediction_rows(cell)]
-    return _placed(f"{folds} trainings, each without a part of the prompts", rows, rated, recipe, keep=True)
+def train_held_out_folds(
+    folds: int, rated: RatedImages, recipe: Recipe, folder: Path, compute: Compute, progress: Progress
+) -> HeldOutScores:
+    """Each fold's scores by a model trained on the other folds; `folder` keeps finished folds."""
+    driver = FoldDriver(RatedImages(rated.samples, rated.digests, ()), folder, compute, progress)
+    results = driver.run(recipe, Dealing("prompt", folds), "calibration")
+    rows = [row for found in results if isinstance(found, FoldResult) for row in make_fold_rows(found)]
+    return _place_rows(f"{folds} trainings, each without a part of the prompts", rows, rated, recipe, keep=True)
 
 
-def from_predictions(path: Path, rated: Rated, recipe: Recipe) -> HeldOut:
-    """What earlier trainings of this recipe on these images left, see `Calibrating`.
+def read_held_out_scores(path: Path, rated: RatedImages, recipe: Recipe) -> HeldOutScores:
+    """Reads held-out scores of earlier trainings of this recipe on these images, see `HeldOutSource`.
 
     Raises:
-        AigcError: nothing of the kind is at `path`, or it is of another recipe or of other images.
+        AigcError: `path` has no predictions, or they are of another recipe or of other images.
     """
-    return _placed(f"the predictions in {path.name}", read_predictions(path, recipe), rated, recipe)
+    return _place_rows(f"the predictions in {path.name}", read_predictions(path, recipe), rated, recipe)
 
 
-def _placed(
-    origin: str, rows: Sequence[Mapping[str, Any]], rated: Rated, recipe: Recipe, keep: bool = False
-) -> HeldOut:
-    """Rows of a predictions table, put where their images are in `rated`."""
-    low, span, n = recipe.mos_min, recipe.mos_max - recipe.mos_min, len(rated.samples)
+def _place_rows(
+    origin: str, rows: Sequence[Mapping[str, Any]], rated: RatedImages, recipe: Recipe, keep: bool = False
+) -> HeldOutScores:
+    """Rows of a predictions table in the order of the images in `rated`."""
+    scale, n = recipe.scale, len(rated.samples)
     number = {sample.name: row for row, sample in enumerate(rated.samples)}
     readable = [row for row in rows if row["name"] in number]
     columns = {target: np.full(n, np.nan) for target in TARGETS}
-    unusual = np.full(n, np.nan)
+    out_of_domain = np.full(n, np.nan)
     wrong = []
     for row in readable:
         i = number[row["name"]]
-        for target, name in TARGETS.items():
-            given, then = getattr(rated.samples[i], name), row[f"human_{target}"]
-            columns[target][i] = (row[target] - low) / span
-            if (given is None) != (then is None) or (given is not None and abs(given - then) > 1e-4 * span):
+        for target in TARGETS:
+            columns[target][i] = scale.to_unit(row[target])
+            now, then = np.array([rated.samples[i].get_mos(target), row[f"human_{target}"]], dtype=float)  # None: NaN
+            if not np.isclose(now, then, rtol=0, atol=1e-4 * scale.span, equal_nan=True):
                 wrong.append(row["name"])
         if row.get("out_of_domain") is not None:
-            unusual[i] = row["out_of_domain"]
+            out_of_domain[i] = row["out_of_domain"]
     if wrong or len(readable) < n:
         what = f"other scores of {wrong[0]}" if wrong else f"{len(readable)} of {n} images"
         raise AigcError(f"Expected {origin} to be of the images to train on, found {what}.", "Is it the same --data?")
-    return HeldOut(origin, columns, unusual, list(rows) if keep else (), of_folds=True)
+    return HeldOutScores(origin, columns, out_of_domain, list(rows) if keep else (), by_folds=True)
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """A model's calibration, None where there can't be one, and what to say of it."""
+class CalibrationResult:
+    """A model's calibration and its description."""
 
-    calibration: Calibration | None
-    description: dict[str, Any]
-    rows: Sequence[Mapping[str, Any]] = ()
+    calibration: Calibration | None  # None when the model was trained on too few images
+    description: dict[str, Any]  # level, origin of the scores, targets with the width of their intervals, and more
+    rows: Sequence[Mapping[str, Any]] = ()  # see `HeldOutScores`
 
-    def tensors(self) -> dict[str, Tensor]:
-        """For the checkpoint; empty without a calibration."""
-        return self.calibration.tensors() if self.calibration else {}
+    def to_tensors(self) -> dict[str, NDArray[Any]]:
+        """The tensors of the checkpoint's calibration; empty without one."""
+        return self.calibration.to_tensors() if self.calibration else {}
 
 
-def recalibrated(
-    judge: Judge, held_out: HeldOut, human: Mapping[str, Any], prompts: Sequence[str]
-) -> tuple[HeldOut, Recalibration]:
-    """Lets `judge` read consistency as models of folds show that new prompts want it read, see `recalibration`.
+def correct_consistency(
+    model: Model, held_out: HeldOutScores, human: Mapping[str, Values], prompts: Sequence[str]
+) -> tuple[HeldOutScores, ConsistencyCorrection]:
+    """Fits the model's correction of consistency on held-out scores of folds, and applies it; none without folds.
 
-    Without folds it reads it as it was trained. What an earlier call set is set anew.
-
-    Args:
-        human: {target: (N,)} on [0, 1], NaN where nobody rated; a quality that nobody rated is no help.
-
-    Returns:
-        the held-out scores as such models would have given them, and what was added.
+    Without human quality in `human` {target: (N,)} on [0, 1] the correction is a mere offset.
     """
-    found, predicted = Recalibration(), held_out.predicted
-    if held_out.of_folds:
+    correction, predicted = ConsistencyCorrection(), held_out.predicted
+    if held_out.by_folds:
         rated = not np.isnan(human["quality"]).all()
         quality = predicted["quality"] if rated else np.full(len(prompts), np.nan)
-        found = recalibration(predicted["consistency"], quality, human["consistency"], prompts)
-    judge.heads.recalibrate(*found)
-    read = found(predicted["consistency"], predicted["quality"])
-    return replace(held_out, predicted={**predicted, "consistency": read}), found
+        correction = fit_consistency_correction(predicted["consistency"], quality, human["consistency"], prompts)
+    model.heads.set_correction(correction)
+    corrected = correction.apply(predicted["consistency"], predicted["quality"])
+    return replace(held_out, predicted={**predicted, "consistency": corrected}), correction
 
 
-def calibrated(judge: Judge, data: Data, trained: Sequence[int], held_out: HeldOut, recipe: Recipe) -> Calibrated:
-    """The error bars of `judge`, which was trained on rows `trained` of `data`; its consistency is `recalibrated`."""
+def calibrate_model(
+    model: Model, data: TrainingData, trained: Sequence[int], held_out: HeldOutScores, recipe: Recipe
+) -> CalibrationResult:
+    """Calibrates a model that was trained on rows `trained` of `data`; also fits its correction of consistency."""
     human = dict(zip(TARGETS, data.targets.cpu().double().numpy().T, strict=True))
-    held_out, added = recalibrated(judge, held_out, human, data.prompts)
-    said: dict[str, Any] = {"level": LEVEL, "held_out": held_out.origin, "targets": {}, "notes": []}
-    said["added"] = {"offset": added.offset * (recipe.mos_max - recipe.mos_min), "share": added.share}
-    least = f"at least {FEWEST_IMAGES} of {FEWEST_PROMPTS} prompts are needed"
+    held_out, correction = correct_consistency(model, held_out, human, data.prompts)
+    description: dict[str, Any] = {
+        "level": INTERVAL_LEVEL,
+        "held_out": held_out.origin,
+        "targets": {},
+        "notes": [],
+        "correction": {"offset": correction.offset * recipe.scale.span, "weight": correction.weight},
+    }
+    least = f"at least {MIN_IMAGES} of {MIN_PROMPTS} prompts are needed"
     found = None
-    if enough(len(trained), [data.prompts[row] for row in trained]):
-        features = features_of(judge, data, range(len(data.prompts)))
-        found = calibrate(features, data.prompts, trained, held_out.predicted, human, held_out.out_of_domain)
+    if is_enough(len(trained), [data.prompts[row] for row in trained]):
+        features = collect_features(model, data, range(len(data.prompts)))
+        found = fit_calibration(features, data.prompts, trained, held_out.predicted, human, held_out.out_of_domain)
     if found is None:
-        said["notes"].append(f"no error bars: trained on {len(trained)} images, {least}")
-        return Calibrated(None, said, held_out.rows)
+        description["notes"].append(f"no intervals: trained on {len(trained)} images, {least}")
+        return CalibrationResult(None, description, held_out.rows)
     for target in TARGETS:
         rows = np.flatnonzero(~(np.isnan(human[target]) | np.isnan(held_out.predicted[target])))
         prompts = {data.prompts[row] for row in rows.tolist()}
-        if target not in found.bars:
+        if target not in found.intervals:
+            count = f"{len(rows)} images of {len(prompts)} prompts were held out" if len(rows) else NOTHING_HELD_OUT
             if not np.isnan(human[target]).all():
-                count = f"{len(rows)} images of {len(prompts)} prompts were held out"
-                said["notes"].append(f"no {target} intervals: {count if len(rows) else NONE}, {least}")
+                description["notes"].append(f"no {target} intervals: {count}, {least}")
             continue
-        bars = found.bars[target]
-        unusual = found.domain.share(found.domain.distance(features[rows]))
-        low, high = bars.interval(held_out.predicted[target][rows], unusual)
-        width = float((high - low).mean()) * (recipe.mos_max - recipe.mos_min)
-        said["targets"][target] = {"images": len(rows), "prompts": len(prompts), "width": round(width, 4)}
-    return Calibrated(found, said, held_out.rows)
+        out_of_domain = found.domain.rank(found.domain.measure(features[rows]))
+        low, high = found.intervals[target].compute(held_out.predicted[target][rows], out_of_domain)
+        width = float((high - low).mean()) * recipe.scale.span
+        description["targets"][target] = {"images": len(rows), "prompts": len(prompts), "width": round(width, 4)}
+    return CalibrationResult(found, description, held_out.rows)
 
 
 def calibrate_checkpoint(
-    place: Path,
-    source: Source,
-    predictions: Path,
-    *,
-    progress: Progress,
-    device: str = "auto",
-    cache: bool = True,
+    place: Path, source: Source, predictions: Path, compute: Compute, progress: Progress
 ) -> dict[str, Any]:
-    """Gives a model that was trained on `source` its error bars, from predictions of the same recipe.
+    """Adds a calibration to a model that was trained on `source`, from predictions of the same recipe; describes it.
 
-    No weight changes, but how consistency is read, see `recalibrated`.
-
-    Returns:
-        what its description says of them.
+    The weights stay the same; the correction of consistency is fitted again, see `correct_consistency`.
 
     Raises:
-        AigcError: no model, table or predictions there, or they don't belong together.
+        AigcError: there is no model, table or predictions, or they do not belong together.
     """
-    model = load_model(place, device)
-    judge, recipe = model.judge, model.recipe
-    rated = read_rated(source, recipe, progress)
-    images, rated = image_features(judge.backbone, judge.freezing, rated, recipe, cache, progress)
-    data = training_data(images, judge.freezing, rated, recipe)
-    seen = set(model.checkpoint.description.get("prompts", {}).get("train", ()))
-    trained = [row for row, prompt in enumerate(data.prompts) if prompt_digest(prompt) in seen]
-    found = calibrated(judge, data, trained, from_predictions(predictions, rated, recipe), recipe)
-    checkpoint = model.checkpoint
-    description = {**checkpoint.description, "heads": judge.heads.config.to_json(), "calibration": found.description}
-    save_checkpoint(checkpoint.folder, checkpoint.tensors, description, calibration=found.tensors())
+    trained = load_model(place, compute.device)
+    model, recipe, checkpoint = trained.model, trained.recipe, trained.checkpoint
+    rated = read_rated(source, recipe.scale, progress)
+    images, rated = freeze_images(model.backbone, model.freezing.image, rated, recipe, compute.cache, progress)
+    data = make_training_data(images, model.freezing.text, rated, recipe.scale)
+    seen = set(checkpoint.description.get("prompts", {}).get("train", ()))
+    rows = [row for row, prompt in enumerate(data.prompts) if hash_prompt(prompt) in seen]
+    found = calibrate_model(model, data, rows, read_held_out_scores(predictions, rated, recipe), recipe)
+    description = {**checkpoint.description, "heads": model.heads.config.to_json(), "calibration": found.description}
+    save_checkpoint(checkpoint.folder, checkpoint.tensors, description, calibration=found.to_tensors())
     return found.description

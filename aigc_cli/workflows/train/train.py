@@ -1,10 +1,9 @@
-"""`aigc train`: learn from rated images, and leave a run folder."""
+"""`aigc train`: train a model on rated images and write its run folder."""
 
 import datetime
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +11,70 @@ import torch
 from torch import Tensor
 
 from aigc_cli import __version__
-from aigc_cli.errors import AigcError, Diverged
-from aigc_cli.metrics.by_name import metric_rows
-from aigc_cli.metrics.splits import grouped_holdout
+from aigc_cli.errors import AigcError, Divergence
+from aigc_cli.images.sample import TARGETS
+from aigc_cli.metrics.splits import hold_out
 from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.devices import pick_device
-from aigc_cli.model.hints import factor_notes, learning_rates
 from aigc_cli.model.loading import load_backbone
-from aigc_cli.model.model import Judge
+from aigc_cli.model.model import Model
 from aigc_cli.progress import Progress
-from aigc_cli.recipe import Recipe, Resolved, to_yaml
+from aigc_cli.recipe import Recipe, ResolvedRecipe, format_recipe
+from aigc_cli.storage.atomic_files import Output, discard_folder, sweep_leftovers, write_json, write_text
 from aigc_cli.storage.checkpoints import save_checkpoint
-from aigc_cli.storage.files import check_output, sweep, write_json, write_text
-from aigc_cli.storage.locks import owned
+from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.results import write_table
-from aigc_cli.storage.signals import graceful
-from aigc_cli.training.diagnosis import Curves, paragraph
-from aigc_cli.training.loop import Data, fit, new_judge, predict
-from aigc_cli.training.state import Fit, Snapshot
-from aigc_cli.workflows.experiment.predictions import CELLS, PREDICTIONS, rated_rows, save_predictions
+from aigc_cli.storage.signals import hold_signals
+from aigc_cli.training.diagnosis import Curves, describe_diagnosis
+from aigc_cli.training.loop import Split, TrainingData, fit_model, make_model, predict
+from aigc_cli.training.rates import compute_learning_rates, describe_rates
+from aigc_cli.training.state import FitResult, Snapshot
+from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, PREDICTIONS, make_rated_rows, save_predictions
 from aigc_cli.workflows.experiment.rated import (
-    TARGETS,
-    Rated,
-    image_features,
+    ZERO_SHOT_TARGET,
+    RatedImages,
+    convert_to_mos,
+    freeze_images,
+    hash_prompt,
+    hash_rated,
+    make_evaluation_rows,
+    make_training_data,
     prepare_views,
-    prompt_digest,
     read_rated,
-    tell_skipped,
-    to_mos,
-    training_data,
+    report_skipped,
 )
-from aigc_cli.workflows.experiment.saved_splits import saved_holdout, straddling
-from aigc_cli.workflows.experiment.source import Source
-from aigc_cli.workflows.train.held_out import (
-    Calibrated,
-    Calibrating,
-    HeldOut,
-    calibrated,
-    from_folds,
-    from_part,
-    from_predictions,
+from aigc_cli.workflows.experiment.source import Compute, Source
+from aigc_cli.workflows.experiment.splits import count_shared_groups, load_split
+from aigc_cli.workflows.train.calibrate import (
+    CalibrationResult,
+    HeldOutScores,
+    HeldOutSource,
+    calibrate_model,
+    read_held_out_scores,
+    take_validation_scores,
+    train_held_out_folds,
 )
-from aigc_cli.workflows.train.resume import Keeper, finish, is_unfinished, plan_of, read_plan, resumable, states_folder
-
-ZERO_SHOT = "zero_shot_cosine"
+from aigc_cli.workflows.train.resume import (
+    StateSaver,
+    TrainingPlan,
+    find_states_folder,
+    hint_resume,
+    is_unfinished,
+    read_plan,
+)
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run found.
+    """The result of a training.
 
     Attributes:
-        run: the run folder.
         metrics: rows of the metrics table (validation part; none without one).
         diagnosis: a paragraph about the curves.
         epochs: rows of the epochs table, without the run.
-        kept_epoch: the epoch whose weights were kept.
-        n_train, n_val: images in both parts.
-        trainable: parameters that were trained.
-        chosen_on_val: whether the validation part chose the checkpoint, so that its figures are a little optimistic.
-        calibration: what the model's description says of its error bars.
+        n_train, n_val, trainable: the number of images in each part, and of trained parameters.
+        chosen_on_val: whether the validation part chose the checkpoint, which makes its figures a little optimistic.
+        calibration: the description of the calibration.
     """
 
     run: Path
@@ -86,307 +89,243 @@ class TrainResult:
     calibration: dict[str, Any]
 
 
-def default_run(recipe: str | None, folder: Path = Path("runs")) -> Path:
-    """A run folder named by the time and the recipe that does not exist yet."""
+def name_run_folder(label: str | None, folder: Path = Path("runs")) -> Path:
+    """The path of a new run folder, named by the time and a label (a recipe or a command)."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    stem = folder / f"{stamp}-{Path(recipe).stem if recipe else 'default'}"
+    stem = folder / f"{stamp}-{Path(label).stem if label else 'default'}"
     return next(p for p in (stem, *(stem.with_name(f"{stem.name}-{i}") for i in range(2, 1000))) if not p.exists())
 
 
-def train(
-    resolved: Resolved,
+def train_model(
+    resolved: ResolvedRecipe,
     source: Source,
-    run: Path,
-    *,
+    output: Output,
+    held_out: HeldOutSource,
+    compute: Compute,
     progress: Progress,
-    device: str = "auto",
-    cache: bool | float = True,
-    overwrite: bool = False,
-    freeze_layers: int | None = None,
-    resume: bool = False,
-    calibrating: Calibrating | None = None,
 ) -> TrainResult:
     """Trains one model as the recipe says and writes the run folder.
 
     The folder holds recipe.yaml, splits.parquet, epochs.parquet, metrics.parquet, predictions.parquet (of the
-    validation part, or of what the error bars come from), run.json and checkpoint/; until those are whole, also
-    training/, from which `resume` goes on.
+    validation part, or of the folds for the calibration), run.json and checkpoint/. Until these are complete it also
+    holds training/, from which `resume` goes on.
 
     Args:
-        calibrating: what the error bars are computed from, by default the validation part; a resumed training does as
-            it was begun.
+        output: the run folder.
+        held_out: where the scores for the calibration come from; a resumed training takes this from its plan.
 
     Raises:
-        AigcError: the recipe, the table or the output is not as it should be, or not as it was when the run to resume
-            began; nothing was written.
-        RunHeld: another process works in `run`.
-        EnvironmentProblem: no weights, no such device, an image went missing, memory or disk are full.
-        Diverged: the loss was not finite; the last good epoch is in checkpoint/.
-        Interrupted: a signal ended it; the state at the last step is kept.
+        AigcError: the recipe, the table or the output has a fault, or changed since the run to resume began; nothing
+            was written.
+        FolderConflict: another process works in the folder.
+        EnvironmentProblem: there are no weights, there is no such device, an image is missing, or memory or disk are
+            full.
+        Divergence: the loss was not finite; the last good epoch is in checkpoint/.
+        Interruption: a signal ended it; the state at the last step is kept.
     """
-    with owned(run), resumable(run, resolved.recipe.batch_size):
-        if not (overwrite or resume) and is_unfinished(run):
+    run, recipe = output.path, resolved.recipe
+    with own_folder(run), hint_resume(run, recipe.batch_size):
+        if not (output.overwrite or output.resume) and is_unfinished(run):
             raise AigcError(
                 f"The training in {run} is not finished.",
                 f"Go on with `aigc train --resume {run}`, or add --overwrite.",
             )
-        check_output(run, overwrite=overwrite or resume, suffixes=())
-        sweep(run)
-        place = pick_device(device)
-        rated = read_rated(source, resolved.recipe, progress)
-        calibrating = read_plan(run).calibrating if resume else calibrating or Calibrating()
-        calibrating.check(rated, resolved.recipe)
-        rated.groups(resolved.recipe.group_by)  # an unknown column is an error before anything is computed
-        parts = _parts(rated, resolved.recipe, source.splits) if source.splits else ()
-        if freeze_layers is not None:
-            resolved = with_frozen_layers(resolved, freeze_layers)
-        _announce(resolved, straddling(rated.groups("prompt"), parts), progress)
-        backbone = load_backbone(resolved.recipe.backbone, resolved.recipe.image_size)
-        backbone.modules().to(place)
-        plan, start = plan_of(resolved, source, rated, backbone.weights_hash, calibrating), None
-        if resume:
-            start = plan.go_on(run, progress)
-        else:
+        output.check(suffixes=())
+        sweep_leftovers(run)
+        device = pick_device(compute.device)
+        rated = read_rated(source, recipe.scale, progress)
+        held_out = read_plan(run).held_out if output.resume else held_out
+        held_out.check(rated, recipe)
+        rated.list_groups(recipe.group_by)  # an unknown column is an error before anything is computed
+        saved = load_split(source.splits, rated) if source.splits else None
+        _announce(resolved, 0 if saved is None else count_shared_groups(rated.list_groups("prompt"), saved), progress)
+        backbone = load_backbone(recipe.backbone, recipe.image_size)
+        backbone.find_boundaries(recipe)  # too many frozen layers are an error before anything is written
+        backbone.modules().to(device)
+        plan = TrainingPlan(resolved, source, hash_rated(rated), backbone.weights_hash, held_out)
+        start = plan.resume(run, progress) if output.resume else None
+        if not output.resume:
             plan.begin(run)
-        with nullcontext() if resume else _leaving_nothing_when_refused(run):
-            return _train(resolved, source, run, rated, backbone, start, calibrating, cache, progress)
+        try:
+            return _Training(plan, run, compute, progress).run(rated, backbone, start)
+        except AigcError as refused:  # such as the images, after decoding: nothing is left to resume
+            if not output.resume and refused.exit_code == AigcError.exit_code:
+                discard_folder(find_states_folder(run))
+            raise
 
 
-@contextmanager
-def _leaving_nothing_when_refused(run: Path) -> Iterator[None]:
-    """Only decoding the images shows whether enough of them can be used: where not, there is nothing to go on with."""
-    try:
-        yield
-    except AigcError as refused:
-        if refused.exit_code == AigcError.exit_code:
-            finish(run)
-        raise
-
-
-def _train(
-    resolved: Resolved,
-    source: Source,
-    run: Path,
-    rated: Rated,
-    backbone: Backbone,
-    start: Snapshot | None,
-    calibrating: Calibrating,
-    cache: bool | float,
-    progress: Progress,
-) -> TrainResult:
-    """From the first look at an image to the written results."""
-    recipe = resolved.recipe
-    judge = new_judge(backbone, recipe)
-    images, rated = image_features(backbone, judge.freezing, rated, recipe, cache, progress)
-    tell_skipped(rated.skipped, progress)
-    rows_train, rows_val = _parts(rated, recipe, source.splits)
-    prepare_views(images, rows_train, recipe, progress)
-    data = training_data(images, judge.freezing, rated, recipe)
-    zero_shot = predict(judge, data, rows_val).cosine
-    splits = {"train": rows_train, "val": rows_val}
-    begun, read = time.perf_counter(), images.seconds
-    with graceful() as ending:
-        keeper = Keeper(run, splits, ending)
-        keeper.check(start)
-        begun, read = time.perf_counter(), images.seconds
-        result = fit(judge, data, rows_train, rows_val, recipe, progress, start=start, after=keeper)
-    waited = (images.seconds - read) / (time.perf_counter() - begun)
-    progress.say(f"Training waited for data for {waited:.0%} of its time.")
-    scores = predict(judge, data, rows_val)._asdict() | {ZERO_SHOT: zero_shot}
-    metrics = evaluation_rows(scores, data, rows_val, recipe, {"run": run.name, "split": "val", "group": "all"})
-    bars = Calibrated(None, {})
-    if not result.diverged:
-        held_out = _held_out(calibrating, rated, data, scores, rows_val, recipe, run, cache, progress)
-        bars = calibrated(judge, data, rows_train, held_out, recipe)
-    sides = {target: to_mos(scores[target], recipe) for target in TARGETS}
-    predictions = bars.rows or rated_rows([rated.samples[row] for row in rows_val], sides, scores[ZERO_SHOT])
-    write_run(run, resolved, rated, splits, result, metrics, predictions, judge, source, bars)
-    finish(run)
-    if result.diverged:
-        raise Diverged(
-            f"Training diverged: {result.diverged}.",
-            f"The weights of epoch {result.kept_epoch} are in {run / 'checkpoint'}. "
-            f"What to try next: aigc recommend --run {run}",
-        )
-    return TrainResult(
-        run=run,
-        metrics=metrics,
-        diagnosis=paragraph(Curves.of(result.epochs), recipe),
-        epochs=result.epochs,
-        kept_epoch=result.kept_epoch,
-        n_train=len(rows_train),
-        n_val=len(rows_val),
-        trainable=judge.trainable(),
-        chosen_on_val=recipe.chooses,
-        calibration=bars.description,
-    )
-
-
-def _held_out(
-    calibrating: Calibrating,
-    rated: Rated,
-    data: Data,
-    scores: Mapping[str, Tensor],
-    rows_val: Sequence[int],
-    recipe: Recipe,
-    run: Path,
-    cache: bool | float,
-    progress: Progress,
-) -> HeldOut:
-    """What the error bars are computed from."""
-    if calibrating.predictions:
-        return from_predictions(calibrating.predictions, rated, recipe)
-    if calibrating.folds:
-        device, cells = data.targets.device.type, states_folder(run) / CELLS
-        return from_folds(calibrating.folds, rated, recipe, cells, device=device, cache=cache, progress=progress)
-    return from_part(scores, rows_val, len(rated.samples), recipe)
-
-
-def _parts(rated: Rated, recipe: Recipe, splits: Path | None) -> tuple[list[int], list[int]]:
-    """(rows to train on, rows to validate on), drawn as the recipe says or as they were saved."""
-    if splits is None:
-        return grouped_holdout(rated.groups(recipe.group_by), recipe.val_fraction, recipe.seed)
-    train, val = saved_holdout(splits, rated)
-    if recipe.chooses and not val:
-        raise AigcError(
-            f"Expected rows marked val in {splits} to choose a checkpoint on, found none.",
-            "Set checkpoint to last and patience to 0.",
-        )
-    return train, val
-
-
-def _announce(resolved: Resolved, shared: int, progress: Progress) -> None:
-    """What is worth knowing before anything is computed; `shared` prompts are in both saved parts."""
+def _announce(resolved: ResolvedRecipe, shared: int, progress: Progress) -> None:
+    """Says warnings and learning rates before anything is computed; `shared` prompts are in both saved parts."""
     if shared:
         progress.say(f"{shared} prompts are in both parts of the saved split: the validation figures are optimistic.")
     for warning in resolved.warnings:
         progress.say(warning)
-    for key, note in factor_notes(resolved.recipe).items():
-        progress.say(f"{key} {note}.")
+    for rate in describe_rates(resolved.recipe).values():
+        progress.say(f"{rate[0].upper()}{rate[1:]}.")
 
 
-def with_frozen_layers(resolved: Resolved, layers: int) -> Resolved:
-    """The recipe with `freeze_depth` set so that `layers` blocks of the image tower are frozen.
+@dataclass(frozen=True)
+class _Training:
+    """One training, from decoding the images to writing the results."""
 
-    Raises:
-        AigcError: the tower has fewer blocks.
-    """
-    blocks = len(load_backbone(resolved.recipe.backbone, resolved.recipe.image_size).image.blocks)
-    if not 0 <= layers <= blocks:
-        raise AigcError(
-            f"Expected --freeze-layers of 0 to {blocks}, the blocks of {resolved.recipe.backbone}'s image tower, "
-            f"found {layers}.",
-            "Use --freeze-depth for a share instead.",
+    plan: TrainingPlan
+    folder: Path
+    compute: Compute
+    progress: Progress
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.resolved.recipe
+
+    def run(self, rated: RatedImages, backbone: Backbone, start: Snapshot | None) -> TrainResult:
+        recipe, model = self.recipe, make_model(backbone, self.recipe)
+        images, rated = freeze_images(backbone, model.freezing.image, rated, recipe, self.compute.cache, self.progress)
+        report_skipped(rated.skipped, self.progress)
+        split = self._split(rated)
+        prepare_views(images, split.train, recipe, self.progress)
+        data = make_training_data(images, model.freezing.text, rated, recipe.scale)
+        zero_shot = predict(model, data, split.val).cosine
+        result = self._fit(model, data, split, start)
+        scores = predict(model, data, split.val)._asdict() | {ZERO_SHOT_TARGET: zero_shot}
+        labels = {"run": self.folder.name, "split": "val", "group": "all"}
+        metrics = make_evaluation_rows(scores, data, split.val, recipe.scale, labels)
+        calibration = CalibrationResult(None, {})
+        if not result.diverged:
+            held_out = self._find_held_out(rated, data, scores, split)
+            calibration = calibrate_model(model, data, split.train, held_out, recipe)
+        predicted = {target: convert_to_mos(scores[target], recipe.scale) for target in TARGETS}
+        samples = [rated.samples[row] for row in split.val]
+        predictions = calibration.rows or make_rated_rows(samples, predicted, scores[ZERO_SHOT_TARGET])
+        write_run(self.folder, RunContent(self.plan, rated, split, model, result, metrics, predictions, calibration))
+        discard_folder(find_states_folder(self.folder))
+        if result.diverged:
+            raise Divergence(
+                f"Training diverged: {result.diverged}.",
+                f"The weights of epoch {result.kept_epoch} are in {self.folder / 'checkpoint'}. "
+                f"What to try next: aigc recommend --run {self.folder}",
+            )
+        return TrainResult(
+            run=self.folder,
+            metrics=metrics,
+            diagnosis=describe_diagnosis(Curves.from_rows(result.epochs), recipe),
+            epochs=result.epochs,
+            kept_epoch=result.kept_epoch,
+            n_train=len(split.train),
+            n_val=len(split.val),
+            trainable=model.count_trainable(),
+            chosen_on_val=recipe.selects_checkpoint,
+            calibration=calibration.description,
         )
-    recipe = replace(resolved.recipe, freeze="partial", freeze_depth=layers / blocks)
-    sources = {**resolved.sources, "freeze": "flag", "freeze_depth": f"flag, {layers} of {blocks} blocks"}
-    return Resolved(recipe, sources, resolved.warnings)
+
+    def _split(self, rated: RatedImages) -> Split:
+        recipe, splits = self.recipe, self.plan.source.splits
+        if splits is None:
+            return Split(*hold_out(rated.list_groups(recipe.group_by), recipe.val_fraction, recipe.seed))
+        split = load_split(splits, rated)
+        if recipe.selects_checkpoint and not split.val:
+            raise AigcError(
+                f"Expected rows marked val in {splits} to choose a checkpoint on, found none.",
+                "Set checkpoint to last and patience to 0.",
+            )
+        return split
+
+    def _fit(self, model: Model, data: TrainingData, split: Split, start: Snapshot | None) -> FitResult:
+        with hold_signals() as ending:
+            saver = StateSaver(self.folder, split, ending)
+            saver.check(start)
+            begun, read = time.perf_counter(), data.images.seconds
+            result = fit_model(model, data, split, self.recipe, self.progress, start=start, callback=saver)
+        waited = (data.images.seconds - read) / (time.perf_counter() - begun)
+        self.progress.say(f"Training waited for data for {waited:.0%} of its time.")
+        return result
+
+    def _find_held_out(
+        self, rated: RatedImages, data: TrainingData, scores: Mapping[str, Tensor], split: Split
+    ) -> HeldOutScores:
+        source, recipe = self.plan.held_out, self.recipe
+        if source.predictions:
+            return read_held_out_scores(source.predictions, rated, recipe)
+        if source.folds:
+            compute = Compute(data.targets.device.type, self.compute.cache)
+            folder = find_states_folder(self.folder) / FOLDS_FOLDER
+            return train_held_out_folds(source.folds, rated, recipe, folder, compute, self.progress)
+        return take_validation_scores(scores, split.val, len(rated.samples), recipe)
 
 
-def evaluation_rows(
-    scores: Mapping[str, Tensor],
-    data: Data,
-    rows: Sequence[int],
-    recipe: Recipe,
-    labels: Mapping[str, str],
-) -> list[dict[str, Any]]:
-    """Metrics of both targets on `rows`, and of the untrained cosine against the alignment scores, in MOS units.
+@dataclass(frozen=True)
+class RunContent:
+    """The content of a run folder; `metrics` and `predictions` are rows of these tables."""
 
-    Intervals are over prompts, and images are ranked within prompts, whatever the parts were split by.
+    plan: TrainingPlan
+    rated: RatedImages
+    split: Split
+    model: Model
+    result: FitResult
+    metrics: Sequence[dict[str, Any]]
+    predictions: Sequence[Mapping[str, Any]]
+    calibration: CalibrationResult
 
-    Args:
-        scores: quality and consistency on [0, 1] and the untrained cosine `ZERO_SHOT`, each (len(rows),).
-    """
-    if not rows:
-        return []
-    human = data.targets[list(rows)].cpu().double() * (recipe.mos_max - recipe.mos_min) + recipe.mos_min
-    predictions = {
-        "quality": (to_mos(scores["quality"], recipe), human[:, 0].numpy()),
-        "consistency": (to_mos(scores["consistency"], recipe), human[:, 1].numpy()),
-        ZERO_SHOT: (scores[ZERO_SHOT].numpy(), human[:, 1].numpy()),
-    }
-    return without_units(metric_rows(predictions, [data.prompts[row] for row in rows], labels))
+    def describe_model(self) -> dict[str, Any]:
+        """The JSON beside a checkpoint's weights: what is needed to use the model, and how it was trained."""
+        recipe, backbone = self.plan.resolved.recipe, self.model.backbone
+        samples = self.rated.samples
+        prompts = {part: {samples[row].prompt or "" for row in rows} for part, rows in self.split._asdict().items()}
+        return {
+            "targets": self.rated.list_targets(self.split.train),
+            "backbone": {
+                "name": recipe.backbone,
+                "image_size": recipe.image_size,
+                "weights_hash": backbone.weights_hash,
+                "preprocessing": asdict(backbone.preprocessing),
+                "frozen_blocks": asdict(self.model.freezing),
+            },
+            "heads": self.model.heads.config.to_json(),
+            "recipe": asdict(recipe),
+            "learning_rates": compute_learning_rates(recipe, backbone.hints)._asdict(),
+            "kept_epoch": self.result.kept_epoch,
+            "metrics": [dict(row) for row in self.metrics],
+            "trained_on": self.plan.source.describe(),
+            "prompts": {part: sorted(map(hash_prompt, texts)) for part, texts in prompts.items()},
+            "versions": {"aigc": __version__, "torch": torch.__version__},
+            "calibration": self.calibration.description,
+        }
 
-
-def without_units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the metrics table without the error of the cosine, which has no MOS units."""
-    return [row for row in rows if (row["target"], row["metric"]) != (ZERO_SHOT, "rmse")]
-
-
-def describe(
-    judge: Judge,
-    resolved: Resolved,
-    result: Fit,
-    metrics: Sequence[Mapping[str, Any]],
-    source: Source,
-    prompts: Mapping[str, set[str]],
-) -> dict[str, Any]:
-    """The JSON beside a checkpoint's weights: everything needed to use the model and to know where it came from."""
-    recipe = resolved.recipe
-    rates = learning_rates(recipe, judge.backbone.hints)
-    return {
-        "backbone": {
-            "name": recipe.backbone,
-            "image_size": recipe.image_size,
-            "weights_hash": judge.backbone.weights_hash,
-            "preprocessing": asdict(judge.backbone.preprocessing),
-            "frozen_blocks": asdict(judge.freezing),
-        },
-        "heads": judge.heads.config.to_json(),
-        "recipe": asdict(recipe),
-        "learning_rates": rates._asdict(),
-        "kept_epoch": result.kept_epoch,
-        "metrics": [dict(row) for row in metrics],
-        "trained_on": source.describe(),
-        "prompts": {split: sorted(map(prompt_digest, texts)) for split, texts in prompts.items()},
-        "versions": {"aigc": __version__, "torch": torch.__version__},
-    }
-
-
-def write_run(
-    run: Path,
-    resolved: Resolved,
-    rated: Rated,
-    splits: Mapping[str, Sequence[int]],
-    result: Fit,
-    metrics: Sequence[dict[str, Any]],
-    predictions: Sequence[Mapping[str, Any]],
-    judge: Judge,
-    source: Source,
-    bars: Calibrated,
-) -> None:
-    """Writes the run folder; run.json comes last and says that everything else is whole."""
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "run.json").unlink(missing_ok=True)  # until everything is whole, nothing says so
-    prompts = {split: {rated.samples[row].prompt or "" for row in rows} for split, rows in splits.items()}
-    targets = rated.targets(splits["train"])
-    description = {"targets": targets, **describe(judge, resolved, result, metrics, source, prompts)}
-    description |= {"calibration": bars.description}
-    save_checkpoint(run / "checkpoint", judge.state(), description, calibration=bars.tensors())
-    meta = {"aigc_version": __version__, "weights_hash": judge.backbone.weights_hash, "run": run.name}
-    write_text(run / "recipe.yaml", to_yaml(resolved))
-    rows = [
-        {"name": rated.samples[row].name, "prompt": rated.samples[row].prompt, "split": split}
-        for split, chosen in splits.items()
-        for row in chosen
-    ]
-    write_table(run / "splits.parquet", "splits", rows, meta)
-    write_table(run / "epochs.parquet", "epochs", [{"run": run.name, **row} for row in result.epochs], meta)
-    write_table(run / "metrics.parquet", "metrics", metrics, meta)
-    save_predictions(run / PREDICTIONS, predictions, resolved.recipe, meta)
-    write_json(
-        run / "run.json",
-        {
+    def describe_run(self, run: Path) -> dict[str, Any]:
+        """The content of run.json."""
+        recipe, result = self.plan.resolved.recipe, self.result
+        return {
             "run": run.name,
             "status": f"diverged: {result.diverged}" if result.diverged else "done",
             "kept_epoch": result.kept_epoch,
             "stopped_early": result.stopped_early,
-            "images": {split: len(chosen) for split, chosen in splits.items()},
-            "group_by": None if source.splits else resolved.recipe.group_by,
-            "skipped": [{"name": name, "reason": reason} for name, reason in rated.skipped],
-            "diagnosis": paragraph(Curves.of(result.epochs, result.diverged), resolved.recipe),
-            "trained_on": source.describe(),
-            "source": source.to_json(),
+            "images": {part: len(rows) for part, rows in self.split._asdict().items()},
+            "group_by": None if self.plan.source.splits else recipe.group_by,
+            "skipped": [{"name": name, "reason": reason} for name, reason in self.rated.skipped],
+            "diagnosis": describe_diagnosis(Curves.from_rows(result.epochs, result.diverged), recipe),
+            "trained_on": self.plan.source.describe(),
+            "source": self.plan.source.to_json(),
             "version": __version__,
-        },
-    )
+        }
+
+
+def write_run(run: Path, content: RunContent) -> None:
+    """Writes the run folder; run.json comes last and marks it as complete."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "run.json").unlink(missing_ok=True)  # it marks a complete folder
+    model, resolved = content.model, content.plan.resolved
+    tensors, calibration = model.copy_trained(), content.calibration.to_tensors()
+    save_checkpoint(run / "checkpoint", tensors, content.describe_model(), calibration=calibration)
+    metadata = {"aigc_version": __version__, "weights_hash": model.backbone.weights_hash, "run": run.name}
+    write_text(run / "recipe.yaml", format_recipe(resolved))
+    samples = content.rated.samples
+    splits = [
+        {"name": samples[row].name, "prompt": samples[row].prompt, "split": part}
+        for part, rows in content.split._asdict().items()
+        for row in rows
+    ]
+    write_table(run / "splits.parquet", "splits", splits, metadata)
+    epochs = [{"run": run.name, **row} for row in content.result.epochs]
+    write_table(run / "epochs.parquet", "epochs", epochs, metadata)
+    write_table(run / "metrics.parquet", "metrics", content.metrics, metadata)
+    save_predictions(run / PREDICTIONS, content.predictions, resolved.recipe, metadata)
+    write_json(run / "run.json", content.describe_run(run))

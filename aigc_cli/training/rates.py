@@ -1,0 +1,55 @@
+"""Learning rates of a recipe on its backbone, and their schedule over the steps. Imports no PyTorch."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aigc_cli.model.hints import Hints, read_hints
+from aigc_cli.recipe import Recipe
+
+
+class LearningRates(NamedTuple):
+    """Full learning rates, before the schedule; 0 for a tower that is frozen as a whole."""
+
+    heads: float
+    image: float
+    text: float
+
+
+def compute_learning_rates(recipe: Recipe, hints: Hints) -> LearningRates:
+    """The rates of a recipe; the backbone's factors apply when a part of the backbone is trained."""
+    rate = recipe.lr if recipe.lr_backbone is None else recipe.lr_backbone
+    backbone = rate * hints.finetune_backbone_lr_factor
+    image = 0.0 if recipe.freeze == "all" else backbone
+    text = 0.0 if (recipe.freeze_text or recipe.freeze) == "all" else backbone
+    return LearningRates(recipe.lr * (hints.finetune_lr_factor if image or text else 1.0), image, text)
+
+
+def describe_rates(recipe: Recipe) -> dict[str, str]:
+    """The rates that follow from `lr`, `lr_backbone` and the backbone's factors, in words; empty without factors.
+
+    For example {"lr": "head learning rate 0.0009 (30 x lr, set by mini)"}.
+    """
+    hints = read_hints(recipe.backbone)
+    rates = compute_learning_rates(recipe, hints)
+    if not (rates.image or rates.text) or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
+        return {}
+    base = "lr" if recipe.lr_backbone is None else "lr_backbone"
+    factors = {"lr": hints.finetune_lr_factor, "lr_backbone": hints.finetune_backbone_lr_factor}
+    heads = f"head learning rate {rates.heads:.3g} ({factors['lr']:g} x lr, set by {recipe.backbone})"
+    rate = f"{rates.image or rates.text:.3g} ({factors['lr_backbone']:g} x {base}, set by {recipe.backbone})"
+    return {"lr": heads, "lr_backbone": f"backbone learning rate {rate}"}
+
+
+def compute_lr_factor(scheduler: str, step: int, steps: int, warmup: int) -> float:
+    """The factor on the learning rate at `step` of `steps`, in [0, 1]: a linear warm-up, then the named schedule."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    courses: dict[str, Callable[[float], float]] = {
+        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+        "linear": lambda x: 1 - x,
+        "step": lambda x: 0.1 ** int(3 * x),
+        "constant": lambda x: 1.0,
+    }
+    return courses[scheduler](done)
