@@ -1,6 +1,6 @@
-"""Measures what aigc costs: `python -m benchmarks [PART ...] [--short] [--images FOLDER]`.
+"""Measures speed and memory of aigc: `python -m benchmarks [PART ...] [--short] [--images FOLDER]`.
 
-A full run writes benchmarks/RESULTS.md; a short one only prints, and fails where a ratio is far off its target.
+A full run writes benchmarks/RESULTS.md. A short run only prints, and fails if a ratio misses its target by far.
 """
 
 import argparse
@@ -16,68 +16,68 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.data import images
+from benchmarks.data import make_images
 from benchmarks.measure import Row
-from benchmarks.memory import memory
-from benchmarks.score import score
-from benchmarks.startup import startup
-from benchmarks.train import finetune, train
+from benchmarks.memory import measure_memory
+from benchmarks.score import measure_scoring
+from benchmarks.startup import measure_startup
+from benchmarks.train import measure_finetuning, measure_training
 
 PARTS = ("score", "train", "finetune", "cli", "memory")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 LIBRARIES = ("torch", "onnxruntime", "open_clip_torch", "timm", "pillow", "numpy")
-INTRODUCTION = """# What aigc costs
+INTRODUCTION = """# Speed and memory
 
-Written by `python -m benchmarks`, the section of each part when it was last measured.
+Written by `python -m benchmarks`. Each section holds the last measurement of its part.
 
-- Both sides of a ratio take turns in one process group and get every core; median and spread are of rounds.
-- The plain training loop is timed for one epoch; its 20 epochs are 20 times that.
-- A short run (`--short`, in continuous integration) fails where less than half of a target is reached; on ratios
-  alone, never on seconds, and not on the share of the matrix products: no engine reaches it everywhere.
+- Both sides of a ratio take turns and use all cores. Median and spread are over rounds.
+- The plain training loop is timed for one epoch; 20 epochs count as 20 times that.
+- A short run (`--short`, in continuous integration) fails if a ratio reaches less than half of its target. It never
+  fails on seconds, nor on the share of matrix products, which no engine reaches on every machine.
 """
 HEADER = ("part", "what", "median", "spread", "target", "met", "note")
 
 
 def main() -> int:
-    """Runs the parts that were named, all by default."""
+    """Runs the named parts, by default all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--short", action="store_true", help="few images, one round; for continuous integration")
-    parser.add_argument("--images", type=Path, help="JPEGs of your own instead of generated ones")
-    chosen = parser.parse_args()
-    if unknown := set(chosen.parts) - set(PARTS):
+    parser.add_argument("--images", type=Path, help="folder of JPEGs to use instead of generated ones")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(cores)  # whatever OMP_NUM_THREADS says: both sides get every core
+    torch.set_num_threads(cores)  # overrides OMP_NUM_THREADS: both sides use all cores
     os.environ["OMP_NUM_THREADS"] = str(cores)
     with tempfile.TemporaryDirectory(prefix="aigc-benchmark-") as name:
         os.environ.setdefault("AIGC_CACHE", str(Path(name) / "cache"))
         rows: list[Row] = []
-        for part, found in measured(chosen.parts or PARTS, chosen.short, chosen.images, Path(name)):
+        for part, found in measure_parts(arguments.parts or PARTS, arguments.short, arguments.images, Path(name)):
             rows += found
-            if not chosen.short:  # after every part: the later ones take long
+            if not arguments.short:  # after each part, because later ones take long
                 before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-                RESULTS.write_text(report(part, found, cores, before), encoding="utf-8")
-    if not chosen.short:
+                RESULTS.write_text(format_report(part, found, cores, before), encoding="utf-8")
+    if not arguments.short:
         print(f"Written to {RESULTS}")
     far = [row for row in rows if row.far_off]
     for row in far:
-        print(f"far off: {row.what}: {row.median:.3g} against {row.target:g}", file=sys.stderr)
+        print(f"far from target: {row.what}: {row.median:.3g} against {row.target:g}", file=sys.stderr)
     return 1 if far else 0
 
 
-def measured(
+def measure_parts(
     parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path
 ) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of each of `parts`, printed when they are there."""
+    """Yields (part, rows) for each part and prints the rows."""
     rounds = 1 if short else 5
-    pictures = images(scratch, 192 if short else 384, given)
+    pictures = make_images(scratch, 192 if short else 384, given)
     runs = {
-        "score": lambda: score(pictures.first(64 if short else 320), 3 if short else rounds),
-        "train": lambda: train(pictures, scratch, short),
-        "finetune": lambda: finetune(pictures, scratch, short),
-        "cli": lambda: startup(3 if short else 10),
-        "memory": lambda: memory(pictures, scratch, short),
+        "score": lambda: measure_scoring(pictures.first(64 if short else 320), 3 if short else rounds),
+        "train": lambda: measure_training(pictures, scratch, short),
+        "finetune": lambda: measure_finetuning(pictures, scratch, short),
+        "cli": lambda: measure_startup(3 if short else 10),
+        "memory": lambda: measure_memory(pictures, scratch, short),
     }
     for part in parts:
         rows = runs[part]()
@@ -86,10 +86,10 @@ def measured(
         yield part, rows
 
 
-def report(part: str, rows: list[Row], cores: int, before: str = "") -> str:
-    """RESULTS.md with the section of `part` made anew; the other parts' are those of the text `before`."""
+def format_report(part: str, rows: list[Row], cores: int, before: str = "") -> str:
+    """RESULTS.md with a new section for `part`; the other sections come from the text `before`."""
     lines = [
-        f"- {datetime.date.today()}, {_processor()}, {cores} cores, Python {platform.python_version()}",
+        f"- {datetime.date.today()}, {_read_processor()}, {cores} cores, Python {platform.python_version()}",
         "- " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         "",
         "| " + " | ".join(HEADER) + " |",
@@ -97,7 +97,7 @@ def report(part: str, rows: list[Row], cores: int, before: str = "") -> str:
         *("| " + " | ".join(row.cells()) + " |" for row in rows),
     ]
     if short := [row for row in rows if row.share < 1]:
-        lines += ["", "What falls short:", ""]
+        lines += ["", "Missed targets:", ""]
         lines += [f"- {row.what}: {row.share:.0%} of the target.{' ' * bool(row.why)}{row.why}" for row in short]
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", before, re.DOTALL | re.MULTILINE))
     sections[part] = "\n" + "\n".join(lines) + "\n"
@@ -105,8 +105,8 @@ def report(part: str, rows: list[Row], cores: int, before: str = "") -> str:
     return "\n".join([INTRODUCTION, *found])
 
 
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
+def _read_processor() -> str:
+    """Name of the processor, if the system knows it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         return next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))

@@ -1,7 +1,7 @@
-"""Whether memory and time of `aigc score` grow with the folder as they should: not at all, and in proportion.
+"""Measures how memory and time of `aigc score` grow with the number of images: memory must not, time linearly.
 
-What could grow is what is kept of every image: its name, its row, its shard. That does not hang on the model or on the
-size of the images, so a tiny model rates small ones: 100,000 take minutes, and less memory beside it hides growth less.
+Memory could grow with what is kept of each image: its name, its row, its shard. This does not depend on the model or on
+the size of images, so a very small model scores small images: 100,000 take minutes, and growth shows clearly.
 """
 
 import subprocess
@@ -15,19 +15,17 @@ import pyarrow.parquet as pq
 
 from benchmarks.data import Images
 from benchmarks.measure import Row
-from benchmarks.models import tiny_run
+from benchmarks.models import train_tiny
 
 FIRST_ROWS = 10.0  # seconds
 GROWTH = 1.1
-WHY = (
-    "Importing PyTorch, pandas and open_clip takes most of it; listing and the export of the engine's graph, the rest."
-)
-LINKED, SIDE = 64, 128  # images that everything else is a hard link to, and their pixels a side
+WHY = "Importing PyTorch, pandas and open_clip takes most of the time, listing images and exporting the graph the rest."
+LINKED, SIDE = 64, 128  # distinct images (all others are hard links to them), and their side in pixels
 
 
 @dataclass
 class Run:
-    """One `aigc score`: images, peak memory in MiB, seconds, and seconds until rows were on disk."""
+    """One run of `aigc score`: images, peak memory in MiB, seconds, and seconds until the first rows were on disk."""
 
     images: int
     peak: float
@@ -35,13 +33,13 @@ class Run:
     first_rows: float
 
 
-def memory(images: Images, scratch: Path, short: bool) -> list[Row]:
+def measure_memory(images: Images, scratch: Path, short: bool) -> list[Row]:
     """Rows of part `memory`."""
     little = images.small(LINKED, SIDE)
-    model = tiny_run(scratch / "memory", little)
+    model = train_tiny(scratch / "memory", little)
     few, many = (1000, 4000) if short else (2000, 100_000)
-    small, large = (scored(little, n, scratch / f"tiny-{n}", model) for n in (few, many))
-    shipped = scored(little, many, scratch / "shipped", until_rows=True)
+    small, large = (score_links(little, n, scratch / f"tiny-{n}", model) for n in (few, many))
+    shipped = score_links(little, many, scratch / "shipped", until_rows=True)
     sizes = f"{large.images:,} images over {small.images:,}"
     each = [run.seconds / run.images for run in (large, small)]
     peak = Row("memory", f"peak memory, {sizes}", [large.peak / max(small.peak, 1.0)], GROWTH, False)
@@ -62,8 +60,8 @@ def memory(images: Images, scratch: Path, short: bool) -> list[Row]:
     ]
 
 
-def scored(images: Images, n: int, scratch: Path, model: Path | None = None, *, until_rows: bool = False) -> Run:
-    """Scores a folder of n hard links to `images` in a process of its own, or until the first rows are on disk."""
+def score_links(images: Images, n: int, scratch: Path, model: Path | None = None, *, until_rows: bool = False) -> Run:
+    """Scores a folder of n hard links to `images` in a new process; stops after the first rows with `until_rows`."""
     folder, results = scratch / "links", scratch / "results"
     folder.mkdir(parents=True)
     results.mkdir()
@@ -76,8 +74,8 @@ def scored(images: Images, n: int, scratch: Path, model: Path | None = None, *, 
     begun, first, peak = time.perf_counter(), 0.0, 0.0
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None and not (first and until_rows):
-        peak = max(peak, _peak(child.pid))
-        if not first and any(_rows(path) for path in results.rglob("*.parquet")):
+        peak = max(peak, _read_peak(child.pid))
+        if not first and any(_count_rows(path) for path in results.rglob("*.parquet")):
             first = time.perf_counter() - begun
         time.sleep(0.1)
     seconds = time.perf_counter() - begun
@@ -87,10 +85,10 @@ def scored(images: Images, n: int, scratch: Path, model: Path | None = None, *, 
     return Run(n, peak, seconds, first or seconds)
 
 
-def _peak(pid: int) -> float:
-    """Peak resident memory of a process in MiB; 0 once it is gone, and where the system has no /proc.
+def _read_peak(pid: int) -> float:
+    """Peak resident memory of a process in MiB; 0 if it has ended or the system has no /proc.
 
-    What wait4 and getrusage report takes in what the parent held before exec, which can be far more.
+    wait4 and getrusage also count the parent's memory before exec, which can be much more.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
@@ -99,8 +97,8 @@ def _peak(pid: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
 
-def _rows(path: Path) -> int:
-    """Rows of scores in a file that is whole."""
+def _count_rows(path: Path) -> int:
+    """Rows of scores in a complete file; 0 for any other file."""
     try:
         found = pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid):

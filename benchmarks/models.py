@@ -1,4 +1,4 @@
-"""Backbones with random weights, as folders: timing and memory do not ask what a model has learnt."""
+"""Writes backbones with random weights: timing and memory do not depend on the values of weights."""
 
 import json
 from collections.abc import Mapping
@@ -12,11 +12,13 @@ from open_clip.model import CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from aigc_cli.model.backbone import Backbone
-from aigc_cli.progress import Silent
-from aigc_cli.recipe import resolve
+from aigc_cli.progress import SilentProgress
+from aigc_cli.recipe import resolve_recipe
+from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.tensors import save_tensors
-from aigc_cli.workflows.experiment.source import Source
-from aigc_cli.workflows.train.train import train
+from aigc_cli.workflows.experiment.source import Compute, Source
+from aigc_cli.workflows.train.calibrate import HeldOutSource
+from aigc_cli.workflows.train.train import train_model
 from benchmarks.data import Images
 
 TINY: dict[str, Any] = {
@@ -26,25 +28,26 @@ TINY: dict[str, Any] = {
 }
 
 
-def open_clip_transform(backbone: Backbone) -> Any:
-    """What open_clip itself would preprocess this backbone's images with, on Pillow."""
+def make_open_clip_transform(backbone: Backbone) -> Any:
+    """open_clip's own preprocessing for this backbone, with Pillow."""
     return image_transform_v2(PreprocessCfg(**asdict(backbone.preprocessing)), is_train=False)
 
 
-def vit_b_32(folder: Path) -> Path:
-    """ViT-B/32."""
-    return _random(folder, open_clip.get_model_config("ViT-B-32"), 224)
+def save_vit_b_32(folder: Path) -> Path:
+    """Writes a ViT-B/32 to `folder`."""
+    return _save_random(folder, open_clip.get_model_config("ViT-B-32"), 224)
 
 
-def tiny_run(folder: Path, images: Images) -> Path:
-    """The run folder of a model that costs next to nothing, trained for one epoch."""
-    backbone = _random(folder / "tiny", TINY, 64)
+def train_tiny(folder: Path, images: Images) -> Path:
+    """Trains a very small model for one epoch and returns its run folder."""
+    backbone = _save_random(folder / "tiny", TINY, 64)
     settings = {"backbone": f"local-dir:{backbone}", "freeze": "all", "epochs": "1", "views": "1", "val_fraction": "0"}
     source = Source(images.table, images.paths[0].parent)
-    return train(resolve(settings), source, folder / "run", progress=Silent(), device="cpu").run
+    resolved, run = resolve_recipe(settings), Output(folder / "run")
+    return train_model(resolved, source, run, HeldOutSource(), Compute("cpu"), SilentProgress()).run
 
 
-def _random(folder: Path, config: Mapping[str, Any], side: int) -> Path:
+def _save_random(folder: Path, config: Mapping[str, Any], side: int) -> Path:
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     network = CustomTextCLIP(**config)

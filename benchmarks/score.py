@@ -1,6 +1,5 @@
-"""Scoring against a plain loop, and against what the decoder and a matrix product reach on these cores."""
+"""Compares scoring with a plain loop, and with the speed of the decoder and of matrix products on these cores."""
 
-import contextlib
 import io
 import itertools
 import time
@@ -16,10 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aigc_cli import Scorer
 from aigc_cli.model.backbone import Backbone
+from aigc_cli.model.engines import choose_engine
 from aigc_cli.model.loading import load_backbone
 from benchmarks.data import Images
-from benchmarks.measure import Row, ratios, turns
-from benchmarks.models import open_clip_transform
+from benchmarks.measure import Row, divide_rounds, time_in_turns
+from benchmarks.models import make_open_clip_transform
 
 BATCH = 32
 TARGET_RATIO, TARGET_RATE, SHARE, SERIAL_SHARE = 4.0, 80.0, 0.6, 0.8
@@ -27,26 +27,26 @@ MATRIX = 2048
 
 
 class PlainLoop:
-    """How a model is usually run over a folder: decode, transform, both towers for every row, batches of 32, float32.
+    """The usual way to run a model over a folder: decode, transform, both towers for every row; batches of 32, float32.
 
-    It gets every core, no gradients, and the memory format that is faster here.
+    It uses all cores, no gradients, and the memory format that is faster on this machine.
     """
 
     def __init__(self, backbone: Backbone, images: Images) -> None:
-        self.backbone, self.transform = backbone, open_clip_transform(backbone)
+        self.backbone, self.transform = backbone, make_open_clip_transform(backbone)
         self.format = torch.contiguous_format
         seconds = {}
-        for chosen in (torch.contiguous_format, torch.channels_last):
-            self._use(chosen)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            self._use(memory_format)
             self(images.first(BATCH))
             begun = time.perf_counter()
             self(images.first(BATCH))
-            seconds[chosen] = time.perf_counter() - begun
+            seconds[memory_format] = time.perf_counter() - begun
         self._use(min(seconds, key=seconds.__getitem__))
 
-    def _use(self, chosen: torch.memory_format) -> None:
-        self.format = chosen
-        self.backbone.image.module.to(memory_format=chosen)
+    def _use(self, memory_format: torch.memory_format) -> None:
+        self.format = memory_format
+        self.backbone.image.module.to(memory_format=memory_format)
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> list[float]:
@@ -64,17 +64,15 @@ class PlainLoop:
         return scores
 
 
-def score(images: Images, rounds: int) -> list[Row]:
+def measure_scoring(images: Images, rounds: int) -> list[Row]:
     """Rows of parts `score` and `limits`."""
     n = len(images.paths)
     begun = time.perf_counter()
     engines = {"onnx": Scorer.load(device="cpu", engine="onnx")}
-    made = time.perf_counter() - begun
-    shipped = engines["onnx"].model.recipe
+    loaded = time.perf_counter() - begun
+    shipped = engines["onnx"].trained.recipe
     loop = PlainLoop(load_backbone(shipped.backbone, shipped.image_size), images)
     engines["eager"] = Scorer.load(device="cpu", engine="eager")
-    with contextlib.suppress(Exception):
-        engines["openvino"] = Scorer.load(device="cpu", engine="openvino")
     new = map("the {}th of all prompts, a boat on a quiet lake at dawn".format, itertools.count())
     for scorer in engines.values():
         scorer.score(images=images.paths[:BATCH], prompts=images.prompts[:BATCH])
@@ -83,38 +81,43 @@ def score(images: Images, rounds: int) -> list[Row]:
         sides[name] = partial(scorer.score, images=images.paths, prompts=images.prompts)
     onnx = engines["onnx"]
     sides["different"] = lambda: onnx.score(images=images.paths, prompts=list(itertools.islice(new, n)))
-    limits = Limits(loop.backbone, images, onnx)
-    sides |= {"decode": limits.decode, "matrix": limits.matrix, "engine": limits.engine}
-    seconds = turns(rounds, sides)
-    plain, each = seconds["plain"], f"{n} images"
+    limits = Limits(loop.backbone, images)
+    sides |= {"decode": limits.decode, "matrix": limits.multiply, "engine": limits.run_engine}
+    seconds = time_in_turns(rounds, sides)
+    plain = seconds["plain"]
     memory = "channels last" if loop.format == torch.channels_last else "channels first"
-    note = f"{each}, {memory}, {n / median(plain):.0f} img/s"
-    alone = n / (median(seconds["decode"]) + median(seconds["engine"]))
-    wanted = TARGET_RATIO * n / median(plain)
+    note = f"{n} images, {memory}, {n / median(plain):.0f} img/s"
+    reachable = n / (median(seconds["decode"]) + median(seconds["engine"]))
+    target = TARGET_RATIO * n / median(plain)
     why = (
-        f"{TARGET_RATIO:g} times the plain loop would be {wanted:.0f} img/s; decoder and engine, with nothing between "
-        f"them, reach {alone:.0f} on these cores."
+        f"{TARGET_RATIO:g} times the plain loop would be {target:.0f} img/s; decoder and engine alone, one after the "
+        f"other, reach {reachable:.0f} on these cores."
     )
-    rows = [Row("score", "plain loop over onnx", ratios(plain, seconds["onnx"]), TARGET_RATIO, note=note, why=why)]
-    others = [name for name in ("eager", "openvino") if name in seconds]
-    rows += [Row("score", f"plain loop over {name}", ratios(plain, seconds[name])) for name in others]
-    rows += [
-        Row("score", "plain loop over onnx, a prompt of its own for each image", ratios(plain, seconds["different"])),
-        Row("score", "onnx", [n / s for s in seconds["onnx"]], TARGET_RATE, unit="img/s"),
-        Row("score", "loading the model, onnx", [made], unit="s", note="exports the graph where the cache lacks it"),
+    rows = [
+        Row("score", "plain loop over onnx", divide_rounds(plain, seconds["onnx"]), TARGET_RATIO, note=note, why=why)
     ]
-    return rows + limits.rows(seconds, n)
+    rows += [
+        Row("score", "plain loop over eager", divide_rounds(plain, seconds["eager"])),
+        Row(
+            "score",
+            "plain loop over onnx, a different prompt for each image",
+            divide_rounds(plain, seconds["different"]),
+        ),
+        Row("score", "onnx", [n / s for s in seconds["onnx"]], TARGET_RATE, unit="img/s"),
+        Row("score", "loading the model, onnx", [loaded], unit="s", note="exports the graph if the cache has none"),
+    ]
+    return rows + limits.make_rows(seconds, n)
 
 
 class Limits:
-    """What can't be beaten with these libraries: the decoder alone, and the image tower as matrix products.
+    """Upper limits with these libraries: the decoder alone, and the image tower as matrix products.
 
-    How fast a large matrix product is hangs on units (AVX-512, AMX) that the depthwise and narrow convolutions of a
-    small network can't use; where the machine has them, that limit is out of reach for any engine. So a short run does
-    not fail on the share of it, but on the share of what decoder and engine reach when nothing is between them.
+    The speed of a large matrix product depends on units (AVX-512, AMX) that depthwise and narrow convolutions of a
+    small network can't use. On machines that have them no engine reaches this limit. So a short run does not fail on
+    the share of it, but on the share of what decoder and engine reach alone, one after the other.
     """
 
-    def __init__(self, backbone: Backbone, images: Images, scorer: Scorer) -> None:
+    def __init__(self, backbone: Backbone, images: Images) -> None:
         self.data = [path.read_bytes() for path in images.paths]
         self.threads = torch.get_num_threads()
         self.a, self.b = torch.randn(2, MATRIX, MATRIX).unbind()
@@ -123,28 +126,28 @@ class Limits:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             backbone.image.module(torch.zeros(1, 3, *size))
         self.operations = counter.get_total_flops()
-        self.run, self.fitted = scorer._engine.each, torch.zeros(*size, 3, dtype=torch.uint8)
+        self.run, self.pixels = choose_engine(backbone, "onnx").run_one, torch.zeros(*size, 3, dtype=torch.uint8)
 
     def decode(self) -> None:
         with ThreadPoolExecutor(self.threads) as pool:
-            for _ in pool.map(self._decoded, self.data):
+            for _ in pool.map(self._decode_one, self.data):
                 pass
 
     @staticmethod
-    def _decoded(data: bytes) -> None:
+    def _decode_one(data: bytes) -> None:
         with Image.open(io.BytesIO(data)) as image:
             image.convert("RGB")
 
-    def engine(self) -> None:
+    def run_engine(self) -> None:
         with ThreadPoolExecutor(self.threads, "engine", torch.set_num_threads, (1,)) as pool:
-            for _ in pool.map(self.run, [self.fitted] * len(self.data)):
+            for _ in pool.map(self.run, [self.pixels] * len(self.data)):
                 pass
 
-    def matrix(self) -> None:
+    def multiply(self) -> None:
         for _ in range(self.products):
             self.a @ self.b
 
-    def rows(self, seconds: dict[str, list[float]], n: int) -> list[Row]:
+    def make_rows(self, seconds: dict[str, list[float]], n: int) -> list[Row]:
         """The limits, and the shares of them that scoring reaches."""
         decoder, engine, reached = ([n / s for s in seconds[side]] for side in ("decode", "engine", "onnx"))
         flops = [self.products * 2 * MATRIX**3 / s for s in seconds["matrix"]]
@@ -152,15 +155,20 @@ class Limits:
         serial = [1 / (1 / d + 1 / e) for d, e in zip(decoder, engine, strict=True)]
         binding, tighter = min((("decoder", decoder), ("matrix products", products)), key=lambda pair: median(pair[1]))
         rate = f"{self.operations / 1e9:.2f} GFLOP an image, {median(flops) / 1e9:.0f} GFLOP/s"
-        share, on_these = ratios(reached, tighter), "on the same cores"
+        share = divide_rounds(reached, tighter)
         why = (
             f"The engine alone reaches {median(engine) / median(tighter):.2f} of it: narrow and depthwise convolutions "
-            "move more memory for each sum than a large matrix product does."
+            "move more memory for each sum than a large matrix product."
         )
         return [
             Row("limits", f"decoding alone, {self.threads} threads", decoder, unit="img/s"),
             Row("limits", "the image tower as float32 matrix products", products, unit="img/s", note=rate),
             Row("limits", f"the engine alone, {self.threads} threads", engine, unit="img/s"),
             Row("limits", f"onnx over the tighter limit, the {binding}", share, SHARE, why=why, firm=False),
-            Row("limits", f"onnx over decoder, then engine, {on_these}", ratios(reached, serial), SERIAL_SHARE),
+            Row(
+                "limits",
+                "onnx over decoder, then engine, on the same cores",
+                divide_rounds(reached, serial),
+                SERIAL_SHARE,
+            ),
         ]

@@ -1,4 +1,4 @@
-"""How long light commands take, from an empty process to the prompt."""
+"""Measures how long light commands take in a new process."""
 
 import os
 import subprocess
@@ -6,15 +6,15 @@ import sys
 from functools import partial
 from statistics import median
 
-from benchmarks.measure import Row, turns
+from benchmarks.measure import Row, time_in_turns
 
 COMMANDS = {"aigc --help": (["--help"], 0.15), "aigc recommend --n 3000": (["recommend", "--n", "3000"], 0.4)}
 
 
-def startup(rounds: int) -> list[Row]:
-    """Rows of part `cli`; bare Python beside them says how fast the machine is.
+def measure_startup(rounds: int) -> list[Row]:
+    """Rows of part `cli`, and bare Python for comparison.
 
-    Python may keep its bytecode, whatever the environment says: an installed package has it.
+    Python writes bytecode here even if the environment turns it off, because an installed package has it.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
@@ -27,9 +27,11 @@ def startup(rounds: int) -> list[Row]:
     sides["pydantic"] = partial(run, "-c", "import typer, pydantic")
     for side in sides.values():
         side()
-    seconds = turns(rounds, sides)
+    seconds = time_in_turns(rounds, sides)
     typer, pydantic = (median(seconds[side]) for side in ("typer", "pydantic"))
-    why = f"Importing typer takes {typer:.2f} s of a bare process, {pydantic:.2f} with the Pydantic that reads options."
+    why = (
+        f"A process that only imports typer takes {typer:.2f} s; with Pydantic, which reads options, {pydantic:.2f} s."
+    )
     rows = [
         Row("cli", name, seconds[name], limit, at_least=False, unit="s", why=why)
         for name, (_, limit) in COMMANDS.items()

@@ -1,4 +1,4 @@
-"""Training against the loop that published code uses, which runs the whole backbone for every image in every epoch."""
+"""Compares training with a plain loop, which runs the whole backbone for every image in every epoch."""
 
 import os
 import shutil
@@ -16,26 +16,28 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from aigc_cli.model.loading import load_backbone
-from aigc_cli.progress import Silent
-from aigc_cli.recipe import resolve
-from aigc_cli.training.loop import new_judge
-from aigc_cli.workflows.experiment.source import Source
-from aigc_cli.workflows.train.train import train as train_workflow
+from aigc_cli.progress import SilentProgress
+from aigc_cli.recipe import resolve_recipe
+from aigc_cli.storage.atomic_files import Output
+from aigc_cli.training.loop import make_model
+from aigc_cli.workflows.experiment.source import Compute, Source
+from aigc_cli.workflows.train.calibrate import HeldOutSource
+from aigc_cli.workflows.train.train import train_model
 from benchmarks.data import Images
-from benchmarks.measure import Row, ratios, turns
-from benchmarks.models import open_clip_transform, vit_b_32
+from benchmarks.measure import Row, divide_rounds, time_in_turns
+from benchmarks.models import make_open_clip_transform, save_vit_b_32
 
 EPOCHS, BATCH = 20, 32
 TRAIN_SHARE = 0.8
 VIEWS = {"1 view": {"views": "1", "plain_view": "true"}, "4 views": {"views": "4"}}
-SIZES = {"all": ("train", 384, 192), "partial": ("finetune", 256, 64)}  # part, images in full, in short
-WHY = "{:.1f} of our {:.1f} s are spent even where all that is frozen is at hand; the target allows {:.1f} s in all."
+SIZES = {"all": ("train", 384, 192), "partial": ("finetune", 256, 64)}  # part, images of a full run, of a short run
+WHY = "{:.1f} of our {:.1f} s are spent even when all frozen features are stored; the target allows {:.1f} s in total."
 TARGETS = {"all": {"1 view": 15.0, "4 views": 4.0}, "partial": {"1 view": 2.5, "4 views": 2.5}}
-WARM = 100.0  # all frozen, one view, everything that is frozen at hand
+WARM = 100.0  # everything is frozen, one view, all frozen features are stored
 
 
-class Decoded(Dataset[tuple[torch.Tensor, int]]):
-    """What a plain data set does for an image: decode, a random crop and flip, the backbone's transform."""
+class PlainDataset(Dataset[tuple[torch.Tensor, int]]):
+    """A plain data set: decodes an image, crops and flips it at random, and applies the backbone's transform."""
 
     def __init__(self, images: Images, rows: range, transform: Any, augmented: bool) -> None:
         self.images, self.rows, self.transform, self.augmented = images, rows, transform, augmented
@@ -58,49 +60,49 @@ class Decoded(Dataset[tuple[torch.Tensor, int]]):
         return self.transform(image), row
 
 
-def plain_epoch(images: Images, settings: dict[str, str]) -> float:
+def time_plain_epoch(images: Images, settings: dict[str, str]) -> float:
     """Seconds of one epoch of the plain loop: training on `TRAIN_SHARE` of the images, validation on the others.
 
-    The model, its freezing and its loss are ours; frozen parts run without a graph. num_workers is 0, the default.
+    Model, freezing and loss are those of `aigc train`; frozen parts run without a graph. num_workers is 0, the default.
     """
-    recipe = resolve(settings).recipe
+    recipe = resolve_recipe(settings).recipe
     backbone = load_backbone(recipe.backbone)
-    judge = new_judge(backbone, recipe)
+    model = make_model(backbone, recipe)
     split = int(TRAIN_SHARE * len(images.paths))
     targets = torch.rand(len(images.paths), 2)
     parts = (range(split), range(split, len(images.paths)))
-    transform = open_clip_transform(backbone)
+    transform = make_open_clip_transform(backbone)
     loaders = [
-        DataLoader(Decoded(images, rows, transform, augmented), BATCH, shuffle=augmented, num_workers=0)
+        DataLoader(PlainDataset(images, rows, transform, augmented), BATCH, shuffle=augmented, num_workers=0)
         for rows, augmented in zip(parts, (True, False), strict=True)
     ]
-    learnt = [p for module in (judge.heads, backbone.modules()) for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(learnt, lr=1e-5)
+    trainable = [p for module in (model.heads, backbone.modules()) for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=1e-5)
 
-    def predicted(pixels: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def predict_scores(pixels: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = backbone.encode_image(pixels)
-        scores = judge.heads(features, backbone.encode_text([images.prompts[row] for row in rows.tolist()]))
+        scores = model.heads(features, backbone.encode_text([images.prompts[row] for row in rows.tolist()]))
         return scores.quality, scores.consistency
 
     begun = time.perf_counter()
-    backbone.train(judge.freezing)
-    judge.heads.train()
+    backbone.train(model.freezing)
+    model.heads.train()
     for pixels, rows in loaders[0]:
-        quality, consistency = predicted(pixels, rows)
+        quality, consistency = predict_scores(pixels, rows)
         loss = torch.nn.functional.mse_loss(torch.stack([quality, consistency], 1), targets[rows])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    judge.eval()
+    model.eval()
     with torch.no_grad():
         for pixels, rows in loaders[1]:
-            predicted(pixels, rows)
+            predict_scores(pixels, rows)
     return time.perf_counter() - begun
 
 
 @dataclass
-class Ours:
-    """`aigc train`'s workflow over the same images, on feature stores of its own."""
+class AigcTraining:
+    """The workflow of `aigc train` on the same images, with its own feature store."""
 
     images: Images
     settings: dict[str, str]
@@ -108,50 +110,55 @@ class Ours:
     runs: int = 0
 
     def __call__(self) -> None:
-        """One training run, from the table of ratings to the run folder."""
+        """Trains once, from the table of ratings to the run folder."""
         self.runs += 1
         source = Source(self.images.table, self.images.paths[0].parent)
         run = self.folder / f"run-{self.runs}"
         with mock.patch.dict(os.environ, AIGC_CACHE=str(self.folder / "store")):
-            train_workflow(resolve(self.settings), source, run, progress=Silent(), device="cpu")
+            resolved = resolve_recipe(self.settings)
+            train_model(resolved, source, Output(run), HeldOutSource(), Compute("cpu"), SilentProgress())
 
-    def cold(self) -> None:
-        """With an empty store."""
+    def train_cold(self) -> None:
+        """Trains once with an empty store."""
         shutil.rmtree(self.folder / "store", ignore_errors=True)
         self()
 
 
-def train(images: Images, scratch: Path, short: bool) -> list[Row]:
-    """Rows of part `train`: all frozen."""
-    backbone = "mini" if short else f"local-dir:{vit_b_32(scratch / 'backbone')}"
-    return _against_plain({"backbone": backbone, "freeze": "all"}, images, scratch, short)
+def measure_training(images: Images, scratch: Path, short: bool) -> list[Row]:
+    """Rows of part `train`: the whole backbone is frozen."""
+    backbone = "mini" if short else f"local-dir:{save_vit_b_32(scratch / 'backbone')}"
+    return _compare_with_plain({"backbone": backbone, "freeze": "all"}, images, scratch, short)
 
 
-def finetune(images: Images, scratch: Path, short: bool) -> list[Row]:
-    """Rows of part `finetune`: three quarters frozen."""
-    return _against_plain({"backbone": "mini", "freeze": "partial", "freeze_depth": "0.75"}, images, scratch, short)
+def measure_finetuning(images: Images, scratch: Path, short: bool) -> list[Row]:
+    """Rows of part `finetune`: three quarters of the backbone are frozen."""
+    return _compare_with_plain(
+        {"backbone": "mini", "freeze": "partial", "freeze_depth": "0.75"}, images, scratch, short
+    )
 
 
-def _against_plain(chosen: dict[str, str], images: Images, scratch: Path, short: bool) -> list[Row]:
-    """Rows of both numbers of views, for a first and a second run; the plain loop, which knows no views, is theirs.
+def _compare_with_plain(options: dict[str, str], images: Images, scratch: Path, short: bool) -> list[Row]:
+    """Rows for one and four views, each for a first and a second run, against one plain loop without views.
 
-    A short run is over before the model is loaded twice: a second one would say nothing and is left out.
+    A short run measures no second run: it would only measure how long the model takes to load.
     """
-    part, full, brief = SIZES[chosen["freeze"]]
+    part, full, brief = SIZES[options["freeze"]]
     images, rounds = images.first(brief if short else full), 1 if short else 2
     val_fraction = str(round(1 - TRAIN_SHARE, 2))
-    common = {**chosen, "epochs": str(EPOCHS), "batch_size": str(BATCH), "val_fraction": val_fraction}
+    common = {**options, "epochs": str(EPOCHS), "batch_size": str(BATCH), "val_fraction": val_fraction}
     plain: list[float] = []
-    sides: dict[str, Callable[[], object]] = {"plain": lambda: plain.append(plain_epoch(images, common))}
+    sides: dict[str, Callable[[], object]] = {"plain": lambda: plain.append(time_plain_epoch(images, common))}
     for name, views in VIEWS.items():
         settings = {**common, **views}
-        warming = Ours(images.first(2 * BATCH), {**settings, "epochs": "1"}, Path(tempfile.mkdtemp(dir=scratch)))
-        warming()  # what is imported late is imported now
-        ours = Ours(images, settings, Path(tempfile.mkdtemp(dir=scratch)))
-        sides[name] = ours.cold
+        warming = AigcTraining(
+            images.first(2 * BATCH), {**settings, "epochs": "1"}, Path(tempfile.mkdtemp(dir=scratch))
+        )
+        warming()  # modules that are imported late are imported here
+        ours = AigcTraining(images, settings, Path(tempfile.mkdtemp(dir=scratch)))
+        sides[name] = ours.train_cold
         if not short:
             sides[f"{name}, a second run"] = ours
-    seconds = turns(rounds, sides)
+    seconds = time_in_turns(rounds, sides)
     whole = [EPOCHS * epoch for epoch in plain]
     backbone = "mini" if common["backbone"] == "mini" else "ViT-B-32"
     note = f"{len(images.paths)} images, {EPOCHS} epochs; plain: {median(plain):.1f} s an epoch"
@@ -161,9 +168,9 @@ def _against_plain(chosen: dict[str, str], images: Images, scratch: Path, short:
         cold, warm = seconds[name], seconds.get(f"{name}, a second run")
         took = f"{note}; ours: {median(cold):.1f} s"
         why = WHY.format(median(warm), median(cold), median(whole) / target) if warm else ""
-        rows.append(Row(part, what, ratios(whole, cold), target, note=took, why=why))
+        rows.append(Row(part, what, divide_rounds(whole, cold), target, note=took, why=why))
         if warm:
             goal = WARM if (part, name) == ("train", "1 view") else None
             took = f"ours: {median(warm):.1f} s"
-            rows.append(Row(part, f"{what}, a second run", ratios(whole, warm), goal, note=took))
+            rows.append(Row(part, f"{what}, a second run", divide_rounds(whole, warm), goal, note=took))
     return rows

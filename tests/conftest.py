@@ -1,4 +1,4 @@
-"""What every test shares: a cache of its own, no network, one tiny CLIP and a small rated set."""
+"""What all tests share: a cache folder of their own, no network, one tiny CLIP and a small rated set."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,23 +9,24 @@ import pytest
 import torch
 from PIL import Image
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
 
 from tiny import TINY_VISION, save_open_clip_folder, save_tiny_model
 
-from aigc_cli.images.demo import demo_samples
+from aigc_cli.images.demo import render_demo
+from aigc_cli.images.reader import hash_image_file
 from aigc_cli.images.sample import Sample
-from aigc_cli.metrics import by_name as metrics
+from aigc_cli.metrics import by_name
 from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.loading import load_backbone
-from aigc_cli.model.model import Judge
-from aigc_cli.progress import Silent
+from aigc_cli.model.model import Model
+from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe
-from aigc_cli.training.feature_store import EVALUATION, digest_of, views_of
-from aigc_cli.training.loop import Data, new_judge
-from aigc_cli.workflows.experiment.rated import Rated, image_features, training_data
+from aigc_cli.training.feature_store import EVALUATION, list_views
+from aigc_cli.training.loop import TrainingData, make_model
+from aigc_cli.workflows.experiment.rated import RatedImages, freeze_images, make_training_data
 
-torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it brings
+torch.set_num_threads(1)  # the models are tiny: a second thread makes them slower
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,19 +41,19 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def open_clip_folder() -> Callable[..., Path]:
-    """`save_open_clip_folder`, for tests that need another image tower than the tiny ViT."""
+    """`save_open_clip_folder`, for tests that need an image tower other than the tiny ViT."""
     return save_open_clip_folder
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random CLIP of four small blocks for each tower; images of 32 pixels, embeddings of 32 numbers."""
+    """A random CLIP with four small blocks in each tower; images are 32 pixels wide, embeddings have 32 numbers."""
     return save_open_clip_folder(tmp_path_factory.mktemp("tiny"), TINY_VISION)
 
 
 @pytest.fixture
 def tiny(tiny_folder: Path) -> Backbone:
-    """The tiny CLIP, loaded afresh: a test may train it."""
+    """The tiny CLIP, loaded for this test alone: the test may train it."""
     return load_backbone(f"local-dir:{tiny_folder}")
 
 
@@ -65,7 +66,7 @@ def mini() -> Backbone:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """48 rated images of 64 pixels."""
-    return demo_samples(tmp_path_factory.mktemp("demo"), n=48, size=64)
+    return render_demo(tmp_path_factory.mktemp("demo"), n=48, size=64)
 
 
 @pytest.fixture(scope="session")
@@ -75,17 +76,20 @@ def tiny_model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def ready(tiny_folder: Path, demo: list[Sample]) -> Callable[..., tuple[Judge, Data]]:
-    """Makes a fresh judge on the tiny CLIP and the small set at its freeze boundary, every view stored when `cache`."""
+def ready(tiny_folder: Path, demo: list[Sample]) -> Callable[..., tuple[Model, TrainingData]]:
+    """Makes an untrained model on the tiny CLIP, and the small rated set at its freeze boundary.
 
-    def make(recipe: Recipe, cache: bool = True) -> tuple[Judge, Data]:
-        judge = new_judge(load_backbone(f"local-dir:{tiny_folder}"), recipe)
-        rated = Rated(demo, [digest_of(sample.path) for sample in demo], [])
-        images, kept = image_features(judge.backbone, judge.freezing, rated, recipe, cache, Silent())
+    With `cache`, every view is in the feature store.
+    """
+
+    def make(recipe: Recipe, cache: bool = True) -> tuple[Model, TrainingData]:
+        model = make_model(load_backbone(f"local-dir:{tiny_folder}"), recipe)
+        rated = RatedImages(demo, [hash_image_file(sample.path) for sample in demo], [])
+        images, kept = freeze_images(model.backbone, model.freezing.image, rated, recipe, cache, SilentProgress())
         assert kept is rated
         if images.store is not None:
-            images.prepare({view: range(len(demo)) for view in {EVALUATION, *views_of(recipe)}}, Silent())
-        return judge, training_data(images, judge.freezing, rated, recipe)
+            images.prepare({view: range(len(demo)) for view in {EVALUATION, *list_views(recipe)}}, SilentProgress())
+        return model, make_training_data(images, model.freezing.text, rated, recipe.scale)
 
     return make
 
@@ -98,8 +102,7 @@ def noise_image() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def few_resamples() -> Iterator[None]:
-    """20 bootstrap draws: the intervals have tests of their own, and are most of a small run's time."""
+    """20 bootstrap samples instead of 1,000: most of a small run's time goes into its intervals."""
     with pytest.MonkeyPatch.context() as patch:
-        for function in (metrics.metric_rows, metrics.crossval_rows):
-            patch.setattr(function, "__defaults__", (20,))
+        patch.setattr(by_name, "RESAMPLES", 20)
         yield

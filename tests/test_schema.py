@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes: current, and of one mind with the strict loader."""
+"""The JSON Schema of recipes is current and accepts the same values as the strict recipe reader."""
 
 import json
 import runpy
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from aigc_cli.errors import AigcError
-from aigc_cli.recipe import FIELDS, LOSS_NAMES, Recipe, checked, read_recipe, recipe_folder, recipe_names
+from aigc_cli.recipe import FIELDS, LOSS_NAMES, Recipe, check_setting, find_recipe_folder, list_recipes, read_recipe
 from aigc_cli.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "recipes" / "schema.json"
 VALIDATOR = Draft7Validator(json.loads(FILE.read_text(encoding="utf-8")))
 
-# What a YAML file may hold for one setting. Numbers in quotes are left out: only the loader takes them.
+# Values that YAML can hold for one setting. Numbers in quotes are left out: only the reader accepts them.
 NUMBERS = (
     st.integers(-3, 70)
     | st.floats(-2, 2)
@@ -32,33 +32,33 @@ VALUES = NUMBERS | PLAIN_WORDS | LOSSES | st.booleans() | st.none() | st.just([1
 
 
 def loads(settings: dict[str, Any]) -> bool:
-    """Whether the strict loader takes each of these settings."""
+    """Whether the strict reader accepts each of these settings."""
     try:
         for key, value in settings.items():
-            checked(key, value, "a test")
+            check_setting(key, value, "a test")
     except AigcError:
         return False
     return True
 
 
 def test_the_file_is_current_and_a_schema() -> None:
-    made = runpy.run_path(str(ROOT / "tools" / "write_schema.py"))["recipe_schema"]()
+    made = runpy.run_path(str(ROOT / "tools" / "write_schema.py"))["make_schema"]()
     assert FILE.read_text(encoding="utf-8") == json.dumps(made, indent=2) + "\n", "run python tools/write_schema.py"
     Draft7Validator.check_schema(made)
     assert made["properties"].keys() == {"extends", *FIELDS}
     assert all(made["properties"][key]["default"] == getattr(Recipe(), key) for key in FIELDS)
     assert made["properties"]["lr"]["description"].endswith("sensible: 1e-06 to 0.001")
-    assert (recipe_folder() / "schema.json").is_file()  # so it ships wherever the recipes do
+    assert (find_recipe_folder() / "schema.json").is_file()  # it ships with the recipes
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", list_recipes())
 def test_every_shipped_recipe_is_valid_and_names_the_schema(name: str) -> None:
-    path = recipe_folder() / f"{name}.yaml"
+    path = find_recipe_folder() / f"{name}.yaml"
     assert list(VALIDATOR.iter_errors(read_yaml(path))) == []
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# yaml-language-server: $schema=schema.json"
     assert lines[2].startswith(f"# {name}: ")
-    assert any(line.startswith("# Next knob: ") for line in lines)
+    assert any(line.startswith("# Try next: ") for line in lines)
 
 
 @pytest.mark.parametrize("key", FIELDS)

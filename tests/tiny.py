@@ -1,4 +1,4 @@
-"""Models so small that a test can afford them: a random CLIP in open_clip's format, and untrained heads on it."""
+"""Models small enough for tests: a random CLIP in open_clip's format, and a model with untrained heads on it."""
 
 import json
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from aigc_cli.model.loading import load_backbone
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.checkpoints import save_checkpoint
 from aigc_cli.storage.tensors import save_tensors
-from aigc_cli.training.loop import new_judge
+from aigc_cli.training.loop import make_model
 
 TINY_VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 4}
 TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4}
@@ -40,12 +40,17 @@ def save_open_clip_folder(folder: Path, vision: dict[str, Any], seed: int = 0) -
 def save_tiny_model(run: Path, backbone: Path) -> Path:
     """The run folder of an untrained model on the CLIP in `backbone`; its scale is 0 to 5."""
     recipe = Recipe(backbone=f"local-dir:{backbone}", freeze="all")
-    judge = new_judge(load_backbone(recipe.backbone), recipe)
+    model = make_model(load_backbone(recipe.backbone), recipe)
     torch.manual_seed(1)
-    for parameter in judge.heads.parameters():  # fresh heads answer the same to everything
+    for parameter in model.heads.parameters():  # untrained heads give every image the same score
         torch.nn.init.normal_(parameter, std=0.2)
-    said = {"name": recipe.backbone, "image_size": None, "weights_hash": judge.backbone.weights_hash}
-    said |= {"preprocessing": asdict(judge.backbone.preprocessing), "frozen_blocks": asdict(judge.freezing)}
-    description = {"backbone": said, "heads": judge.heads.config.to_json(), "recipe": asdict(recipe)}
-    save_checkpoint(run / "checkpoint", judge.state(), description)
+    backbone_description = {
+        "name": recipe.backbone,
+        "image_size": None,
+        "weights_hash": model.backbone.weights_hash,
+        "preprocessing": asdict(model.backbone.preprocessing),
+        "frozen_blocks": asdict(model.freezing),
+    }
+    description = {"backbone": backbone_description, "heads": model.heads.config.to_json(), "recipe": asdict(recipe)}
+    save_checkpoint(run / "checkpoint", model.copy_trained(), description)
     return run

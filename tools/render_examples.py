@@ -1,8 +1,8 @@
-"""Renders the images in `examples/` and their `prompts.csv` again, byte for byte with the same Pillow.
+"""Renders the images in `examples/` and their `prompts.csv`; the same Pillow gives the same bytes.
 
     python tools/render_examples.py [--out examples]
 
-Some are clean, some degraded, some show something else than their prompt says, so that their scores differ.
+Some images are clean, some are degraded, some do not match their prompt, so that their scores differ.
 """
 
 import argparse
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_cli.images.demo import Placed, distort, paint
+from aigc_cli.images.degrade import distort
+from aigc_cli.images.demo import PlacedObject, paint
 
 SIZE = 256  # pixels
 JPEG_QUALITY = 82
@@ -20,22 +21,23 @@ JPEG_QUALITY = 82
 
 @dataclass(frozen=True)
 class Example:
-    """One image: its prompt, and what it shows instead of only that.
+    """One image.
 
     Attributes:
+        prompt: its prompt, which the image may not match.
         background: a key of `demo.BACKGROUNDS`.
-        objects: what is drawn, later ones over earlier ones.
-        severities: the distortions, as `demo.distort` takes them; none for a clean image.
+        objects: what is drawn; later objects cover earlier ones.
+        severities: distortions, see `degrade.distort`; empty for a clean image.
     """
 
     prompt: str
     background: str
-    objects: list[Placed]
+    objects: list[PlacedObject]
     severities: dict[str, float] = field(default_factory=dict)
 
 
-CIRCLES: list[Placed] = [("circle", "red", 0.3, 0.5, 0.36), ("circle", "red", 0.7, 0.5, 0.36)]
-COTTAGE: list[Placed] = [
+CIRCLES: list[PlacedObject] = [("circle", "red", 0.3, 0.5, 0.36), ("circle", "red", 0.7, 0.5, 0.36)]
+COTTAGE: list[PlacedObject] = [
     ("sun", "yellow", 0.8, 0.19, 0.28),
     ("tree", "green", 0.16, 0.5, 0.36),
     ("tree", "green", 0.87, 0.6, 0.3),
@@ -44,18 +46,18 @@ COTTAGE: list[Placed] = [
     ("flower", "yellow", 0.3, 0.88, 0.16),
     ("flower", "purple", 0.74, 0.86, 0.18),
 ]
-BOATS: list[Placed] = [
+BOATS: list[PlacedObject] = [
     ("sun", "orange", 0.2, 0.2, 0.22),
     ("boat", "blue", 0.78, 0.36, 0.22),
     ("boat", "red", 0.42, 0.54, 0.5),
 ]
-CUPS: list[Placed] = [("cup", "purple", 0.34, 0.56, 0.44), ("cup", "green", 0.74, 0.62, 0.34)]
-BALLOONS: list[Placed] = [
+CUPS: list[PlacedObject] = [("cup", "purple", 0.34, 0.56, 0.44), ("cup", "green", 0.74, 0.62, 0.34)]
+BALLOONS: list[PlacedObject] = [
     ("balloon", "pink", 0.24, 0.4, 0.42),
     ("balloon", "yellow", 0.72, 0.32, 0.4),
     ("balloon", "red", 0.5, 0.58, 0.5),
 ]
-NIGHT: list[Placed] = [
+NIGHT: list[PlacedObject] = [
     ("circle", "green", 0.5, 1.52, 1.6),
     ("moon", "yellow", 0.76, 0.22, 0.28),
     ("star", "yellow", 0.2, 0.16, 0.08),
@@ -93,8 +95,8 @@ EXAMPLES = {
 }
 
 
-def render(folder: Path) -> None:
-    """Writes every example and `prompts.csv` into `folder`, made where it is missing."""
+def render_examples(folder: Path) -> None:
+    """Writes every example and `prompts.csv` into `folder`; creates it if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, example in EXAMPLES.items():
         rng = np.random.default_rng(3)
@@ -108,8 +110,8 @@ def render(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "examples", help="the folder to write")
-    render(parser.parse_args().out)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "examples", help="folder to write to")
+    render_examples(parser.parse_args().out)
 
 
 if __name__ == "__main__":

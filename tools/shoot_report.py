@@ -1,4 +1,4 @@
-"""Takes the pictures of a report that the documentation shows, in headless Chromium.
+"""Takes the screenshots of a report that the documentation shows, with headless Chromium.
 
     python tools/shoot_report.py [--out docs]
 
@@ -20,11 +20,11 @@ from selenium.webdriver.chrome.service import Service
 ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = 1280, 960
 PHONE = (390, 844)  # CSS pixels
-LIMIT = 150_000  # bytes of one picture
+MAX_BYTES = 150_000  # of one screenshot
 
 
-def browser(profile: Path, downloads: Path | None = None) -> webdriver.Chrome:
-    """Headless Chromium with a profile of its own, which asks nobody for anything by itself."""
+def open_browser(profile: Path, downloads: Path | None = None) -> webdriver.Chrome:
+    """Headless Chromium with its own profile and without background connections."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     flags = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
@@ -37,17 +37,17 @@ def browser(profile: Path, downloads: Path | None = None) -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
-def resize(driver: Any, width: int, height: int) -> None:
-    """Gives the page a window of that many CSS pixels, as a phone or a screen would."""
+def resize_page(driver: Any, width: int, height: int) -> None:
+    """Sets the size of the window in CSS pixels; below 600 pixels it is a phone."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-def shoot(driver: Any, report: Path, folder: Path) -> list[Path]:
-    """Gallery, detail, dark and phone width of a report, as WebP in `folder`."""
+def take_screenshots(driver: Any, report: Path, folder: Path) -> list[Path]:
+    """Saves gallery, detail, dark theme and phone width of a report as WebP files in `folder`."""
     taken = []
 
-    def keep(name: str) -> None:
+    def save(name: str) -> None:
         driver.execute_async_script(
             "const done = arguments[0]; Promise.all([...document.images].filter((one) => one.src && !one.hidden)"
             ".map((one) => one.decode().catch(() => null))).then(() => requestAnimationFrame(() => done()))"
@@ -56,18 +56,18 @@ def shoot(driver: Any, report: Path, folder: Path) -> list[Path]:
         Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB").save(place, quality=84, method=6)
         taken.append(place)
 
-    resize(driver, WIDTH, HEIGHT)
+    resize_page(driver, WIDTH, HEIGHT)
     driver.get(report.as_uri())
     driver.execute_script("document.documentElement.dataset.theme = 'light'; dispatchEvent(new Event('resize'))")
     driver.execute_script("document.querySelectorAll('.mark')[0].click()")
-    keep("gallery")
+    save("gallery")
     driver.execute_script("document.querySelector('.open').click()")
-    keep("detail")
+    save("detail")
     driver.execute_script("document.getElementById('close').click(); document.activeElement.blur()")
     driver.execute_script("document.getElementById('theme').click(); scrollTo(0, 0)")
-    keep("dark")
+    save("dark")
     driver.execute_script("document.getElementById('theme').click()")
-    resize(driver, *PHONE)
+    resize_page(driver, *PHONE)
     driver.execute_async_script(
         "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
     )
@@ -75,27 +75,30 @@ def shoot(driver: Any, report: Path, folder: Path) -> list[Path]:
     driver.execute_async_script(
         "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
     )
-    keep("phone")
+    save("phone")
     return taken
 
 
 def main() -> None:
-    """Scores the examples and takes the pictures."""
-    from aigc_cli.progress import Silent
+    """Scores the examples and takes screenshots of their report."""
+    from aigc_cli.progress import SilentProgress
+    from aigc_cli.report.page import PageOutput
+    from aigc_cli.storage.atomic_files import Output
     from aigc_cli.workflows.reports import report_scores
+    from aigc_cli.workflows.score.plan import ScoringPlan
     from aigc_cli.workflows.score.score import score_folder
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     out: Path = parser.parse_args().out.absolute()
-    os.chdir(ROOT)  # so that the pictures show no folder of this machine
+    os.chdir(ROOT)  # the screenshots must not show folders of this machine
     with tempfile.TemporaryDirectory() as scratch:
         table, report = Path(scratch) / "scores.parquet", Path(scratch) / "report.html"
-        score_folder(Path("examples"), table, prompts=Path("examples/prompts.csv"))
-        report_scores(table, report, Silent())
-        driver = browser(Path(scratch) / "profile")
+        score_folder(Path("examples"), Output(table), ScoringPlan(prompts=Path("examples/prompts.csv")))
+        report_scores(table, PageOutput(report), SilentProgress())
+        driver = open_browser(Path(scratch) / "profile")
         try:
-            for place in shoot(driver, report, out):
+            for place in take_screenshots(driver, report, out):
                 print(place, place.stat().st_size)
         finally:
             driver.quit()

@@ -9,7 +9,7 @@ from harness import Work, aigc
 from aigc_cli.images.sample import Sample
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def work(demo: list[Sample], tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
     folder = tmp_path_factory.mktemp("work")
     images = folder / "images"

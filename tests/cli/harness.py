@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
-from aigc_cli.cli import commands
 from aigc_cli.cli import main as cli
 
 
@@ -20,20 +20,29 @@ class Ending(NamedTuple):
     err: str
 
 
-def aigc(*arguments: object) -> Ending:
-    """Runs `aigc` in this process."""
+def aigc(*arguments: object, stdin: bytes = b"", encoding: str = "utf-8") -> Ending:
+    """Runs `aigc` in this process, with pipes for its streams.
+
+    Args:
+        stdin: what standard input holds.
+        encoding: of stdout and stderr.
+    """
     if not cli.app.registered_commands:
-        commands.register(cli.app)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli._run([str(argument) for argument in arguments])
-    return Ending(code, out.getvalue(), err.getvalue())
+        cli.register(cli.app)
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace", newline="") for _ in "oe")
+    given = io.TextIOWrapper(io.BytesIO(stdin))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch("sys.stdin", given):
+        code = cli.run([str(argument) for argument in arguments])
+    for stream in (out, err):
+        stream.flush()
+    return Ending(code, *(stream.buffer.getvalue().decode(errors="surrogateescape") for stream in (out, err)))
 
 
-def process(*arguments: object, **environment: str) -> Ending:
+def process(*arguments: object, stdin: str = "", **environment: str) -> Ending:
     """Runs `aigc` in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "aigc_cli", *map(str, arguments)],
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=120,
@@ -51,3 +60,14 @@ class Work(NamedTuple):
     run: Path
     trained: Ending
     options: tuple[str, ...]
+
+    @property
+    def rated(self) -> tuple[str, ...]:
+        """Options of a command that reads the rated images."""
+        given = ("--data", self.table, "--images", self.images, "--columns", "image=name", "--device", "cpu")
+        return tuple(map(str, given))
+
+    @property
+    def backbone(self) -> str:
+        """The tiny backbone, as a setting."""
+        return self.options[self.options.index("--backbone") + 1]

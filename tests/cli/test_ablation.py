@@ -1,4 +1,4 @@
-"""`aigc ablate` on the command line."""
+"""`aigc ablate` and `aigc stress` on the command line."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,11 @@ WRITTEN = ["ablation.json", "ablation.md", "ablation.parquet", "ablation.png", "
 
 
 @pytest.fixture
-def given(work: Work, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> tuple[str, ...]:
+def given(work: Work, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """Options for a small ablation of the tiny backbone."""
-    monkeypatch.setenv("AIGC_BACKBONE", f"local-dir:{tiny_folder}")
+    monkeypatch.setenv("AIGC_BACKBONE", work.backbone)
     monkeypatch.setenv("AIGC_VIEWS", "1")
-    options = ("--data", work.table, "--images", work.images, "--columns", "image=name", "--device", "cpu")
-    return (*map(str, options), "--folds", "2", "--epochs", "1", "-o", "out")
+    return (*work.rated, "--folds", "2", "--epochs", "1", "-o", "out")
 
 
 def test_ablate_prints_its_result(given: tuple[str, ...], tmp_path: Path) -> None:
@@ -26,6 +25,9 @@ def test_ablate_prints_its_result(given: tuple[str, ...], tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == WRITTEN
     again = aigc("ablate", *given, "--recipes", "quick,small")
     assert (again.code, again.err.splitlines()[0]) == (2, "aigc: The output out exists.")
+    nothing = aigc("ablate", *given, "-o", "nothing", "--resume")
+    assert (nothing.code, (tmp_path / "nothing").exists()) == (2, False)
+    assert nothing.err.startswith("aigc: Expected an ablation to resume in nothing, found none.")
     resumed = aigc("ablate", *given, "--recipes", "quick,small", "--resume", "--json")
     assert (resumed.code, resumed.out) == (0, ending.out)
     assert "images in training" not in resumed.err
@@ -44,25 +46,28 @@ def test_the_tables_fit_80_columns(given: tuple[str, ...]) -> None:
     assert lines[-1] == "Results: out/ablation.md, .parquet, .png, .svg"
 
 
-def test_variants_of_ones_own(given: tuple[str, ...], tmp_path: Path) -> None:
+def test_variants_of_a_file_and_a_report(given: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "v.yaml").write_text("as it is: {freeze: all}\nwide: {freeze: all, hidden_q: 256}\n")
-    ending = aigc("ablate", *given, "--variants", "v.yaml", "--json", "-q")
-    assert ending.code == 0
+    ending = aigc("ablate", *given, "--variants", "v.yaml", "--json", "-q", "--report", "r.html")
+    assert ending.code == 0, ending.err
     first, second, zero = json.loads(ending.out)
     assert [first["variant"], second["variant"], zero["variant"]] == ["as it is", "wide", "zero-shot cosine"]
     assert second["trainable"] > first["trainable"]
-    assert set(second["verdict"].values()) <= {"better", "worse", "can't tell at this n"}
+    assert set(second["verdict"]) == {"quality", "consistency"}
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in page
+    assert "<td>wide</td>" in page
+    assert 'id="grid"' not in page
 
 
 def test_stress_of_a_run(work: Work, tmp_path: Path) -> None:
-    options = ("--data", work.table, "--images", work.images, "--columns", "image=name", "--device", "cpu")
-    ending = aigc("ablate", "--stress", "--model", work.run, *options, "-o", "out")
+    ending = aigc("stress", "--model", work.run, *work.rated, "--n", 20, "-o", "out")
     assert ending.code == 0
     assert [line for line in ending.out.splitlines()[:-2] if len(line) > 80] == []
     assert "shuffled prompt" in ending.out
-    assert "reads the prompt." in ending.out
+    assert ending.out.splitlines()[-1] == "Results: out/stress.md, .parquet"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["stress.md", "stress.parquet"]
-    found = json.loads(aigc("ablate", "--stress", "--model", work.run, *options, "-o", "two", "--json", "-q").out)
+    found = json.loads(aigc("stress", "--model", work.run, *work.rated, "--n", 20, "-o", "two", "--json", "-q").out)
     assert 0 <= found["auc"] <= 1
     assert found["verdict"] in ending.out
 
@@ -70,15 +75,16 @@ def test_stress_of_a_run(work: Work, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        ("--seeds 1,x", "Expected whole numbers with commas between for --seeds, found '1,x'."),
+        ("--seeds 1,x", "Expected whole numbers separated by commas for --seeds, found '1,x'."),
         ("--recipes small,no", "found 'no'"),
-        ("--folds 1", "Expected at least 2 folds, found 1."),
-        ("--recipes small --vary lr=1", "Expected one way to name the variants, found --recipes and --vary."),
+        ("--folds 1", "Expected --folds of 2 or more, found 1."),
+        (
+            "--recipes small --vary lr=1",
+            "Expected one of --recipes, --vary and --variants, found --recipes and --vary.",
+        ),
         ("--vary lr", "Expected --vary KEY=VALUE,VALUE, found 'lr'."),
         ("--variants no.yaml", "Expected a recipe file at no.yaml"),
         ("--resume", "Expected -o beside --resume, found none."),
-        ("--resume -o nothing", "Expected an ablation to resume in nothing, found none."),
-        ("--model run", "Expected --stress beside --model, found none."),
     ],
 )
 def test_bad_input_writes_nothing(line: str, part: str, tmp_path: Path) -> None:

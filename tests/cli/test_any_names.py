@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import Work, aigc
 
-from aigc_cli.storage.results import iter_rows
+from aigc_cli.storage.results import iterate_rows
 
 FOLDER = os.fsdecode(b"pictures-\xff\xe9")
 GIVEN = ("--device", "cpu", "-q")
@@ -33,7 +33,7 @@ def test_scores_are_read_back(folder: Path, suffix: str) -> None:
     ended = aigc(*score, "--report", folder / "r.html")
     assert ended.code == 0, ended.err
     assert "scores in pictures-\\xff\\xe9/s." in ended.out
-    names = [row["name"] for row in iter_rows(table)]
+    names = [row["name"] for row in iterate_rows(table)]
     assert "\\xff.jpg" in names
     assert len(names) == 9
     ended = aigc("verify", table, "--model", folder / "run", *GIVEN)
@@ -43,7 +43,7 @@ def test_scores_are_read_back(folder: Path, suffix: str) -> None:
     assert ended.code == 0, ended.err
     assert (folder / "best" / os.fsdecode(b"\xff.jpg")).is_file()
     (record,) = (folder / "best").glob("undo-*.json")
-    assert aigc("pick", "--undo", record).out == "9 files taken back.\n"
+    assert aigc("pick", "--undo", record).out == "9 files undone.\n"
     listed = aigc("pick", table, "-k", 9, "--paths", "-q").out.splitlines()
     assert len([path for path in listed if Path(path).is_file()]) == 9
 
@@ -56,10 +56,10 @@ def test_a_scoring_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     line = ("score", folder, "--model", folder / "run", "--prompt", "a house", "-o", folder / "s.csv", *GIVEN)
     with monkeypatch.context() as patch:
-        patch.setattr(score._Job, "_join", stop)
+        patch.setattr(score, "TableWriter", stop)  # opened when the shards are joined
         assert aigc(*line).code == 130
     assert aigc(*line, "--resume").code == 0
-    assert len(list(iter_rows(folder / "s.csv"))) == 9
+    assert len(list(iterate_rows(folder / "s.csv"))) == 9
 
 
 def test_a_model_is_trained_and_used(work: Work, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Error bars on the terminal: beside the best and worst, how wide they are, and where they can't be relied on."""
+"""Scores, intervals and metrics on the terminal: what is printed, in 80 columns."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,18 @@ from typing import Any
 import pytest
 from harness import aigc
 
-from aigc_cli.cli.commands import _print_bars
 from aigc_cli.cli.console import print_metrics, print_table, print_text
-from aigc_cli.cli.score_summary import show_scores
+from aigc_cli.cli.score import draw_histograms, show_scores
+from aigc_cli.cli.train import print_calibration
+from aigc_cli.mos_scale import MosScale
 from aigc_cli.workflows.score.score import ScoreSummary
 
 
 def summary(bars: dict[str, float | None], unusual: int | None) -> ScoreSummary:
     row = {"name": "a.png", "path": None, "prompt": "a fox", "quality": 3.412, "consistency": None} | bars
-    means: dict[str, float | None] = {"quality": 3.412, "consistency": None}
+    sums = {"quality": 3.412, "consistency": 0.0}
     bins = {"quality": [0] * 6 + [1] + [0] * 3, "consistency": [0] * 10}
-    return ScoreSummary(Path("s.csv"), 1, 0, [row], [row], means, (0, 5), bins, {}, unusual, {})
+    return ScoreSummary(Path("s.csv"), MosScale(0, 5), 1, 0, [row], [row], sums, bins, unusual=unusual)
 
 
 def test_the_best_and_worst_have_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,31 +31,33 @@ def test_the_best_and_worst_have_their_intervals(capsys: pytest.CaptureFixture[s
 def test_images_unlike_those_trained_on_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     show_scores(summary({}, 7))
     out = capsys.readouterr().out
-    assert "than 95% of those (out_of_domain > 0.95): 7 images." in out
+    assert "Unusual for this model (out_of_domain above 0.95): 7 images." in out
     assert "with 90% intervals" not in out
     assert "3.41 " in out
 
 
 def test_a_training_says_how_wide_its_intervals_are_and_what_has_none(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_bars(
+    print_calibration(
         {
             "held_out": "the validation part",
-            "added": {"offset": 0.0, "share": 0.0},
+            "correction": {"offset": 0.0, "weight": 0.0},
             "targets": {"quality": {"images": 470, "prompts": 48, "width": 1.7351}},
             "notes": ["no consistency intervals: no images were held out"],
         }
     )
     assert capsys.readouterr().out.splitlines() == [
-        "90% interval of quality: 1.74 MOS wide on average, from 470 images of 48 prompts (the validation part)",
+        "90% interval of quality: 1.74 MOS wide on average, calibrated on 470 images of 48 prompts "
+        "(the validation part).",
         "No consistency intervals: no images were held out.",
     ]
 
 
 def test_a_training_says_what_folds_add_to_consistency(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_bars({"held_out": "folds", "added": {"offset": 0.082, "share": 0.163}, "targets": {}, "notes": []})
+    print_calibration(
+        {"held_out": "folds", "correction": {"offset": 0.082, "weight": 0.163}, "targets": {}, "notes": []}
+    )
     assert " ".join(capsys.readouterr().out.split()) == (
-        "Added to consistency, by what it lacked on prompts held out: +0.08 MOS and 0.16 of quality above the "
-        "lowest score"
+        "Consistency is corrected as K-fold training suggests: +0.08 MOS, plus 0.16 x quality above the lowest score."
     )
 
 
@@ -68,8 +71,8 @@ def test_coverage_is_among_the_metrics(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("train --resume runs/x --calibrate-folds 3", "Expected --resume without -o, --overwrite"),
-        ("train --calibrate-folds 1", "Expected --calibrate-folds of 2 or more, or 0, found 1."),
+        ("train --resume runs/x --calibrate-folds 3", "Expected --resume without --calibrate-folds, found both."),
+        ("train --calibrate-folds 1", "Expected --calibrate-folds of 2 or more, found 1."),
         ("train --calibrate-from nowhere", "Expected a Parquet table at nowhere"),
     ],
 )
@@ -108,3 +111,16 @@ def test_text_is_no_name_of_an_emoji(capsys: pytest.CaptureFixture[str]) -> None
     print_table(":fox:", (":fox:",), [[":fox:"]])
     print_text(":fox: [bold]")
     assert capsys.readouterr().out.count(":fox:") == 4
+
+
+def test_histograms_are_to_scale() -> None:
+    lines = draw_histograms({"quality": [0, 1, 0, 240, 120, 0], "consistency": [0] * 6}, MosScale(0, 3), "#")
+    assert lines == [
+        "             quality",
+        "   2 - 2.5   ############ 120",
+        " 1.5 - 2     ######################## 240",
+        "   1 - 1.5",
+        " 0.5 - 1     # 1",
+        "",
+    ]
+    assert draw_histograms({"quality": [0, 0]}, MosScale(0, 5), "#") == []

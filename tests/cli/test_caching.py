@@ -1,38 +1,10 @@
 """`aigc cache` and the options about it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-from aigc_cli.cli import commands
-from aigc_cli.cli import main as cli
-
-
-class Ending(NamedTuple):
-    """How a run of `aigc` ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Aigc = Callable[..., Ending]
-
-
-@pytest.fixture
-def aigc(capsys: pytest.CaptureFixture[str]) -> Aigc:
-    """Runs `aigc` in this process."""
-
-    def run(*arguments: str) -> Ending:
-        if not cli.app.registered_commands:
-            commands.register(cli.app)
-        code = cli._run([*arguments])
-        return Ending(code, *capsys.readouterr())
-
-    return run
+from harness import aigc
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +15,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_size_and_list_as_text_and_as_json(cache: Path, aigc: Aigc) -> None:
+def test_size_and_list_as_text_and_as_json(cache: Path) -> None:
     shown = aigc("cache", "size").out
     assert [line.split() for line in shown.splitlines()][-1] == ["all", "5", "kB", "in", str(cache)]
     assert json.loads(aigc("cache", "size", "--json").out)["bytes"]["engine"] == 5000
@@ -54,7 +26,7 @@ def test_size_and_list_as_text_and_as_json(cache: Path, aigc: Aigc) -> None:
     assert (item["kind"], item["bytes"]) == ("engine", 5000)
 
 
-def test_clear(cache: Path, aigc: Aigc) -> None:
+def test_clear(cache: Path) -> None:
     assert aigc("cache", "clear", "--older-than", "1").out == f"Removed from {cache}: nothing\n"
     assert (cache / "engines" / "one.onnx").exists()
     assert "1 item" in aigc("cache", "clear").out
@@ -64,16 +36,13 @@ def test_clear(cache: Path, aigc: Aigc) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("cache", "clear", "--older-than", "-1"), "--older-than of 0 days or more"),
+        (("cache", "clear", "--older-than", "-1"), "--older-than of 0 or more"),
         (("eval", "--cache-gb", "-1"), "--cache-gb of 0 or more"),
         (("train", "--precision", "fp8"), "precision"),
         (("score", str(Path(__file__).parents[2] / "examples"), "--engine", "fast"), "an engine out of auto, eager"),
     ],
 )
-def test_wrong_values(
-    arguments: tuple[str, ...], said: str, aigc: Aigc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_wrong_values(arguments: tuple[str, ...], said: str) -> None:
     ending = aigc(*arguments)
     assert ending.code == 2
     assert said in ending.err

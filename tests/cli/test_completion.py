@@ -1,15 +1,13 @@
 """What a shell is told when it asks: names of recipes, models and runs, at once."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from test_startup import HEAVY, modules
+from harness import aigc
+from test_startup import HEAVY, find_modules
 
 from aigc_cli.cli import completion
-from aigc_cli.recipe import recipe_names
+from aigc_cli.recipe import list_recipes
 
 
 @pytest.fixture(autouse=True)
@@ -22,41 +20,35 @@ def _runs(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
 
 
-def asked(line: str, shell: str = "bash") -> list[str]:
-    """What `aigc` answers to a shell that completes the last word of a line."""
+def complete(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `aigc` answers to bash, which completes the last word of a line."""
     words = f"{line}x".split()
-    variables = {"_AIGC_COMPLETE": f"complete_{shell}", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    variables |= {"_TYPER_COMPLETE_ARGS": line}
-    done = subprocess.run(
-        [sys.executable, "-m", "aigc_cli"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | variables,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+    monkeypatch.setenv("_AIGC_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    ending = aigc()
+    assert (ending.code, ending.err) == (0, "")
+    return ending.out.splitlines()
 
 
-def test_a_shell_gets_recipes_models_and_runs() -> None:
-    assert asked("aigc train --recipe ") == [*recipe_names(), "mine.yaml", "models/", "runs/"]
-    assert asked("aigc train --recipe qua") == ["quality-first"]
-    assert asked("aigc score --model runs/") == ["runs/first"]
-    assert asked("aigc train --resume ") == ["runs/first", "runs/second"]
-    assert "score" in asked("aigc sc")
+def test_a_shell_gets_recipes_models_and_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert complete("aigc train --recipe ", monkeypatch) == [*list_recipes(), "mine.yaml", "models/", "runs/"]
+    assert complete("aigc train --recipe qua", monkeypatch) == ["quality-first"]
+    assert complete("aigc score --model runs/", monkeypatch) == ["runs/first"]
+    assert complete("aigc train --resume ", monkeypatch) == ["runs/first", "runs/second"]
+    assert "score" in complete("aigc sc", monkeypatch)
 
 
 def test_what_is_offered() -> None:
-    assert completion.recipes("m") == ["medium", "mine.yaml", "models/"]
-    assert completion.runs("") == ["runs/first", "runs/second"]
-    assert completion.runs("mo") == ["models/"]
-    assert completion.runs("nowhere/") == []
-    assert completion.models("") == ["runs/first", (str(completion.SHIPPED), "the shipped scorer")]
-    assert (completion.SHIPPED / "model.json").is_file()
+    assert completion.list_recipe_paths("m") == ["medium", "mine.yaml", "models/"]
+    assert completion.list_runs("") == ["runs/first", "runs/second"]
+    assert completion.list_runs("mo") == ["models/"]
+    assert completion.list_runs("nowhere/") == []
+    assert completion.list_models("") == ["runs/first", (str(completion.SHIPPED_PATH), "the shipped scorer")]
+    assert (completion.SHIPPED_PATH / "model.json").is_file()
 
 
 def test_completing_imports_nothing_heavy() -> None:
-    code = "from aigc_cli.cli import commands, main, completion; commands.register(main.app); "
-    code += "completion.recipes(''); completion.models('')"
-    assert modules(code) & HEAVY == set()
+    code = "from aigc_cli.cli import main, completion; main.register(main.app); "
+    code += "completion.list_recipe_paths(''); completion.list_models('')"
+    assert find_modules(code) & HEAVY == set()

@@ -10,7 +10,7 @@ from harness import aigc
 from PIL import Image
 from written import A1111, comfy_png, node, plain_graph, png
 
-from aigc_cli.storage.results import iter_rows
+from aigc_cli.storage.results import iterate_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,16 +30,17 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_example_of_readme(pictures: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"<!-- found -->\s*```sh\n(.*?)```", readme, re.S)
+@pytest.mark.slow
+def test_the_example_of_the_documentation(pictures: Path) -> None:
+    page = (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- found -->\s*```sh\n(.*?)```", page, re.S)
     assert found is not None
     score, pick = (shlex.split(line)[1:] for line in found[1].strip().splitlines())
     ending = aigc(*score)
     assert ending.code == 0, ending.err
     assert "Prompts: 1 a1111, 1 comfyui, 1 none.\n" in ending.err
-    assert "1 x no_prompt,ambiguous_prompt: there is no prompt for this image; its metadata names" in ending.err
-    rows = {row["name"]: (row["prompt_source"], row["sampler"]) for row in iter_rows(Path("pictures.csv"))}
+    assert "1 x no_prompt,ambiguous_prompt: there is no prompt for this image; its metadata holds" in ending.err
+    rows = {row["name"]: (row["prompt_source"], row["sampler"]) for row in iterate_rows(Path("pictures.csv"))}
     assert rows == {
         "comfy/a.png": ("comfyui", "euler"),
         "comfy/b.png": ("none", "euler"),
@@ -59,7 +60,7 @@ def test_options_and_their_errors(pictures: Path, tiny_model: Path) -> None:
     assert json.loads(aigc(*given, *chosen).out)["sources"] == {"comfyui": 1, "none": 1}
     ending = aigc(*given, "--include", "*.gif")
     assert (ending.code, ending.out) == (2, "")
-    assert ending.err.startswith("aigc: pictures: expected images that --include and --exclude leave, found none of 1")
+    assert ending.err.startswith("aigc: pictures: expected images selected by --include and --exclude, found none of 1")
 
 
 def test_a_report_filters_by_what_was_found(pictures: Path, tiny_model: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from harness import Work, aigc, process
 from PIL import Image
 
-from aigc_cli.storage.results import iter_rows, write_table
+from aigc_cli.storage.results import iterate_rows, write_table
 from aigc_cli.storage.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
@@ -50,18 +50,18 @@ def test_the_picks_are_listed(table: Path) -> None:
 
 
 def test_only_the_first_picks_without_a_clear_choice_are_named(table: Path, tmp_path: Path) -> None:
-    rows = [{**row, "quality": 2.0} for row in iter_rows(table) if row["status"] == "ok"]
+    rows = [{**row, "quality": 2.0} for row in iterate_rows(table) if row["status"] == "ok"]
     write_table(tmp_path / "alike.parquet", "scores", rows, {"model_hash": "abc"})
     lines = aigc("pick", tmp_path / "alike.parquet", "-q").out.splitlines()
     assert sum(": tie with " in line for line in lines) == 5
-    assert "... and 1 more without a clear choice; -o names them in pick_note." in lines
+    assert "... and 1 more with a note; -o writes all of them to pick_note." in lines
 
 
 def test_paths_alone(table: Path) -> None:
     expected = [f"images/{prompt} 2.png" for prompt in range(6)]
     ending = aigc("pick", table, "--paths", "-q")
     assert (ending.code, ending.out.splitlines(), ending.err) == (0, expected, "")
-    piped = process("pick", table, "--null")
+    piped = aigc("pick", table, "--null", "-q")
     assert piped.out.split("\0") == [*expected, ""]
     found = json.loads(aigc("pick", table, "--json", "-q").out)
     assert [row["file"] for row in found["picks"]] == expected
@@ -71,7 +71,7 @@ def test_paths_alone(table: Path) -> None:
 def test_a_path_of_two_lines_needs_null(tmp_path: Path) -> None:
     row = dict.fromkeys(SCHEMAS["scores"].names) | {"name": "a\nb", "path": "a\nb", "status": "ok", "quality": 1.0}
     write_table(tmp_path / "s.parquet", "scores", [row], {})
-    assert aigc("pick", "s.parquet", "--paths").err.startswith("aigc: Expected paths of one line each")
+    assert aigc("pick", "s.parquet", "--paths").err.startswith("aigc: Expected paths without a line break")
     assert aigc("pick", "s.parquet", "--null").out == "a\nb\0"
 
 
@@ -85,11 +85,11 @@ def test_there_and_back(flag: str, table: Path, tmp_path: Path) -> None:
     ending = aigc("pick", table, flag, "best", "--paths")
     assert ending.out.splitlines() == [f"{tmp_path}/best/{prompt} 2.png" for prompt in range(6)]
     (record,) = (tmp_path / "best").glob("undo-*.json")
-    assert f"To take it back: aigc pick --undo {record}" in ending.err
+    assert f"To undo: aigc pick --undo {record}" in ending.err
     again = aigc("pick", table, "--copy", "best", "--images", "images")
     assert (again.code, "nothing is overwritten" in again.err or "found none" in again.err) == (2, True)
     back = aigc("pick", "--undo", record)
-    assert (back.code, back.out) == (0, "6 files taken back.\n")
+    assert (back.code, back.out) == (0, "6 files undone.\n")
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == before
     assert not (tmp_path / "best").exists()
 
@@ -104,9 +104,9 @@ def test_an_undo_that_leaves_something_says_so(table: Path, tmp_path: Path) -> N
     (tmp_path / "best" / "0 2.png").write_bytes(b"edited")
     (record,) = (tmp_path / "best").glob("undo-*.json")
     ending = aigc("pick", "--undo", record)
-    assert (ending.code, ending.out) == (3, "5 files taken back.\n")
-    assert "Left as they are, and so is the list: 1 file." in ending.err
-    assert "0 2.png: it or its original was changed since" in ending.err
+    assert (ending.code, ending.out) == (3, "5 files undone.\n")
+    assert "Not undone, and kept in the list: 1 file." in ending.err
+    assert "0 2.png: the file or its original was changed" in ending.err
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_an_undo_that_leaves_something_says_so(table: Path, tmp_path: Path) -> N
         ("images", "Expected a table of scores, found the folder images."),
         ("s.parquet --by beauty", "Expected --by quality, consistency, both, found beauty."),
         ("s.parquet --weights 1", "Expected --weights QUALITY,CONSISTENCY, found '1'."),
-        ("s.parquet -k 0", "Expected to keep 1 or more, found 0."),
+        ("s.parquet -k 0", "Expected --keep of 1 or more, found 0."),
         ("s.parquet -k 1 --top-share 0.5", "Expected either --keep or --top-share, found both."),
-        ("s.parquet --copy a --move b", "Expected one thing to do with the picks, found --copy and --move."),
+        ("s.parquet --copy a --move b", "Expected one of --copy, --link and --move, found --copy and --move."),
         ("s.parquet --dry-run", "Expected --copy, --link or --move beside --dry-run, found none."),
         ("s.parquet --symbolic --copy a", "Expected --link beside --symbolic, found none."),
         ("s.parquet --paths --json", "Expected one of --paths, --json and -o -, found several."),
         ("s.parquet --undo x.json", "Expected --undo without a table, found both."),
-        ("--undo no.json", "Expected a list that `aigc pick` wrote at no.json"),
+        ("--undo no.json", "Expected an undo list of `aigc pick` at no.json"),
     ],
 )
 def test_bad_usage(line: str, message: str, table: Path) -> None:
@@ -134,18 +134,25 @@ def test_bad_usage(line: str, message: str, table: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_a_table_by_standard_input(suffix: str, table: Path, tmp_path: Path) -> None:
-    write_table(tmp_path / f"t{suffix}", "scores", list(iter_rows(table)), {})
-    command = [sys.executable, "-m", "aigc_cli", "pick", "-", "--paths"]
-    with (tmp_path / f"t{suffix}").open("rb") as stream:
-        done = subprocess.run(command, stdin=stream, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == aigc("pick", table, "--paths").out
-    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "found nothing" in done.stderr
-    done = subprocess.run(command, input="name\na\n", capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("aigc: Expected a CSV table at standard input, found no column path")
-    assert tempfile.gettempdir() not in done.stderr
+    write_table(tmp_path / f"t{suffix}", "scores", list(iterate_rows(table)), {})
+    piped = aigc("pick", "-", "--paths", stdin=(tmp_path / f"t{suffix}").read_bytes())
+    assert (piped.code, piped.out) == (0, aigc("pick", table, "--paths").out)
+
+
+def test_a_wrong_table_by_standard_input() -> None:
+    empty = aigc("pick", "-", "--paths")
+    assert (empty.code, empty.out) == (2, "")
+    assert "found nothing" in empty.err
+    wrong = aigc("pick", "-", "--paths", stdin=b"name\na\n")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert wrong.err.startswith("aigc: Expected a CSV table at standard input, found no column path")
+    assert tempfile.gettempdir() not in wrong.err
+
+
+@pytest.mark.slow
+def test_a_process_reads_and_writes_pipes(table: Path) -> None:
+    text = process("pick", table, "-o", "-", "-q").out
+    assert process("pick", "-", "--paths", "-q", stdin=text).out == aigc("pick", table, "--paths").out
 
 
 def test_the_comparison_is_shown_within_80_columns(table: Path, tmp_path: Path) -> None:
@@ -153,12 +160,12 @@ def test_the_comparison_is_shown_within_80_columns(table: Path, tmp_path: Path) 
     ending = aigc("compare", table, "best.csv", "--by", "status", "--plot", "c.svg", "-o", "c.csv")
     assert ending.code == 0
     assert [line for line in ending.out.splitlines() if len(line) > 80] == []
-    for part in ("quality, against s; means s 2.25, best 3.25", "+1.00 [+1.00, +1.00]", "100%", "better", "worse"):
+    for part in ("quality, baseline s; means s 2.25, best 3.25", "+1.00 [+1.00, +1.00]", "100%", "better", "worse"):
         assert part in ending.out
     assert "s: 1 failed rows left out (1 truncated)." in ending.err
     assert (tmp_path / "c.svg").is_file()
     rows = json.loads(aigc("compare", table, "best.csv", "--json", "-q").out)["rows"]
-    assert rows == [row for row in iter_rows(tmp_path / "c.csv", "comparison") if row["group"] == "all"]
+    assert rows == [row for row in iterate_rows(tmp_path / "c.csv", "comparison") if row["group"] == "all"]
     few = aigc("pick", table, "--group", "none", "-k", "3", "-o", "few.csv", "-q")
     assert few.code == 0
     shown = aigc("compare", table, "few.csv").out
@@ -176,7 +183,7 @@ def test_folders_are_compared(work: Work, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     ending = aigc("compare", "a/out", "b/out", *given)
     assert ending.code == 0, ending.err
-    assert "quality, against a/out; means a/out " in ending.out
+    assert "quality, baseline a/out; means a/out " in ending.out
     assert "Paired image by image" in ending.out
     assert "scoring a/out: 48\nscoring b/out: 48\n" in ending.err
     rows = json.loads(aigc("compare", "a/out", "b/out", *given, "--json").out)["rows"]
@@ -188,6 +195,7 @@ def test_folders_are_compared(work: Work, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "empty"])
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
     for folder in ("a", "b", "scratch"):
         (tmp_path / folder).mkdir()
@@ -214,12 +222,14 @@ def test_a_stopped_comparison_leaves_nothing(tiny_model: Path, tmp_path: Path) -
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_pipe_of_readme_runs_as_it_is_written(tmp_path: Path) -> None:
-    """Literally, in a shell, with the shipped scorer, beside a copy of the examples."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"<!-- pipe -->\s*```sh\n(.*?)```", readme, re.S)
+@pytest.mark.slow
+def test_the_pipe_of_the_documentation_runs_as_it_is_written(tmp_path: Path) -> None:
+    """In a shell, with the shipped scorer, on the example images."""
+    page = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- pipe -->\s*```sh\n(.*?)```", page, re.S)
     assert found is not None
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "pictures").symlink_to(ROOT / "examples")
+    (tmp_path / "prompts.csv").symlink_to(ROOT / "examples" / "prompts.csv")
     (tmp_path / "aigc").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aigc_cli "$@"\n')
     (tmp_path / "aigc").chmod(0o755)
     where = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -232,9 +242,9 @@ def test_the_pipe_of_readme_runs_as_it_is_written(tmp_path: Path) -> None:
         env=os.environ | where,
     )
     assert done.returncode == 0, done.stderr
-    assert "quality, against scores; means scores " in done.stdout
+    assert "quality, baseline scores; means scores " in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
-    rows = list(iter_rows(tmp_path / "scores.csv"))
+    rows = list(iterate_rows(tmp_path / "scores.csv"))
     assert len(rows) == 12
     prompts = {row["prompt"] for row in rows}
     best = [max(row["quality"] for row in rows if row["prompt"] == prompt) for prompt in prompts]
@@ -242,13 +252,3 @@ def test_the_pipe_of_readme_runs_as_it_is_written(tmp_path: Path) -> None:
     gain = sum(best) / len(best) - sum(sum(part) / len(part) for part in mean) / len(mean)
     assert f"{gain:+.2f} [" in done.stdout
     assert not re.search(r"could not|Traceback", done.stderr)
-
-
-def test_score_to_standard_output_is_a_table_alone(work: object, tmp_path: Path) -> None:
-    given = ("score", work.images, "--model", work.run, "--device", "cpu")  # type: ignore[attr-defined]
-    piped, filed = process(*given, "-o", "-"), process(*given, "-o", "s.csv")
-    assert (piped.code, filed.code) == (0, 0)
-    assert piped.out == (tmp_path / "s.csv").read_text()
-    assert not (tmp_path / "-").exists()
-    refused = aigc(*given, "-o", "-", "--json")
-    assert (refused.code, refused.out) == (2, "")

@@ -1,16 +1,18 @@
 """`aigc plot` behind the commands that leave something to draw."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 from harness import Work, aigc
 
-from aigc_cli.storage.results import iter_rows
+from aigc_cli.storage.results import iterate_rows
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
+@pytest.mark.slow
 def test_a_run(work: Work) -> None:
     code, out, err = aigc("plot", work.run, "-o", "figures", "--formats", "svg")
     assert (code, err) == (0, "")
@@ -23,38 +25,38 @@ def test_a_run(work: Work) -> None:
     assert json.loads(out)["files"] == [f"figures/{name}.svg" for name in ("training", "agreement", "calibration")]
 
 
-def test_the_predictions_of_eval(work: Work) -> None:
-    rated = ("--data", work.table, "--images", work.images, "--columns", "image=name", "--device", "cpu")
-    assert aigc("eval", work.run, *rated, "--predictions", "model.csv", "-q").code == 0
-    of_model = rows_of("model.csv")
-    assert {row["split"] for row in of_model} == {"train", "val"}
-    backbone = next(option for option in work.options if option.startswith("local-dir:"))
-    quick = ("--protocol", "prompt", "--recipe", "quick", "--epochs", "1", "--folds", "2", "--repeats", "2")
-    given = (
-        *rated,
-        *quick,
-        "--set",
-        f"backbone={backbone}",
-        "--set",
-        "views=1",
-        "--predictions",
-        "folds.parquet",
-        "-q",
-    )
-    assert aigc("eval", *given).code == 0
-    of_folds = rows_of("folds.parquet")
-    assert len(of_folds) == 2 * len(of_model)
-    human = {row["name"]: row["human_quality"] for row in of_model}
-    for row in of_folds:
-        assert row["human_quality"] == pytest.approx(human[row["name"]])
-        assert 0 <= row["quality"] <= 5
-    code, out, err = aigc("plot", "folds.parquet", "--formats", "png")
-    assert (code, out.split()) == (0, ["folds-plots/agreement.png", "folds-plots/calibration.png"])
-    assert err.startswith("Drawn of the first repeat")
-    code, _, err = aigc("eval", work.run, *rated, "--predictions", "model.csv", "-q")
-    assert code == 2
-    assert "model.csv exists" in err
+def test_the_predictions_of_a_model(work: Work) -> None:
+    given = ("eval", work.run, *work.rated, "--predictions", "model.csv", "-q")
+    assert aigc(*given).code == 0
+    rows = rows_of("model.csv")
+    assert {row["split"] for row in rows} == {"train", "val"}
+    code, out, _ = aigc("plot", "model.csv", "--formats", "png")
+    assert (code, out.split()) == (0, ["model-plots/agreement.png", "model-plots/calibration.png"])
+    again = aigc(*given)
+    assert again.code == 2
+    assert "model.csv exists" in again.err
+
+
+@pytest.mark.slow
+def test_the_predictions_of_folds(work: Work) -> None:
+    small = ("--recipe", "quick", "--epochs", 1, "--folds", 2, "--repeats", 2)
+    settings = ("--set", f"backbone={work.backbone}", "--set", "views=1")
+    assert aigc("crossval", *work.rated, *small, *settings, "-o", "folds", "-q").code == 0
+    rows = rows_of("folds/predictions.parquet")
+    assert len(rows) == 2 * 48
+    human = {name: float(quality) for name, quality in read_human_quality(work.table)}
+    for row in rows:
+        assert row["human_quality"] == pytest.approx(human[str(row["name"])], abs=1e-4)
+        assert 0 <= float(str(row["quality"])) <= 5
+    code, out, err = aigc("plot", "folds/predictions.parquet", "-o", "drawn", "--formats", "png")
+    assert (code, out.split()) == (0, ["drawn/agreement.png", "drawn/calibration.png"])
+    assert "first repeat" in err
+
+
+def read_human_quality(table: Path) -> list[tuple[str, str]]:
+    with table.open(newline="") as stream:
+        return [(row["image"], row["mos_quality"]) for row in csv.DictReader(stream)]
 
 
 def rows_of(name: str) -> list[dict[str, object]]:
-    return list(iter_rows(Path(name), "predictions"))
+    return list(iterate_rows(Path(name), "predictions"))

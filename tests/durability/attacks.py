@@ -1,8 +1,8 @@
-"""What is attacked: every kind of file that `aigc` reads, with the commands that read it."""
+"""The attacks: every kind of file that `aigc` reads, with the commands that read it."""
 
 from dataclasses import dataclass
 
-OUT = "out"  # the only folder of the sandbox that a command is told to write to
+OUT = "out"  # the only folder of the sandbox that commands may write to
 QUICK = "--device cpu -q"
 RESUME = f"train --resume out/begun {QUICK}"
 TRAINING = f"--recipe quick --epochs 1 --batch-size 4 --views 1 --hidden-q 4 --hidden-c 4 {QUICK}"
@@ -10,15 +10,15 @@ TRAINING = f"--recipe quick --epochs 1 --batch-size 4 --views 1 --hidden-q 4 --h
 
 @dataclass(frozen=True)
 class Attack:
-    """A file that somebody else may have written, and the commands that read it.
+    """An untrusted file, and the commands that read it.
 
     Attributes:
-        name: what is attacked, for a person.
-        file: its path in the sandbox; below `out/` for what a command goes on with.
-        lines: commands; each is run by itself.
-        like: an honest one in the sandbox; empty for the file itself.
+        name: kind of file, for people.
+        file: path in the sandbox; below `out/` if a command also writes there.
+        lines: command lines; each is run alone.
+        like: path of a valid file in the sandbox; empty: `file` itself.
         given: folders that are copied into `out/` first.
-        codes: exit codes that are allowed.
+        codes: allowed exit codes; None: it took too long.
     """
 
     name: str
@@ -36,7 +36,7 @@ ON_IMAGE = (
     f"train {RATED} {PLAIN} -o out/run",
     f"eval model {RATED} {QUICK} -o out/m.csv",
     f"recommend {RATED}",
-    f"ablate --stress --model model {RATED} {QUICK} -o out/s",
+    f"stress --model model {RATED} {QUICK} -o out/s",
     f"verify scores.csv --model model {QUICK}",
     "pick scores.csv --copy out/best -q",
     f"compare images scores.csv --prompts prompts.csv --model model {QUICK} -o out/c.csv",
@@ -66,19 +66,20 @@ ON_MODEL = (
 )
 ON_BACKBONE = (f"train {RATED} --backbone local-dir:out/clip {TRAINING} -o out/run",)
 ON_FOLDS = (
-    f"eval --protocol prompt --splits any.{{0}} {RATED} {PLAIN}",
+    f"crossval --splits any.{{0}} {RATED} {PLAIN} -o out/folds",
     f"train --splits any.{{0}} {RATED} {PLAIN} -o out/run",
 )
 RESUMED = f"score images --prompts prompts.csv --model model {QUICK} -o out/half/t.csv --resume"
 ABLATED = f"ablate {RATED} --recipe short.yaml --variants variants.yaml --folds 2 {QUICK} -o out/ablation --resume"
+VALIDATED = f"crossval {RATED} --recipe short.yaml --folds 2 {QUICK} -o out/cv --resume"
 STATE = "out/begun/training/epoch-1-step-1"
 
 
-def attacks(cell: str | None) -> dict[str, Attack]:
-    """Every attack by name; one for each kind of file that is read, except for images: see `image_attack`.
+def make_attacks(cell: str | None) -> dict[str, Attack]:
+    """{name: attack} for each kind of file except images, see `make_image_attack`.
 
     Args:
-        cell: the file of one finished training in the sandbox's ablation, where there is one.
+        cell: file of one finished fold in the sandbox's ablation; None without an ablation.
     """
     parts, looks = "out/half/t.csv.parts", ("recommend --run out/run", "recommend --run out/run --json")
     found = [
@@ -92,6 +93,7 @@ def attacks(cell: str | None) -> dict[str, Attack]:
         Attack("model", "out/model/checkpoint/model.json", ON_MODEL, given=("model",)),
         Attack("folds", "any.parquet", tuple(line.format("parquet") for line in ON_FOLDS), "folds.parquet"),
         Attack("parts", "any.csv", tuple(line.format("csv") for line in ON_FOLDS), "parts.csv"),
+        Attack("crossval", "out/cv/crossval.json", (VALIDATED,), given=("cv",)),
         Attack("undo", "out/picks/undo-1.json", ("pick --undo out/picks/undo-1.json",), given=("picks",)),
         Attack("run", "out/run/run.json", looks, given=("run",)),
         Attack("run's recipe", "out/run/recipe.yaml", looks, given=("run",)),
@@ -119,6 +121,6 @@ def attacks(cell: str | None) -> dict[str, Attack]:
     return {attack.name: attack for attack in found}
 
 
-def image_attack(name: str) -> Attack:
-    """An attack by the image `name` of the sandbox."""
+def make_image_attack(name: str) -> Attack:
+    """An attack with the image `name` of the sandbox."""
     return Attack("image", f"images/{name}", ON_IMAGE)

@@ -1,4 +1,4 @@
-"""What the tests that harm processes share: a warm process, a table, decoders that misbehave, `aigc` itself."""
+"""What tests of faults share: a process that forks runs, a table, decoders that misbehave, `aigc` in this process."""
 
 import contextlib
 import csv
@@ -14,28 +14,28 @@ from killing import Forge
 
 from aigc_cli.images.sample import Sample
 
-sys.path.append(str(Path(__file__).parents[1] / "fuzz"))  # its damage is used here too
+sys.path.append(str(Path(__file__).parents[1] / "fuzz"))  # for mutate.py and seeds.py
 
-# Runs in every process of this Python, before anything else: the names of some files make the reader misbehave.
+# Every process of this Python runs it first: the names of some files make the reader misbehave.
 MISBEHAVE = """
 import os, time
-from aigc_cli.images import reader as images
-honest = images.read_bytes
-def read_bytes(path):
+from aigc_cli.images import reader
+original = reader.read_image_bytes
+def read_image_bytes(path):
     if "crash" in path.name:
         os.abort()
     if "hang" in path.name:
         time.sleep(600)
     if "slow" in path.name:
         time.sleep(0.05)
-    return honest(path)
-images.read_bytes = read_bytes
+    return original(path)
+reader.read_image_bytes = read_image_bytes
 """
 
 
 @pytest.fixture
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process whose decoders misbehave."""
+    """Environment of a process whose decoders misbehave."""
     site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text(MISBEHAVE)
     path = os.pathsep.join([str(site), str(Path(__file__).parents[2])])
@@ -44,15 +44,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def aigc_here() -> Callable[..., tuple[int, str, str]]:
-    """Runs `aigc` in this process: its exit code, stdout and stderr."""
-    from aigc_cli.cli import commands, main
+    """Runs `aigc` in this process; returns exit code, stdout and stderr."""
+    from aigc_cli.cli import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         if not main.app.registered_commands:
-            commands.register(main.app)
+            main.register(main.app)
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main._run([str(argument) for argument in arguments])
+            code = main.run([str(argument) for argument in arguments])
         return code, out.getvalue(), err.getvalue()
 
     return run
@@ -60,7 +60,7 @@ def aigc_here() -> Callable[..., tuple[int, str, str]]:
 
 @pytest.fixture
 def many(demo: list[Sample], tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder of n good images, whose names all begin in the same way."""
+    """Makes a folder of n good images whose names start with `name`."""
 
     def make(n: int, name: str = "") -> Path:
         folder = tmp_path / "images"
@@ -74,6 +74,7 @@ def many(demo: list[Sample], tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def forge(tiny_folder: Path) -> Iterator[Forge]:
+    """Forks runs of `aigc`, see forge.py."""
     line = [sys.executable, str(Path(__file__).with_name("forge.py")), f"local-dir:{tiny_folder}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -84,7 +85,7 @@ def forge(tiny_folder: Path) -> Iterator[Forge]:
 
 @pytest.fixture(scope="session")
 def rated(demo: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's table of 40 images, which lie beside it."""
+    """A table of 40 rated images, in the folder of the images."""
     folder = tmp_path_factory.mktemp("rated")
     rows = [(s.name, s.prompt, s.mos_quality, s.mos_align) for s in demo[:40]]
     for sample in demo[:40]:

@@ -1,10 +1,10 @@
-"""A warm process that forks runs of `aigc` and, at a moment that can be chosen again, does something to them.
+"""A process that forks runs of `aigc` and harms them at a repeatable moment.
 
-Importing torch is most of a small run's time; here it is paid once. Moments are counted in events: files of the working
-folder being opened, synced, renamed or removed, tensors being saved, and steps of the optimiser; or, when the order has
-`only`, of files alone whose path holds it.
+Importing torch takes most of a small run's time; here it happens once. Moments are counted in events: a file of the
+working folder is opened, synced, renamed or removed, tensors are saved, the optimiser makes a step. If the order has
+`only`, just operations on files whose path contains it count.
 
-Reads one JSON order a line from stdin and answers each with one line on stdout.
+Reads one JSON order per line from stdin and answers each with one line on stdout.
 """
 
 import contextlib
@@ -24,19 +24,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from aigc_cli.cli import commands
 from aigc_cli.cli import main as cli
-from aigc_cli.metrics import by_name as metrics
+from aigc_cli.metrics import by_name
 from aigc_cli.model.loading import load_backbone
-from aigc_cli.storage import tensors as weights
-from aigc_cli.workflows import ablate, evaluate, score, train, unfinished  # noqa: F401  (imported before the fork)
+from aigc_cli.storage import tensors
+from aigc_cli.workflows.ablate import ablate  # noqa: F401  (imported before the fork)
+from aigc_cli.workflows.score import scorer  # noqa: F401
+from aigc_cli.workflows.train import resume, train  # noqa: F401
 
 WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
-count = mmap.mmap(-1, 8)  # shared with the children, so that it outlives a kill
+count = mmap.mmap(-1, 8)  # shared with the children, so that it survives a kill
 
 
 class Events:
-    """Counts what happens in a child and acts at the moment that the order names."""
+    """Counts events in a child and acts at the number that the order names."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.at, self.action, self.argument = order.get("at", 0), order.get("do", "kill"), order.get("with")
@@ -58,8 +59,8 @@ class Events:
             if path.startswith(self.folder) and self.only in path:
                 self()
 
-    def other(self) -> None:
-        """Something that is no file event happened."""
+    def count_other(self) -> None:
+        """Counts an event that is not a file operation."""
         if not self.only:
             self()
 
@@ -74,51 +75,51 @@ class Events:
 
     def interrupt_twice(self) -> None:
         self.interrupt()
-        time.sleep(0.01)  # here the first one is taken note of
+        time.sleep(0.01)  # lets the handler of the first signal run
         self.interrupt()
         time.sleep(60)
 
     def fill_disk(self) -> None:
-        """From now on no file grows beyond so many bytes."""
+        """From now on no file can grow beyond this number of bytes."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.argument, self.argument))
 
     def remove(self) -> None:
         Path(self.argument).unlink()
 
-    def spoil(self) -> None:
-        """The next loss is not a number."""
+    def spoil_loss(self) -> None:
+        """Makes the next loss NaN."""
         with torch.no_grad():
             self.optimiser.param_groups[0]["params"][0].fill_(np.nan)
 
 
-def watch(order: dict[str, Any]) -> None:
-    """Lets events be counted in this process."""
+def count_events(order: dict[str, Any]) -> None:
+    """Counts events in this process."""
     events = Events(order)
     sys.addaudithook(events.hook)
-    step, save, sync = torch.optim.AdamW.step, weights.save_file, os.fsync
+    step, save, sync = torch.optim.AdamW.step, tensors.save_file, os.fsync
 
     def counted_step(self: Any, *rest: Any, **more: Any) -> Any:
         events.optimiser = self  # type: ignore[attr-defined]
         found = step(self, *rest, **more)
-        events.other()
+        events.count_other()
         return found
 
     def counted_save(*rest: Any) -> None:
-        events.other()
+        events.count_other()
         save(*rest)
-        events.other()
+        events.count_other()
 
     def counted_sync(descriptor: int) -> None:
-        events.other()
+        events.count_other()
         sync(descriptor)
 
     torch.optim.AdamW.step = counted_step  # type: ignore[method-assign]
-    weights.save_file, os.fsync = counted_save, counted_sync
+    tensors.save_file, os.fsync = counted_save, counted_sync
     if "save_every" in order:
-        unfinished.SAVE_EVERY = order["save_every"]
+        resume.SAVE_EVERY = order["save_every"]
 
 
-def child(order: dict[str, Any]) -> None:
+def become_aigc(order: dict[str, Any]) -> None:
     """Becomes `aigc` with the order's arguments."""
     os.chdir(order["folder"])
     os.environ["AIGC_CACHE"] = str(Path("cache").absolute())
@@ -128,7 +129,7 @@ def child(order: dict[str, Any]) -> None:
         os.setuid(order["uid"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["aigc", *order["arguments"]]
-    watch(order)
+    count_events(order)
     code: Any = 1
     try:
         cli.main()
@@ -144,20 +145,23 @@ def child(order: dict[str, Any]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    metrics.metric_rows.__defaults__ = (20,)  # the intervals have tests of their own
-    load_backbone(sys.argv[1])  # so that whatever it imports is there, and what a command line takes
-    commands.register(cli.app)
+    by_name.RESAMPLES = 20  # intervals take most of a small run's time
+    load_backbone(sys.argv[1])  # imports what loading needs
+    cli.register(cli.app)
     with contextlib.redirect_stdout(io.StringIO()):
-        cli._run(["train", "--print-config"])
+        cli.run(["train", "--print-config"])  # imports what a command line needs
+    cli.app.registered_commands.clear()  # the child registers them
+    cli.app.registered_groups.clear()
     for line in sys.stdin:
         order = json.loads(line)
         count[:8] = struct.pack("q", 0)
         pid = os.fork()
         if pid == 0:
-            child(order)
+            become_aigc(order)
         _, status = os.waitpid(pid, 0)
         (events,) = struct.unpack("q", count[:8])
         print(json.dumps({"code": os.waitstatus_to_exitcode(status), "events": events}), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

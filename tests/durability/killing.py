@@ -1,7 +1,8 @@
-"""Orders for the warm process of forge.py, and what must be equal in the end."""
+"""Orders for the process of forge.py, and comparison of what runs leave."""
 
 import json
 import os
+import random
 import re
 import select
 import subprocess
@@ -16,10 +17,11 @@ from safetensors.torch import load_file
 from aigc_cli.recipe import read_recipe
 
 KILLED = -9
+SEED = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(10**6))
 
 
 class Ending(NamedTuple):
-    """How a run ended: its exit code (negative: the signal that killed it), how many events it saw, what it said."""
+    """How a run ended: exit code (negative: killed by that signal), number of events, and stderr."""
 
     code: int
     events: int
@@ -28,35 +30,45 @@ class Ending(NamedTuple):
 
 @dataclass
 class Forge:
-    """Orders runs of `aigc` from the warm process."""
+    """Orders runs of `aigc` from the process of forge.py, which has imported everything."""
 
     process: subprocess.Popen[str]
 
     def begin(self, folder: Path, arguments: str, **order: Any) -> None:
-        """Starts a run in `folder`; `at`, `do` and `with` say when something befalls it, and what."""
+        """Starts a run in `folder`; at event number `at` it does `do`, with the argument `with`."""
         folder.mkdir(exist_ok=True)
         assert self.process.stdin is not None
         text = json.dumps({"folder": str(folder), "arguments": arguments.split(), **order})
         self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
 
-    def busy(self) -> bool:
-        """Whether the run that was begun is still under way."""
+    def is_busy(self) -> bool:
+        """Whether the started run has not ended."""
         return not select.select([self.process.stdout], [], [], 0)[0]
 
     def end(self, folder: Path) -> Ending:
-        """Waits for the run that was begun."""
+        """Waits for the end of the started run."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, "the warm process died"
+        assert line, "the process of forge.py died"
         err = (folder / "err.txt").read_text()
-        assert "Traceback" not in err
-        assert "A bug" not in err
+        assert "Traceback" not in err, err
+        assert "A bug" not in err, err
         return Ending(**json.loads(line), err=err)
 
-    def __call__(self, folder: Path, arguments: str, **order: Any) -> Ending:
+    def run(self, folder: Path, arguments: str, **order: Any) -> Ending:
+        """Starts a run, see `begin`, and waits for its end."""
         self.begin(folder, arguments, **order)
         return self.end(folder)
+
+
+def draw_moments(events: int, kills: int) -> list[int]:
+    """One random event number out of each of `kills` equal parts of a run, in random order."""
+    print(f"KILL_SEED={SEED}")  # set it to repeat a failure
+    draw = random.Random(SEED)
+    moments = [draw.randint(1 + events * i // kills, events * (i + 1) // kills) for i in range(kills)]
+    draw.shuffle(moments)
+    return moments
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -71,9 +83,9 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def check_whole(folder: Path) -> int:
-    """Reads every visible file below `folder` in full; returns how many there were. One may go meanwhile."""
+    """Reads every visible file below `folder` and returns their number. A file may be removed meanwhile."""
     seen = 0
-    # os.walk rather than rglob, which raises on Python 3.11 when a folder goes away under it.
+    # os.walk, because rglob raises on Python 3.11 when a folder is removed meanwhile.
     for path in sorted(Path(where) / name for where, _, names in os.walk(folder) for name in names):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or path.suffix not in READERS:
@@ -82,14 +94,14 @@ def check_whole(folder: Path) -> int:
         try:
             READERS[path.suffix](path)
         except Exception as error:
-            assert not path.exists(), f"{path} is not whole: {error}"
+            assert not path.exists(), f"{path} is damaged: {error}"
             continue
         seen += 1
     return seen
 
 
-def results(run: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """All that a run folder holds, hidden files included, by name: bytes, and of tables all but the times."""
+def read_results(run: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """{name: content} of all files of a run folder, hidden ones included; tables without times."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file() and path.suffix not in without):
         name = str(path.relative_to(run))

@@ -1,4 +1,4 @@
-"""What can go wrong around a scoring: signals, disks, rights, other runs, workers, memory."""
+"""Faults around a scoring: signals, full disks, rights, other runs, decoders, memory."""
 
 import contextlib
 import csv
@@ -17,37 +17,34 @@ from typing import Any
 
 import pytest
 import torch
+from killing import Forge
 
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.images.sample import Sample
 from aigc_cli.model.engines import Engine, State
 from aigc_cli.model.trained import load_model
-from aigc_cli.progress import Silent
-from aigc_cli.workflows.score.scorer import Entry, Scorer
+from aigc_cli.progress import SilentProgress
+from aigc_cli.workflows.score import scorer
+from aigc_cli.workflows.score.scorer import ImageEntry, Scorer
 
 Here = Callable[..., tuple[int, str, str]]
 
 
-def until(found: Callable[[], object], process: "subprocess.Popen[str]") -> None:
-    """Waits for something to be there while the process runs."""
+def wait_for(found: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    """Waits until `found` returns something true while the process runs."""
     for _ in range(30_000):
         if found():
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    raise AssertionError("it never came")
+    raise AssertionError("timeout")
 
 
 # --- signals
 
 
-@pytest.mark.parametrize(
-    ("sent", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
-)
-def test_a_signal_keeps_the_rows_and_says_how_to_go_on(
-    sent: signal.Signals,
-    code: int,
-    word: str,
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_rows_and_says_how_to_resume(
     tiny_model: Path,
     many: Callable[..., Path],
     tmp_path: Path,
@@ -60,12 +57,12 @@ def test_a_signal_keeps_the_rows_and_says_how_to_go_on(
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        until(lambda: [*tmp_path.glob("t.csv.parts/shard-*")], process)
-        os.killpg(process.pid, sent)  # as a terminal does: the decoders get it too
+        wait_for(lambda: [*tmp_path.glob("t.csv.parts/shard-*")], process)
+        os.killpg(process.pid, signal.SIGINT)  # like a terminal: decoders get it too
         stdout, stderr = process.communicate(timeout=400)
-    assert (process.returncode, stdout) == (code, "")
-    rows = int(re.search(rf"aigc: {word}; (\d+) rows are finished and kept in .*t\.csv\.parts\.\n", stderr)[1])  # type: ignore[index]
-    assert "The same command with --resume goes on." in stderr
+    assert (process.returncode, stdout) == (130, "")
+    rows = int(re.search(r"aigc: Interrupted; (\d+) rows are finished and kept in .*t\.csv\.parts\.\n", stderr)[1])  # type: ignore[index]
+    assert "Run the same command with --resume to continue." in stderr
     assert rows % 32 == 0
     assert 32 <= rows < 160
     assert not (tmp_path / "t.csv").exists()
@@ -75,29 +72,43 @@ def test_a_signal_keeps_the_rows_and_says_how_to_go_on(
         assert [row["status"] for row in csv.DictReader(stream)] == ["ok"] * 160
 
 
-def test_a_second_signal_ends_it_at_once(
+@pytest.mark.slow
+def test_sigterm_keeps_the_rows(forge: Forge, tiny_model: Path, many: Callable[..., Path], tmp_path: Path) -> None:
+    line = f"score {many(96)} --model {tiny_model} --device cpu -q"
+    whole = forge.run(tmp_path / "whole", f"{line} -o t.csv")
+    assert whole.code == 0, whole.err
+    ending = forge.run(tmp_path / "work", f"{line} -o t.csv", at=whole.events // 2, do="terminate")
+    assert ending.code == 143
+    assert "aigc: Terminated; " in ending.err
+    assert not (tmp_path / "work" / "t.csv").exists()
+    assert forge.run(tmp_path / "work", f"{line} -o t.csv --resume").code == 0
+    assert (tmp_path / "work" / "t.csv").read_bytes() == (tmp_path / "whole" / "t.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_second_signal_ends_at_once(
     tiny_model: Path, many: Callable[..., Path], demo: list[Sample], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     folder = many(32)
     (folder / "hang.jpg").write_bytes(demo[0].path.read_bytes())
     line = ["score", folder, "--model", tiny_model, "--device", "cpu", "-o", tmp_path / "t.csv", "-q"]
     with subprocess.Popen([sys.executable, "-m", "aigc_cli", *map(str, line)], env=environment) as process:
-        until(lambda: [*tmp_path.glob("t.csv.parts/shard-*")], process)
+        wait_for(lambda: [*tmp_path.glob("t.csv.parts/shard-*")], process)
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
-        assert process.poll() is None  # it waits for the image that hangs
+        assert process.poll() is None  # it waits for the hanging decoder
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == -signal.SIGINT
 
 
-# --- where the table goes
+# --- the output
 
 
 HOLDER = """
 import sys
 from pathlib import Path
-from aigc_cli.storage.locks import owned
-with owned(Path(sys.argv[1])):
+from aigc_cli.storage.locks import own_folder
+with own_folder(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()
 """
@@ -121,8 +132,8 @@ def test_a_second_run_leaves_the_first_alone(
 
 
 @contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes, as on a full disk."""
+def limit_files(size: int) -> Iterator[None]:
+    """Limits every file to `size` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -131,21 +142,21 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("suffix", ["parquet", *(pytest.param(s, marks=pytest.mark.slow) for s in ("csv", "jsonl"))])
 def test_a_full_disk_keeps_the_old_table_and_the_rows(
     suffix: str, tiny_model: Path, many: Callable[..., Path], tmp_path: Path, aigc_here: Here
 ) -> None:
     folder, output = many(100), tmp_path / f"t.{suffix}"
     output.write_text("old")
     line = ("score", folder, "--model", tiny_model, "--device", "cpu", "-o", output, "--overwrite", "--prompt", "a fox")
-    for limit in (1000, 9000):  # the plan does not fit, or a later file
-        with largest_file(limit):
+    for limit in (1000, 9000):  # the plan does not fit; a later file does not fit
+        with limit_files(limit):
             code, out, err = aigc_here(*line, "-q")
         assert (code, out) == (4, ""), err
-        assert "could not be written: File too large" in err
+        assert "File too large" in err
         assert output.read_text() == "old"
         assert [path.name for path in tmp_path.glob(".aigc-*")] == []
-    assert "Then add --resume to go on." in err
+    assert "--resume" in err
     code, _, err = aigc_here(*line, "-q", "--resume")
     assert (code, err) == (0, "")
     assert output.stat().st_size > 9000
@@ -156,21 +167,24 @@ POWERLESS = """
 import os, sys
 from pathlib import Path
 from aigc_cli.errors import AigcError
+from aigc_cli.storage.atomic_files import Output
+from aigc_cli.workflows.score.plan import ScoringPlan
 from aigc_cli.workflows.score.score import score_folder
-if os.geteuid() == 0:  # imports come before: an ordinary user may not see this Python's own files
+if os.geteuid() == 0:  # after the imports: an ordinary user may not read the files of this Python
     os.setgroups([])
     os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
 try:
-    score_folder(Path(sys.argv[1]), Path(sys.argv[2]), model=Path("/no such model"))
+    score_folder(Path(sys.argv[1]), Output(Path(sys.argv[2])), ScoringPlan(model=Path("/no such model")))
 except AigcError as error:
     print(error.exit_code, error.message)
 """
 
 
-def test_an_unwritable_place_is_found_before_the_model_is_loaded(environment: dict[str, str]) -> None:
+@pytest.mark.slow
+def test_unwritable_folder_is_found_before_the_model_is_loaded(environment: dict[str, str]) -> None:
     import tempfile
 
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+    with tempfile.TemporaryDirectory() as name:  # other users have no access to pytest's folders
         folder, closed = Path(name, "images"), Path(name, "closed")
         folder.mkdir()
         (folder / "a.jpg").write_bytes(b"")
@@ -178,7 +192,7 @@ def test_an_unwritable_place_is_found_before_the_model_is_loaded(environment: di
         Path(name).chmod(0o755)
         line = [sys.executable, "-c", POWERLESS, str(folder), f"{closed}/t.csv"]
         done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400)
-    assert (done.stdout, done.stderr) == (f"4 The folder {closed} can't be written.\n", "")
+    assert (done.stdout, done.stderr) == (f"4 The folder {closed} is not writable.\n", "")
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "dead link", "pipe", "device"])
@@ -200,16 +214,17 @@ def test_an_output_that_is_no_file(kind: str, many: Callable[..., Path], tmp_pat
     assert not (tmp_path / "t.csv.parts").exists()
 
 
-# --- workers and memory
+# --- memory
 
 
-def test_a_full_shared_memory_does_not_matter(
+@pytest.mark.slow
+def test_full_shared_memory_does_not_matter(
     tiny_model: Path, many: Callable[..., Path], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     unshare = shutil.which("unshare")
     mount = "mount -t tmpfs -o size=4k tmpfs /dev/shm && { head -c 8192 /dev/zero > /dev/shm/full || true; }"
     if not unshare or subprocess.run([unshare, "-m", "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("only root may change what /dev/shm is, and only for a process of its own")
+        pytest.skip("only root can mount another /dev/shm for one process")
     folder = many(8)
     line = f'{mount} 2>/dev/null; exec "$@"'
     command = [sys.executable, "-m", "aigc_cli", "score", str(folder), "--model", str(tiny_model), "-q"]
@@ -224,7 +239,7 @@ def test_a_full_shared_memory_does_not_matter(
     assert "8 images, 0 failed" in done.stdout
 
 
-class Heard(Silent):
+class RecordingProgress(SilentProgress):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -232,53 +247,58 @@ class Heard(Silent):
         self.said.append(message)
 
 
-def entries(demo: list[Sample]) -> list[Entry]:
-    return [Entry(sample.name, sample.path, sample.prompt, "table") for sample in demo[:40]]
+def make_entries(demo: list[Sample]) -> list[ImageEntry]:
+    return [ImageEntry(sample.name, sample.path, sample.prompt, "table") for sample in demo[:40]]
 
 
-def small_device(scorer: Scorer, holds: int) -> list[int]:
-    """Makes the scorer's device hold so many images at a time; the sizes that it was asked for."""
-    honest, asked = scorer._engine, list[int]()
+def shrink_device(monkeypatch: pytest.MonkeyPatch, holds: int) -> list[int]:
+    """Makes the device of new scorers hold `holds` images at a time; returns the batch sizes that they try."""
+    original, sizes = scorer.choose_engine, list[int]()
 
-    def together(begun: Sequence[Any]) -> State:
-        asked.append(len(begun))
-        if len(begun) > holds:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return honest.together(begun)
+    def choose(*given: Any) -> Engine:
+        engine = original(*given)
 
-    scorer._engine = Engine("small", honest.each, together)
-    return asked
+        def collect(states: Sequence[Any]) -> State:
+            sizes.append(len(states))
+            if len(states) > holds:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return engine.collect(states)
+
+        return Engine("small", engine.run_one, collect)
+
+    monkeypatch.setattr(scorer, "choose_engine", choose)
+    return sizes
 
 
-def test_a_device_without_memory_gets_smaller_batches(tiny_model: Path, demo: list[Sample]) -> None:
-    model, heard = load_model(tiny_model, "cpu"), Heard()
-    expected = list(Scorer(model).rows(entries(demo)))
-    scorer = Scorer(model, progress=heard)
-    asked = small_device(scorer, holds=10)
-    found = list(scorer.rows(entries(demo)))
-    assert asked == [32, 16, 8, 8, 8, 8, 8]
-    assert heard.said == [
-        "Out of memory with 32 images at a time; going on with 16.",
-        "Out of memory with 16 images at a time; going on with 8.",
+def test_device_without_memory_gets_smaller_batches(
+    tiny_model: Path, demo: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, progress = load_model(tiny_model, "cpu"), RecordingProgress()
+    expected = list(Scorer(model).iterate_rows(make_entries(demo)))
+    sizes = shrink_device(monkeypatch, holds=10)
+    found = list(Scorer(model, progress=progress).iterate_rows(make_entries(demo)))
+    assert sizes == [32, 16, 8, 8, 8, 8, 8]
+    assert [text.partition(";")[0] for text in progress.said] == [
+        "Out of memory with 32 images at a time",
+        "Out of memory with 16 images at a time",
     ]
     for one, other in zip(found, expected, strict=True):
         assert one["quality"] == pytest.approx(other["quality"], abs=1e-4)
 
 
-def test_a_device_that_holds_no_image(tiny_model: Path, demo: list[Sample]) -> None:
-    scorer = Scorer(load_model(tiny_model, "cpu"))
-    small_device(scorer, holds=0)
-    with pytest.raises(EnvironmentProblem, match="does not hold one image"):
-        list(scorer.rows(entries(demo)))
+def test_device_that_holds_no_image(tiny_model: Path, demo: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink_device(monkeypatch, holds=0)
+    with pytest.raises(EnvironmentProblem, match="one image"):
+        list(Scorer(load_model(tiny_model, "cpu")).iterate_rows(make_entries(demo)))
 
 
-def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, aigc_here: Here) -> None:
-    from aigc_cli.workflows.recommend import by_size as recommend
+def test_lack_of_memory_is_not_a_bug(monkeypatch: pytest.MonkeyPatch, aigc_here: Here) -> None:
+    from aigc_cli.workflows.recommend import by_size
 
-    def starve(n: int) -> None:
+    def starve(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(recommend, "recommend", starve)
+    monkeypatch.setattr(by_size, "recommend_by_size", starve)
     code, _, err = aigc_here("recommend", "--n", "100")
     assert code == 4
     assert err.startswith("aigc: Out of memory")

@@ -1,8 +1,9 @@
-"""Nothing that is read can run code or reach outside the folder that was named."""
+"""No input can run code or reach files outside the given folder."""
 
 import pickle
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import torch
 import aigc_cli
 from aigc_cli.errors import AigcError
 from aigc_cli.model.trained import load_model
-from aigc_cli.storage.results import iter_rows
+from aigc_cli.storage.results import iterate_rows
 
 PACKAGE = Path(aigc_cli.__file__).parent
 ROOT = PACKAGE.parent
 
-# What turns data into code. `np.load` is fine only where it says that it does not unpickle.
+# Calls that turn data into code. `np.load` is allowed only with allow_pickle=False.
 DANGEROUS = (
     r"\bimport (pickle|cPickle|_pickle|dill|cloudpickle|joblib|shelve|marshal)\b",
     r"\bfrom (pickle|cPickle|_pickle|dill|cloudpickle|joblib|shelve|marshal)\b",
@@ -45,7 +46,7 @@ def test_nothing_in_the_package_turns_data_into_code(pattern: str) -> None:
     assert found == []
 
 
-def test_the_patterns_find_what_they_look_for() -> None:
+def test_patterns_match_their_samples() -> None:
     samples = ["import pickle", "from joblib import load", "torch.load(path)", "pd.read_pickle(x)", "allow_pickle=True"]
     samples += ["np.load(path)", "weights_only=False", "yaml.full_load(x)", "exec(text)", "os.system(x)", "shell=True"]
     samples += ["trust_remote_code"]
@@ -54,7 +55,7 @@ def test_the_patterns_find_what_they_look_for() -> None:
 
 
 class Trap:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -74,7 +75,7 @@ def test_a_pickle_under_another_name_is_refused_unopened(
         weights.write_bytes(pickle.dumps(Trap(mark)))
     else:
         torch.save({"trap": Trap(mark)}, weights, _use_new_zipfile_serialization=writer == "torch")
-    with pytest.raises(AigcError, match="Expected a whole safetensors file"):
+    with pytest.raises(AigcError, match="Expected a complete safetensors file"):
         load_model(weights.parent, "cpu")
     assert not mark.exists()
     pickle.loads(pickle.dumps(Trap(mark)))  # the trap works
@@ -97,7 +98,7 @@ def test_a_table_cannot_name_what_lies_outside(
 def test_links_lead_to_images_only_and_not_out_of_folders_below(
     many: Callable[..., Path], tiny_model: Path, tmp_path: Path, aigc_here: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """A link in the folder itself is the image behind it, as in a folder of `pick --link --symbolic`."""
+    """A link in the given folder counts as the image it points to, as in a folder of `pick --link --symbolic`."""
     folder, outside = many(2), tmp_path / "outside"
     outside.mkdir()
     (outside / "x.jpg").write_bytes((folder / "000.jpg").read_bytes())
@@ -111,7 +112,7 @@ def test_links_lead_to_images_only_and_not_out_of_folders_below(
         code, out, err = aigc_here("score", folder, *given, "-o", tmp_path / "t.csv")
         assert code == 0, err
         assert "root:" not in out + err + (tmp_path / "t.csv").read_text()
-        found[flag] = {row["name"]: (row["status"], row["reason"]) for row in iter_rows(tmp_path / "t.csv")}
+        found[flag] = {row["name"]: (row["status"], row["reason"]) for row in iterate_rows(tmp_path / "t.csv")}
     beside = {"000.jpg": ("ok", "bad_sidecar,no_prompt"), "001.jpg": ("ok", "no_prompt")}
     followed = {"image.jpg": ("ok", "no_prompt"), "text.jpg": ("failed", "not_an_image"), "away/x.jpg": ("ok", None)}
     assert found["--quiet"] == beside | followed
@@ -119,7 +120,7 @@ def test_links_lead_to_images_only_and_not_out_of_folders_below(
 
 
 def test_a_model_cannot_name_weights_elsewhere(tiny_model: Path, tmp_path: Path) -> None:
-    """Its description is data: no field of it is a file to open except its backbone's, which the hash must fit."""
+    """The only file that a description names is the backbone, whose hash must match."""
     text = (tiny_model / "checkpoint" / "model.json").read_text()
     for old, new in (('"name": "local-dir:', '"name": "local-dir:../'), ('"weights_hash": "', '"weights_hash": "../')):
         place = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -130,12 +131,11 @@ def test_a_model_cannot_name_weights_elsewhere(tiny_model: Path, tmp_path: Path)
             load_model(place, "cpu")
 
 
+@pytest.mark.slow
 def test_modules_in_the_working_folder_are_not_run(
     tiny_model: Path, many: Callable[..., Path], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """A folder of images may hold a numpy.py; neither the program nor its decoders import it."""
-    import sys
-
+    """The image folder has a numpy.py and others; neither the program nor its decoders import them."""
     folder = many(2)
     for name in ("numpy", "PIL", "json", "signal", "torch", "aigc_cli"):
         (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")

@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 
 
 def start() -> int:
-    """Finds the helpers of the tests, as pytest does, and attacks."""
+    """Add the folders of the test helpers to the path, as pytest does, and run the attacks."""
     sys.path[:0] = [str(HERE.parent), str(HERE.parent / "durability"), str(HERE)]
     os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
     from run import main

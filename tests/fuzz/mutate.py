@@ -1,4 +1,4 @@
-"""Damage: bytes changed at random, and, where the format is known, in ways that pass its outer checks."""
+"""Damages files: random bytes, and changes that pass the outer checks of known formats, such as checksums."""
 
 import contextlib
 import csv
@@ -23,71 +23,71 @@ VALUES: tuple[Any, ...] = (
 
 
 def mutate(data: bytes, draw: random.Random) -> bytes:
-    """`data` with one to four faults."""
+    """Apply one to four random changes to `data`."""
     for _ in range(draw.choice((1, 1, 1, 2, 2, 4))):
-        kinds = [_bits, _bytes, _token, _cut, _drop, _repeat, _number]
+        kinds = [_flip_bits, _replace_bytes, _insert_token, _cut_end, _drop_part, _repeat_part, _write_number]
         if data[:8] == b"\x89PNG\r\n\x1a\n":
-            kinds += [_chunk] * 6
+            kinds += [_change_chunk] * 6
         elif data[:4] in (b"II*\0", b"MM\0*"):
-            kinds += [_tag] * 6
+            kinds += [_change_tag] * 6
         elif data[:1] == b"{" and b"\n{" not in data.rstrip():
-            kinds += [_json] * 12
+            kinds += [_change_json] * 12
         elif data[:1] == b"{":
-            kinds += [_line] * 6
+            kinds += [_change_line] * 6
         elif b"," in data.split(b"\n", 1)[0] and b"\n" in data:
-            kinds += [_cell] * 12
+            kinds += [_change_cell] * 12
         elif data[8:9] == b"{":
-            kinds += [_header] * 12
+            kinds += [_change_header] * 12
         data = draw.choice(kinds)(data, draw)
     return data
 
 
-def _place(data: bytes, draw: random.Random) -> int:
-    """An offset, more often one in the first bytes, where most of a format's meaning is."""
+def _draw_offset(data: bytes, draw: random.Random) -> int:
+    """Draw an offset, in 40 % of cases within the first 128 bytes, where most formats have their header."""
     most = len(data) if draw.random() < 0.6 else min(len(data), 128)
     return draw.randrange(most) if most else 0
 
 
-def _bits(data: bytes, draw: random.Random) -> bytes:
+def _flip_bits(data: bytes, draw: random.Random) -> bytes:
     copy = bytearray(data)
     for _ in range(draw.choice((1, 1, 4, 16)) if data else 0):
-        copy[_place(data, draw)] ^= 1 << draw.randrange(8)
+        copy[_draw_offset(data, draw)] ^= 1 << draw.randrange(8)
     return bytes(copy)
 
 
-def _bytes(data: bytes, draw: random.Random) -> bytes:
-    at = _place(data, draw)
+def _replace_bytes(data: bytes, draw: random.Random) -> bytes:
+    at = _draw_offset(data, draw)
     return data[:at] + draw.randbytes(draw.choice((1, 2, 4, 16))) + data[at + draw.choice((0, 1, 4)) :]
 
 
-def _token(data: bytes, draw: random.Random) -> bytes:
-    at = _place(data, draw)
+def _insert_token(data: bytes, draw: random.Random) -> bytes:
+    at = _draw_offset(data, draw)
     token = draw.choice(TOKENS)
     return data[:at] + token + data[at + draw.choice((0, len(token))) :]
 
 
-def _cut(data: bytes, draw: random.Random) -> bytes:
+def _cut_end(data: bytes, draw: random.Random) -> bytes:
     return data[: draw.randrange(len(data) + 1)]
 
 
-def _drop(data: bytes, draw: random.Random) -> bytes:
-    at = _place(data, draw)
+def _drop_part(data: bytes, draw: random.Random) -> bytes:
+    at = _draw_offset(data, draw)
     return data[:at] + data[at + draw.choice((1, 4, 64)) :]
 
 
-def _repeat(data: bytes, draw: random.Random) -> bytes:
-    at, size = _place(data, draw), draw.choice((1, 8, 64, 512))
+def _repeat_part(data: bytes, draw: random.Random) -> bytes:
+    at, size = _draw_offset(data, draw), draw.choice((1, 8, 64, 512))
     return data[:at] + data[at : at + size] * draw.choice((2, 3, 50)) + data[at + size :]
 
 
-def _number(data: bytes, draw: random.Random) -> bytes:
-    at, form = _place(data, draw), draw.choice(("<B", "<H", ">H", "<I", ">I"))
+def _write_number(data: bytes, draw: random.Random) -> bytes:
+    at, form = _draw_offset(data, draw), draw.choice(("<B", "<H", ">H", "<I", ">I"))
     size = struct.calcsize(form)
     return data[:at] + struct.pack(form, draw.choice(NUMBERS) % 256**size) + data[at + size :]
 
 
-def _chunk(data: bytes, draw: random.Random) -> bytes:
-    """Another content of one chunk of a PNG, under a checksum that is right; chunks may also swap or go."""
+def _change_chunk(data: bytes, draw: random.Random) -> bytes:
+    """Change, drop, repeat or add a chunk of a PNG and write the correct checksum."""
     chunks, at = list[tuple[bytes, bytes]](), 8
     while at + 12 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -100,9 +100,9 @@ def _chunk(data: bytes, draw: random.Random) -> bytes:
     if what < 0.7:
         if name == b"IDAT" and draw.random() < 0.5:
             with contextlib.suppress(zlib.error):
-                body = zlib.compress(draw.choice((_bits, _cut, _repeat))(zlib.decompress(body), draw))
+                body = zlib.compress(draw.choice((_flip_bits, _cut_end, _repeat_part))(zlib.decompress(body), draw))
         else:
-            body = draw.choice((_bits, _bytes, _cut, _number))(body, draw)
+            body = draw.choice((_flip_bits, _replace_bytes, _cut_end, _write_number))(body, draw)
         chunks[which] = (name, body)
     elif what < 0.8:
         chunks.pop(which)
@@ -115,12 +115,12 @@ def _chunk(data: bytes, draw: random.Random) -> bytes:
     return data[:8] + b"".join(packed)
 
 
-def _tag(data: bytes, draw: random.Random) -> bytes:
-    """Another number in the directory of a TIFF."""
+def _change_tag(data: bytes, draw: random.Random) -> bytes:
+    """Change a number in the directory of a TIFF."""
     order = "<" if data[:2] == b"II" else ">"
     (start,) = struct.unpack(f"{order}I", data[4:8].ljust(4, b"\0"))
     if start + 2 > len(data):
-        return _bits(data, draw)
+        return _flip_bits(data, draw)
     (count,) = struct.unpack(f"{order}H", data[start : start + 2])
     at = start + 2 + 12 * draw.randrange(count or 1) + draw.choice((0, 2, 4, 8))
     form = draw.choice(("H", "I"))
@@ -128,17 +128,17 @@ def _tag(data: bytes, draw: random.Random) -> bytes:
     return data[:at] + struct.pack(order + form, value) + data[at + struct.calcsize(form) :]
 
 
-def _json(data: bytes, draw: random.Random) -> bytes:
-    """Another value at one place of a JSON document, or that place gone."""
+def _change_json(data: bytes, draw: random.Random) -> bytes:
+    """Change or delete one value of a JSON document."""
     try:
         body = json.loads(data)
     except ValueError:
-        return _bytes(data, draw)
-    _change(body, draw)
+        return _replace_bytes(data, draw)
+    _change_value(body, draw)
     return json.dumps(body).encode("utf-8", "surrogatepass")
 
 
-def _change(node: Any, draw: random.Random) -> None:
+def _change_value(node: Any, draw: random.Random) -> None:
     while isinstance(node, dict | list) and node:
         key = draw.choice(list(node)) if isinstance(node, dict) else draw.randrange(len(node))
         if isinstance(node[key], dict | list) and node[key] and draw.random() < 0.85:
@@ -154,20 +154,20 @@ def _change(node: Any, draw: random.Random) -> None:
             return
 
 
-def _line(data: bytes, draw: random.Random) -> bytes:
-    """Another value in one line of JSON lines."""
+def _change_line(data: bytes, draw: random.Random) -> bytes:
+    """Change a value in one line of JSON lines."""
     lines = data.split(b"\n")
     which = draw.randrange(len(lines))
-    lines[which] = _json(lines[which], draw)
+    lines[which] = _change_json(lines[which], draw)
     return b"\n".join(lines)
 
 
-def _cell(data: bytes, draw: random.Random) -> bytes:
-    """Another text in one cell of a CSV table, quoted as it should be; columns may also be renamed or swapped."""
+def _change_cell(data: bytes, draw: random.Random) -> bytes:
+    """Change one cell of a CSV table, possibly a column name, with correct quoting."""
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")))
     except csv.Error:
-        return _bytes(data, draw)
+        return _replace_bytes(data, draw)
     row = draw.choice([row for row in rows if row] or [[""]])
     at = draw.randrange(len(row))
     other = draw.choice([row for row in rows if row] or [[""]])
@@ -194,13 +194,13 @@ def _cell(data: bytes, draw: random.Random) -> bytes:
     return stream.getvalue().encode("utf-8", "surrogateescape")
 
 
-def _header(data: bytes, draw: random.Random) -> bytes:
-    """Another value in the header of a safetensors file, or other numbers in its tensors."""
+def _change_header(data: bytes, draw: random.Random) -> bytes:
+    """Change a value in the header of a safetensors file, or a number in its tensors."""
     size = int.from_bytes(data[:8], "little")
     header, body = data[8 : 8 + size], data[8 + size :]
     if draw.random() < 0.3:
         at = 4 * draw.randrange(max(1, len(body) // 4))
         value = draw.choice((float("nan"), float("inf"), 1e38, -1e38, 0.0, 1e-45))
         return data[: 8 + size] + body[:at] + struct.pack("<f", value) + body[at + 4 :]
-    header = _json(header, draw)
+    header = _change_json(header, draw)
     return len(header).to_bytes(8, "little") + header + body

@@ -1,4 +1,4 @@
-"""Attacks `aigc` with damaged files for as long as one likes; what breaks a promise is kept in corpus/."""
+"""Attacks `aigc` with damaged files for a given time and keeps the files that reveal a bug in corpus/."""
 
 import argparse
 import contextlib
@@ -13,41 +13,40 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from attacks import Attack, image_attack
+from attacks import Attack, make_image_attack
 from mutate import mutate
 from sandbox import Sandbox
-from seeds import images
+from seeds import make_images
 
-from aigc_cli.metrics import by_name as metrics
+from aigc_cli.metrics import by_name
 
 HERE = Path(__file__).parent
-MEMORY = 12 << 30  # address space: what asks for more gets MemoryError, and that is a find
+MAX_MEMORY = 12 << 30  # bytes of address space; a command that needs more fails with MemoryError, which is a find
 Find = tuple[str, str]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Attacks aigc with damaged files.")
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=None, help="default: drawn, and printed")
-    parser.add_argument("--only", default="", help="attacks whose name holds this")
+    parser.add_argument("--seed", type=int, default=None, help="default: a random seed, which is printed")
+    parser.add_argument("--only", default="", help="only attacks whose name contains this text")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     torch.set_num_threads(1)
-    for function in (metrics.metric_rows, metrics.crossval_rows):
-        function.__defaults__ = (20,)  # type: ignore[attr-defined]  # the intervals have tests of their own
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    by_name.RESAMPLES = 20  # intervals are slow, and other tests cover them
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         os.environ["AIGC_CACHE"] = str(Path(folder, "cache"))
         box = Sandbox(Path(folder, "box"), ablation=True)
-        found = attack_for(60 * given.minutes, box, random.Random(seed), given.only)
+        found = run_attacks(60 * given.minutes, box, random.Random(seed), given.only)
     return int(bool(found))
 
 
-def attack_for(seconds: float, box: Sandbox, draw: random.Random, only: str) -> dict[str, Find]:
-    """Attacks until the time is over; {what is shown for a find: (attack, line)}."""
+def run_attacks(seconds: float, box: Sandbox, draw: random.Random, only: str) -> dict[str, Find]:
+    """Attack for `seconds`; returns {place and text of the error: (attack, command)}."""
     jobs: dict[str, list[tuple[Attack, str, bytes]]] = {}
-    for attack, data in honest(box):
+    for attack, data in list_attacks(box):
         jobs.setdefault(attack.name, []).extend((attack, line, data) for line in attack.lines)
     names = [name for name in jobs if only in name]
     spent = {(attack.name, line): [1.0, 1.0] for kind in jobs.values() for attack, line, _ in kind}  # seconds, times
@@ -59,10 +58,10 @@ def attack_for(seconds: float, box: Sandbox, draw: random.Random, only: str) -> 
         attack, line, data = draw.choices(kind, weights)[0]
         bad, start = mutate(data, draw), time.monotonic()
         try:
-            code = str(box.attacked(attack, line, bad).code)
+            code = str(box.attack_file(attack, line, bad).code)
         except AssertionError as error:
             code = "broken"
-            keep(attack, line, bad, str(error), box, found)
+            keep_find(attack, line, bad, str(error), box, found)
         spent[attack.name, line][0] += time.monotonic() - start
         spent[attack.name, line][1] += 1
         codes[f"{attack.name}: {code}"] += 1
@@ -73,25 +72,24 @@ def attack_for(seconds: float, box: Sandbox, draw: random.Random, only: str) -> 
     return found
 
 
-def honest(box: Sandbox) -> list[tuple[Attack, bytes]]:
-    """Every attack with what is to be damaged."""
+def list_attacks(box: Sandbox) -> list[tuple[Attack, bytes]]:
+    """Every attack with the undamaged content of its file."""
     tables = [(a, (box.root / (a.like or a.file.removeprefix("out/"))).read_bytes()) for a in box.attacks.values()]
     name = sorted(path.name for path in (box.root / "images").iterdir())[0]
-    return tables + [(image_attack(name), data) for data in images()]
+    return tables + [(make_image_attack(name), data) for data in make_images()]
 
 
-def keep(attack: Attack, line: str, data: bytes, said: str, box: Sandbox, found: dict[str, Find]) -> None:
-    """Prints a find with its traceback and keeps its bytes, once for each place that raised."""
-    shown = said
+def keep_find(attack: Attack, line: str, data: bytes, message: str, box: Sandbox, found: dict[str, Find]) -> None:
+    """Print a find with its traceback and keep its bytes, once for each place that raised."""
     with contextlib.suppress(AssertionError), contextlib.redirect_stderr(io.StringIO()):
-        box.attacked(attack, f"{line} --debug", data)
-    shown = box.last.err.strip() or said
+        box.attack_file(attack, f"{line} --debug", data)
+    shown = box.last.err.strip() or message
     place = [row for row in shown.splitlines() if row.startswith("  File ") and "aigc_cli" in row]
-    key = f"{place[-1] if place else ''} {said.split('err=')[-1][:60]}"
+    key = f"{place[-1] if place else ''} {message.split('err=')[-1][:60]}"
     if key in found:
         return
     found[key] = (attack.name, line)
     folder = HERE / "corpus" / attack.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / sha256(data).hexdigest()[:12]).write_bytes(data)
-    print(f"--- {attack.name}: {line}\n{said[:800]}\n{shown[-1500:]}\n", flush=True)
+    print(f"--- {attack.name}: {line}\n{message[:800]}\n{shown[-1500:]}\n", flush=True)

@@ -1,11 +1,11 @@
-"""Harms to an image: as strong as their names say, and the same for the same seed."""
+"""Perturbations have the strength in their names and repeat with the same seed."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from aigc_cli.images.degrade import PERTURBATIONS, cropped, resized, translucent
-from aigc_cli.images.reader import from_pil
+from aigc_cli.images.degrade import PERTURBATIONS, add_opaque_alpha, crop_middle, resize_and_restore
+from aigc_cli.images.reader import convert_pil
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def distance(a: Image.Image, b: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_a_harm_is_repeatable_and_leaves_the_original(name: str, picture: Image.Image) -> None:
+def test_a_perturbation_repeats_and_keeps_the_original(name: str, picture: Image.Image) -> None:
     before = picture.tobytes()
     first, again = (PERTURBATIONS[name](picture, np.random.default_rng(3)) for _ in range(2))
     assert first.tobytes() == again.tobytes()
@@ -45,20 +45,20 @@ def test_the_second_level_is_the_stronger_one(mild: str, strong: str, picture: I
     assert 0 < little < much
 
 
-def test_noise_is_as_strong_as_it_says() -> None:
+def test_noise_has_the_standard_deviation_in_its_name() -> None:
     grey = Image.new("RGB", (200, 200), (128, 128, 128))
     for name, sd in (("noise, sd 8 of 255", 8), ("noise, sd 32 of 255", 32)):
-        harmed = np.asarray(PERTURBATIONS[name](grey, np.random.default_rng(0)), dtype=float)
-        assert harmed.std() == pytest.approx(sd, rel=0.05)
+        changed = np.asarray(PERTURBATIONS[name](grey, np.random.default_rng(0)), dtype=float)
+        assert changed.std() == pytest.approx(sd, rel=0.05)
 
 
 def test_sizes(picture: Image.Image) -> None:
-    assert resized(picture, 0.25).size == picture.size
-    assert cropped(picture, 0.8).size == (76, 52)
-    assert cropped(picture, 0.8).getpixel((0, 0)) == picture.getpixel((10, 6))
+    assert resize_and_restore(picture, 0.25).size == picture.size
+    assert crop_middle(picture, 0.8).size == (76, 52)
+    assert crop_middle(picture, 0.8).getpixel((0, 0)) == picture.getpixel((10, 6))
 
 
 def test_opaque_alpha_is_the_same_picture(picture: Image.Image) -> None:
-    harmed = translucent(picture)
-    assert harmed.mode == "RGBA"
-    assert from_pil(harmed).image.tobytes() == picture.tobytes()
+    changed = add_opaque_alpha(picture)
+    assert changed.mode == "RGBA"
+    assert convert_pil(changed).image.tobytes() == picture.tobytes()

@@ -1,11 +1,8 @@
-"""The demonstration set: deterministic, balanced, and scored by the formulas its docstring gives."""
+"""The demonstration set is deterministic, balanced and scored by the formulas of its docstring."""
 
-import importlib.util
 import os
-import sys
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,23 +12,32 @@ from scipy.stats import spearmanr
 
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.images import demo
-from aigc_cli.images.demo import DIFFERENCE, consistency_of, demo_samples, distort, mismatched, quality_of, random_scene
+from aigc_cli.images.degrade import distort
+from aigc_cli.images.demo import (
+    DIFFERENCE,
+    change_scene,
+    make_random_scene,
+    rate_consistency,
+    rate_quality,
+    render_demo,
+)
 from aigc_cli.images.sample import Sample
+from tools.render_examples import EXAMPLES, render_examples
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """The set at its default n and size."""
-    return demo_samples(tmp_path_factory.mktemp("demo"))
+    """All 240 samples; scores, prompts and groups do not depend on the size."""
+    return render_demo(tmp_path_factory.mktemp("demo"), size=16)
 
 
 def test_two_folders_hold_the_same_bytes_and_a_smaller_set_is_a_prefix(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    more = demo_samples(tmp_path / "a", n=20, size=64, seed=5)
-    fewer = demo_samples(tmp_path / "b", n=8, size=64, seed=5)
+    more = render_demo(tmp_path / "a", n=20, size=64, seed=5)
+    fewer = render_demo(tmp_path / "b", n=8, size=64, seed=5)
     for one, other in zip(more[:8], fewer, strict=True):
         assert one.path.read_bytes() == other.path.read_bytes()
         assert (one.name, one.prompt, one.groups) == (other.name, other.prompt, other.groups)
@@ -39,21 +45,21 @@ def test_two_folders_hold_the_same_bytes_and_a_smaller_set_is_a_prefix(tmp_path:
 
 
 def test_another_seed_is_another_set(tmp_path: Path) -> None:
-    first = demo_samples(tmp_path, n=6, size=64, seed=0)
+    first = render_demo(tmp_path, n=6, size=64, seed=0)
     before = first[0].path.read_bytes()
-    second = demo_samples(tmp_path, n=6, size=64, seed=1)
+    second = render_demo(tmp_path, n=6, size=64, seed=1)
     assert first[0].prompt != second[0].prompt
-    assert second[0].path.read_bytes() != before  # the same name: images of another seed are not taken for this one's
+    assert second[0].path.read_bytes() != before  # the same name: images of another seed are replaced
 
 
 def test_a_second_call_writes_nothing_and_a_damaged_file_is_rendered_again(tmp_path: Path) -> None:
-    samples = demo_samples(tmp_path, n=7, size=64)
+    samples = render_demo(tmp_path, n=7, size=64)
     good = samples[3].path.read_bytes()
     for sample in samples:
         os.utime(sample.path, ns=(1, 1))
     samples[3].path.write_bytes(b"not an image")
     os.utime(samples[3].path, ns=(1, 1))
-    assert demo_samples(tmp_path, n=7, size=64) == samples
+    assert render_demo(tmp_path, n=7, size=64) == samples
     written = [sample.name for sample in samples if sample.path.stat().st_mtime_ns != 1]
     assert written == ["demo_0003.jpg"]
     assert samples[3].path.read_bytes() == good
@@ -63,14 +69,14 @@ def test_a_second_call_writes_nothing_and_a_damaged_file_is_rendered_again(tmp_p
 def test_a_failed_write_leaves_no_file_and_names_the_path(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     with pytest.raises(EnvironmentProblem) as caught:
-        demo_samples(gone, n=1, size=32)
+        render_demo(gone, n=1, size=32)
     message = f"The demonstration image {gone / 'demo_0000.jpg'} could not be written: No such file or directory."
     assert caught.value.message == message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_samples_are_an_empty_list(tmp_path: Path) -> None:
-    assert demo_samples(tmp_path, n=0) == []
+    assert render_demo(tmp_path, n=0) == []
 
 
 def test_images_of_one_prompt_differ_in_distortion_and_mismatch(full: list[Sample]) -> None:
@@ -84,25 +90,29 @@ def test_images_of_one_prompt_differ_in_distortion_and_mismatch(full: list[Sampl
         assert {"none", "blur", "noise", "jpeg", "contrast"} < {s.groups["distortion"] for s in group}
 
 
-def test_scores_and_files_are_within_their_bounds(full: list[Sample]) -> None:
+def test_files_of_the_default_size(tmp_path: Path) -> None:
+    samples = render_demo(tmp_path, n=6)
+    assert sum(sample.path.stat().st_size for sample in samples) < 6 * 40_000
+    for sample in samples:
+        with Image.open(sample.path) as image:
+            assert (image.size, image.mode, image.format) == ((224, 224), "RGB", "JPEG")
+
+
+def test_scores_are_within_their_bounds(full: list[Sample]) -> None:
     assert len({sample.name for sample in full}) == 240
-    assert sum(sample.path.stat().st_size for sample in full) < 10_000_000
     quality, consistency = scores(full)
     for values in (quality, consistency):
         assert 0 <= values.min() < 1
         assert 4.5 < values.max() <= 5
-    for sample in full[:12]:
-        with Image.open(sample.path) as image:
-            assert (image.size, image.mode, image.format) == ((224, 224), "RGB", "JPEG")
 
 
 def test_quality_and_consistency_are_unrelated(full: list[Sample]) -> None:
     assert abs(float(spearmanr(*scores(full))[0])) < 0.15
 
 
-def test_scores_are_the_formulas_and_a_small_noise(full: list[Sample]) -> None:
+def test_scores_are_the_formulas_plus_rater_noise(full: list[Sample]) -> None:
     quality, consistency = scores(full)
-    expected = np.array([consistency_of(sample.groups["mismatch"]) for sample in full])
+    expected = np.array([rate_consistency(sample.groups["mismatch"]) for sample in full])
     assert np.std(consistency - expected) == pytest.approx(0.1, rel=0.2)
     clean = quality[[sample.groups["distortion"] == "none" for sample in full]]
     assert clean.mean() == pytest.approx(4.8, abs=0.06)
@@ -111,9 +121,9 @@ def test_scores_are_the_formulas_and_a_small_noise(full: list[Sample]) -> None:
 @pytest.mark.parametrize("name", ["blur", "noise", "jpeg", "contrast"])
 def test_quality_falls_and_damage_grows_with_severity(name: str) -> None:
     rng = np.random.default_rng(0)
-    clean = demo.render_scene(random_scene(rng), 96, rng)
+    clean = demo.render_scene(make_random_scene(rng), 96, rng)
     severities = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]
-    expected = [quality_of({name: s}) for s in severities]
+    expected = [rate_quality({name: s}) for s in severities]
     assert expected == pytest.approx([4.8 - 4.3 * s for s in severities])
     damage = [
         np.square(pixels(distort(clean, {name: s}, np.random.default_rng(1))) - pixels(clean)).mean()
@@ -124,23 +134,23 @@ def test_quality_falls_and_damage_grows_with_severity(name: str) -> None:
 
 
 def test_two_distortions_are_worse_than_either() -> None:
-    assert quality_of({}) == pytest.approx(4.8)
-    assert quality_of({"blur": 0.5, "noise": 0.2}) == pytest.approx(4.8 - 4.3 * 0.6)
-    assert quality_of({"blur": 1.0, "noise": 0.2}) == pytest.approx(0.5)
+    assert rate_quality({}) == pytest.approx(4.8)
+    assert rate_quality({"blur": 0.5, "noise": 0.2}) == pytest.approx(4.8 - 4.3 * 0.6)
+    assert rate_quality({"blur": 1.0, "noise": 0.2}) == pytest.approx(0.5)
 
 
 def test_consistency_falls_with_what_differs() -> None:
-    values = [consistency_of(mismatch) for mismatch in ("none", "colour", "count", "object", "everything")]
+    values = [rate_consistency(mismatch) for mismatch in ("none", "colour", "count", "object", "everything")]
     assert values == pytest.approx([4.6, 3.525, 2.88, 2.02, 0.3])
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_mismatch_changes_what_it_names(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    scene = random_scene(rng)
-    assert mismatched(scene, "none", rng) is scene
+    scene = make_random_scene(rng)
+    assert change_scene(scene, "none", rng) is scene
     for mismatch, field in (("colour", "color"), ("count", "count"), ("object", "kind")):
-        shown = mismatched(scene, mismatch, rng)
+        shown = change_scene(scene, mismatch, rng)
         differing = [
             name
             for ours, theirs in zip(scene.things, shown.things, strict=True)
@@ -149,7 +159,7 @@ def test_a_mismatch_changes_what_it_names(seed: int) -> None:
         ]
         assert differing == [field]
         assert (shown.relation, shown.background) == (scene.relation, scene.background)
-    other = mismatched(scene, "everything", rng)
+    other = change_scene(scene, "everything", rng)
     assert {t.kind for t in other.things}.isdisjoint(t.kind for t in scene.things)
     assert {t.color for t in other.things}.isdisjoint(t.color for t in scene.things)
     assert other.background != scene.background
@@ -164,7 +174,7 @@ def test_prompts_read_as_english() -> None:
 
 def test_every_object_can_be_drawn_on_every_background() -> None:
     for background in demo.BACKGROUNDS:
-        objects: list[demo.Placed] = [(kind, "red", 0.5, 0.5, 0.5) for kind in demo.KINDS]
+        objects: list[demo.PlacedObject] = [(kind, "red", 0.5, 0.5, 0.5) for kind in demo.OBJECTS]
         plain = demo.paint(background, [], 48, np.random.default_rng(0))
         for item in objects:
             drawn = demo.paint(background, [item], 48, np.random.default_rng(0))
@@ -172,16 +182,15 @@ def test_every_object_can_be_drawn_on_every_background() -> None:
 
 
 def test_examples_are_what_the_script_renders(tmp_path: Path) -> None:
-    script = load(ROOT / "tools" / "render_examples.py")
-    script.render(tmp_path)
+    render_examples(tmp_path)
     stored = ROOT / "examples"
     names = sorted(p.name for p in stored.iterdir())
-    assert names == sorted(p.name for p in tmp_path.iterdir()) == sorted([*script.EXAMPLES, "prompts.csv"])
+    assert names == sorted(p.name for p in tmp_path.iterdir()) == sorted([*EXAMPLES, "prompts.csv"])
     assert (stored / "prompts.csv").read_bytes() == (tmp_path / "prompts.csv").read_bytes()
-    for name in script.EXAMPLES:
+    for name in EXAMPLES:
         assert (stored / name).stat().st_size < 30_000
         with Image.open(stored / name) as ours, Image.open(tmp_path / name) as rendered:
-            # Another libjpeg or libm may round a few pixels differently.
+            # another libjpeg or libm may round a few pixels differently
             assert np.abs(pixels(ours) - pixels(rendered)).mean() < 1, name
 
 
@@ -191,14 +200,3 @@ def pixels(image: Image.Image) -> NDArray[np.float64]:
 
 def scores(samples: list[Sample]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.array([s.mos_quality for s in samples]), np.array([s.mos_align for s in samples])
-
-
-def load(path: Path) -> ModuleType:
-    """A script outside the package, as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module

@@ -1,4 +1,4 @@
-"""Which images a folder holds: in it or below, by patterns, and never by a link out of it; and files by shown paths."""
+"""Lists of images in a folder, patterns, links out of it, names in tables, and files by their printed paths."""
 
 import os
 from collections.abc import Callable
@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.folders import Finder, leads_outside, list_images, matches, wanted
-from aigc_cli.text import printable
+from aigc_cli.images.folders import (
+    FileFinder,
+    is_selected,
+    leads_outside,
+    list_images,
+    matches_pattern,
+    place_in_folder,
+)
+from aigc_cli.text import to_printable
 
 
 def test_images_are_listed_in_codepoint_order(tmp_path: Path) -> None:
@@ -27,7 +34,7 @@ def test_images_are_listed_in_codepoint_order(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_utf8_is_listed(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.png")).write_bytes(b"")
-    assert [printable(name) for name in list_images(tmp_path)] == ["a\\xff.png"]
+    assert [to_printable(name) for name in list_images(tmp_path)] == ["a\\xff.png"]
 
 
 def message_of(call: Callable[[], object]) -> str:
@@ -41,12 +48,12 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"")
     assert message_of(lambda: list_images(tmp_path)) == (
         f"{tmp_path}: expected images (.jpg .jpeg .png .webp .gif .tif .tiff .bmp), found none in 1 entries\n"
-        "Name the folder that holds the images themselves, or add --recursive to search the folders inside it."
+        "Name the folder that contains the images, or add --recursive to search its subfolders."
     )
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    hint = "Name the folder that holds the images."
+    hint = "Name the folder that contains the images."
     gone, file = tmp_path / "g\x1b[31m", tmp_path / "file"
     file.write_bytes(b"")
     assert message_of(lambda: list_images(gone)) == (
@@ -58,7 +65,7 @@ def test_no_folder(tmp_path: Path) -> None:
     assert "found nothing there" in message_of(lambda: list_images(tmp_path / ("x" * 300)))
 
 
-def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -85,7 +92,7 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def test_folders_below_are_searched_when_asked(tree: Path) -> None:
+def test_subfolders_are_searched_only_with_recursive(tree: Path) -> None:
     here = ["a.png", "b.jpg", "in.png", "out.png"]
     below = ["sub/c.png", "sub/deep/d.webp", "sub/folder.png/e.png", "thumbs/a.png"]
     assert list_images(tree) == here
@@ -113,17 +120,17 @@ def test_folders_below_are_searched_when_asked(tree: Path) -> None:
 def test_patterns(include: list[str], exclude: list[str], expected: list[str], tree: Path) -> None:
     found = list_images(tree, recursive=True, include=include, exclude=exclude)
     assert found == expected
-    assert all(wanted(name, include, exclude) for name in found)
+    assert all(is_selected(name, include, exclude) for name in found)
 
 
-def test_patterns_that_leave_nothing(tree: Path) -> None:
+def test_patterns_that_select_nothing(tree: Path) -> None:
     message = message_of(lambda: list_images(tree, include=["*.gif"]))
-    assert message.startswith(f"{tree}: expected images that --include and --exclude leave, found none of 4")
-    assert not matches("A.PNG", "*.png")
+    assert message.startswith(f"{tree}: expected images selected by --include and --exclude, found none of 4")
+    assert not matches_pattern("A.PNG", "*.png")
     assert message_of(lambda: list_images(tree / "sub" / "deep", recursive=True, exclude=["*"])).startswith(str(tree))
 
 
-def test_a_folder_below_that_may_not_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subfolder_that_cannot_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = os.scandir
 
     def fail(place: Path) -> object:
@@ -134,15 +141,38 @@ def test_a_folder_below_that_may_not_be_listed(tree: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "scandir", fail)
     assert message_of(lambda: list_images(tree, recursive=True)) == (
         f"{tree}/sub/deep: the folder cannot be listed (Permission denied)\n"
-        "Check its permissions, or leave it out with --exclude."
+        "Check its permissions, or skip it with --exclude."
     )
     assert "sub/deep/d.webp" not in list_images(tree, recursive=True, exclude=["deep"])
 
 
-def test_files_are_found_by_the_names_that_are_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.png", "sub/b.png", "..png", "a..b/c.png", "c:d.png"])
+def test_names_inside_the_folder(name: str, tmp_path: Path) -> None:
+    assert place_in_folder(tmp_path, name) == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["/a.png", "../a.png", "sub/../../a.png", "sub\\a.png", "..\\a.png", "C:/a.png"])
+def test_names_outside_the_folder(name: str, tmp_path: Path) -> None:
+    shown = to_printable(name)
+    assert message_of(lambda: place_in_folder(tmp_path, name)) == (
+        f"Expected a name inside the image folder, found '{shown}', outside the image folder.\n"
+        "Write names relative to the image folder, with / between folders and without '..'."
+    )
+    message = message_of(lambda: place_in_folder(tmp_path, name, "t.csv, line 2"))
+    assert message.startswith(f"t.csv, line 2: expected a name inside the image folder, found '{shown}'")
+
+
+def test_a_backslash_in_an_escaped_name_is_no_separator(tmp_path: Path) -> None:
+    assert place_in_folder(tmp_path, "esc\\x1b.png", escaped=True) == tmp_path / "esc\\x1b.png"
+    for name in ("..\\a.png", "C:\\a.png", "../a\\x1b.png"):
+        with pytest.raises(AigcError):
+            place_in_folder(tmp_path, name, escaped=True)
+
+
+def test_files_are_found_by_their_printed_names(tmp_path: Path) -> None:
     for name in ("plain.png", "esc\x1b.png", "line\n.png"):
         (tmp_path / name).write_bytes(b"x")
-    find = Finder()
+    find = FileFinder()
     assert find(str(tmp_path / "plain.png")) == tmp_path / "plain.png"
     assert find(str(tmp_path / "esc\\x1b.png")) == tmp_path / "esc\x1b.png"
     assert find(str(tmp_path / "line\\n.png")) == tmp_path / "line\n.png"
@@ -150,15 +180,15 @@ def test_files_are_found_by_the_names_that_are_shown(tmp_path: Path) -> None:
     assert find(str(tmp_path / "real\\x1b.png")) == tmp_path / "real\\x1b.png"
 
 
-def test_so_are_files_in_folders(tmp_path: Path) -> None:
+def test_files_are_found_by_their_printed_folders(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"pictures-\xff") / "esc\x1b"
     folder.mkdir(parents=True)
     (folder / os.fsdecode(b"\xe9.png")).write_bytes(b"x")
-    find = Finder()
-    assert find(printable(str(folder / os.fsdecode(b"\xe9.png")))) == folder / os.fsdecode(b"\xe9.png")
-    assert find(printable(str(folder / "gone.png"))) is None
+    find = FileFinder()
+    assert find(to_printable(str(folder / os.fsdecode(b"\xe9.png")))) == folder / os.fsdecode(b"\xe9.png")
+    assert find(to_printable(str(folder / "gone.png"))) is None
 
 
 @pytest.mark.parametrize("shown", [None, "nowhere/a.png", "nowhere/a\\x1b.png", "a\0b.png", "a\\\0b.png", "\\" * 5000])
-def test_what_is_no_file(shown: str | None) -> None:
-    assert Finder()(shown) is None
+def test_a_printed_path_without_a_file_is_not_found(shown: str | None) -> None:
+    assert FileFinder()(shown) is None

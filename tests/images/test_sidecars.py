@@ -1,4 +1,4 @@
-"""Text files beside images."""
+"""Text files beside images hold prompts."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from written import A1111, A1111_PROMPT, A1111_SETTINGS
 
-from aigc_cli.images.sidecars import MAX_BYTES, Sidecar, read_sidecar
-from aigc_cli.prompts.programs import Recorded
+from aigc_cli.images.sidecars import MAX_SIDECAR_BYTES, Sidecar, read_sidecar
+from aigc_cli.prompts.programs import GenerationRecord
 
 
 def sidecar(folder: Path, content: bytes) -> Sidecar:
@@ -24,30 +24,30 @@ def sidecar(folder: Path, content: bytes) -> Sidecar:
         (b"\xef\xbb\xbfa red fox", "a red fox"),
         ("雪地里的狐狸 🦊\r\nлиса".encode(), "雪地里的狐狸 🦊 лиса"),
         ("a fox".encode("utf-16"), "a fox"),
-        (b"a (red:1.2) fox <lora:x:1>", "a (red:1.2) fox <lora:x:1>"),  # it is what somebody wrote, not a generator
+        (b"a (red:1.2) fox <lora:x:1>", "a (red:1.2) fox <lora:x:1>"),  # a text by a person keeps its brackets
         (b"None", "None"),
         (b" \n", None),
         (b"", None),
     ],
 )
 def test_a_prompt(content: bytes, prompt: str | None, tmp_path: Path) -> None:
-    found = sidecar(tmp_path, content).recorded
+    found = sidecar(tmp_path, content).record
     assert found is not None
-    assert (found.prompt, found.settings()) == (prompt, Recorded().settings())
+    assert (found.prompt, found.get_settings()) == (prompt, GenerationRecord().get_settings())
 
 
-def test_what_automatic1111_writes_beside_its_images(tmp_path: Path) -> None:
-    found = sidecar(tmp_path, f"{A1111}\n".encode()).recorded
+def test_a_text_of_automatic1111(tmp_path: Path) -> None:
+    found = sidecar(tmp_path, f"{A1111}\n".encode()).record
     assert found is not None
-    assert (found.prompt, found.settings()) == (A1111_PROMPT, A1111_SETTINGS)
+    assert (found.prompt, found.get_settings()) == (A1111_PROMPT, A1111_SETTINGS)
 
 
-@pytest.mark.parametrize("content", [b"a \xff fox", b"a\0fox", b"x" * (MAX_BYTES + 1), b"\xff\xfea"])
-def test_what_is_no_text(content: bytes, tmp_path: Path) -> None:
-    assert sidecar(tmp_path, content).recorded is None
+@pytest.mark.parametrize("content", [b"a \xff fox", b"a\0fox", b"x" * (MAX_SIDECAR_BYTES + 1), b"\xff\xfea"])
+def test_unreadable_texts(content: bytes, tmp_path: Path) -> None:
+    assert sidecar(tmp_path, content).record is None
 
 
-def test_only_the_file_of_that_name_and_only_in_the_folder(tmp_path: Path) -> None:
+def test_links_and_special_files(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     (tmp_path / "secret").write_text("secret")
@@ -59,15 +59,15 @@ def test_only_the_file_of_that_name_and_only_in_the_folder(tmp_path: Path) -> No
     (folder / "b.txt").symlink_to("real")
     found = read_sidecar(folder / "b.png", folder)
     assert found is not None
-    assert found.recorded is not None
-    assert found.recorded.prompt == "a fox"
+    assert found.record is not None
+    assert found.record.prompt == "a fox"
     os.mkfifo(folder / "c.txt")
     (folder / "d.txt").symlink_to("gone")
     (folder / "e.txt").mkdir()
     for name in "cde":
         found = read_sidecar(folder / f"{name}.png", folder)
         assert found is not None
-        assert found.recorded is None
+        assert found.record is None
 
 
 def test_other_content_has_another_digest(tmp_path: Path) -> None:

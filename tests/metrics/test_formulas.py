@@ -1,4 +1,4 @@
-"""The formulas beside SciPy and beside plain loops over pairs and prompts."""
+"""The formulas compared with SciPy and with plain loops over pairs and prompts."""
 
 import itertools
 import math
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from aigc_cli.metrics import formulas as agreement
-from aigc_cli.metrics.by_name import METRICS, value
+from aigc_cli.metrics import formulas
+from aigc_cli.metrics.by_name import METRICS, compute_metric
 
 Array = np.ndarray[Any, Any]
 small = st.integers(0, 4).map(float)
@@ -19,7 +19,7 @@ rows_of_prompts = st.lists(st.tuples(small, small, st.integers(0, 4)), min_size=
 
 
 def pairs_by_hand(x: Array, y: Array) -> tuple[float, int]:
-    """(pairs in the order of people, ties in the prediction half; pairs that people ordered)."""
+    """(pairs ordered as people do, equal predictions counting half; pairs with different human scores)."""
     right, total = 0.0, 0
     for i, j in itertools.combinations(range(len(x)), 2):
         if y[i] != y[j]:
@@ -33,7 +33,7 @@ def prompts(codes: Array) -> list[list[int]]:
 
 
 def by_hand(name: str, x: Array, y: Array, codes: Array) -> float | None:
-    """The metrics within prompts as their definitions say them, prompt by prompt."""
+    """A metric within prompts by its definition, prompt by prompt."""
     found: list[float] = []
     if name == "within_pairwise":
         parts = [pairs_by_hand(x[rows], y[rows]) for rows in prompts(codes)]
@@ -59,7 +59,7 @@ def by_hand(name: str, x: Array, y: Array, codes: Array) -> float | None:
 def test_pairwise_is_the_share_of_pairs(rows: list[tuple[float, float, int]]) -> None:
     x, y, _ = np.array(rows).T
     right, total = pairs_by_hand(x, y)
-    found = value("pairwise", x, y)
+    found = compute_metric("pairwise", x, y)
     if total == 0:
         assert found is None
     else:
@@ -71,17 +71,17 @@ def test_pairwise_is_the_share_of_pairs(rows: list[tuple[float, float, int]]) ->
 def test_within_prompts_as_by_hand(name: str, rows: list[tuple[float, float, int]]) -> None:
     x, y = (np.array(side) for side in list(zip(*rows, strict=True))[:2])
     codes = np.array([row[2] for row in rows])
-    expected, found = by_hand(name, x, y, codes), value(name, x, y, codes)
+    expected, found = by_hand(name, x, y, codes), compute_metric(name, x, y, codes)
     assert (found is None) == (expected is None)
     if expected is not None:
         assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_one_choice_by_hand() -> None:
-    """Two prompts: the pick of the first is wrong and costs 2, that of the second is one of two that tie."""
+    """Two prompts: the pick of the first is wrong and loses 2; in the second two images share the first place."""
     x, y = np.array([3.0, 2.0, 1.0, 5.0, 5.0, 1.0]), np.array([1.0, 3.0, 2.0, 4.0, 2.0, 4.0])
     codes = np.array([0, 0, 0, 1, 1, 1])
-    found = {name: value(name, x, y, codes) for name in METRICS}
+    found = {name: compute_metric(name, x, y, codes) for name in METRICS}
     assert found["best_of_n"] == (0 + 1 / 2) / 2
     assert found["best_of_n_chance"] == pytest.approx((1 / 3 + 2 / 3) / 2)
     assert found["regret"] == ((3 - 1) + (4 - 3)) / 2
@@ -90,8 +90,8 @@ def test_one_choice_by_hand() -> None:
 
 def test_a_perfect_prediction_and_its_opposite() -> None:
     y, codes = np.arange(12.0), np.repeat([0, 1, 2], 4)
-    best = {name: value(name, y, y, codes) for name in METRICS}
-    worst = {name: value(name, -y, y, codes) for name in METRICS}
+    best = {name: compute_metric(name, y, y, codes) for name in METRICS}
+    worst = {name: compute_metric(name, -y, y, codes) for name in METRICS}
     for name in ("srocc", "plcc", "plcc_logistic", "krocc", "within_srocc"):
         assert (best[name], worst[name]) == (pytest.approx(1), pytest.approx(-1))
     for name in ("pairwise", "best_of_n", "within_pairwise"):
@@ -111,10 +111,10 @@ def curve(x: Array, low: float, high: float, middle: float, width: float) -> Arr
 def test_a_known_curve_is_recovered(scale: float) -> None:
     x = np.random.default_rng(0).random(200) * 10
     y = curve(x, 1.0, 4.5, 6.0, 0.4)
-    assert value("plcc_logistic", x * scale, y) == pytest.approx(1, abs=1e-9)
-    assert value("plcc_logistic", -x * scale, y) == pytest.approx(-1, abs=1e-9)
-    assert (value("plcc", x, y) or 1) < 0.93
-    mapped = agreement.logistic(x * scale, y)  # but for b1 and b2, a line
+    assert compute_metric("plcc_logistic", x * scale, y) == pytest.approx(1, abs=1e-9)
+    assert compute_metric("plcc_logistic", -x * scale, y) == pytest.approx(-1, abs=1e-9)
+    assert (compute_metric("plcc", x, y) or 1) < 0.93
+    mapped = formulas.fit_logistic(x * scale, y)  # a line, with b1 and b2 free
     np.testing.assert_allclose(np.polyval(np.polyfit(mapped, y, 1), mapped), y, atol=1e-3)
 
 
@@ -122,29 +122,29 @@ def test_a_known_curve_is_recovered(scale: float) -> None:
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), small), min_size=2, max_size=30))
 def test_the_map_is_never_worse_than_a_line_and_never_changes_the_order(rows: list[tuple[float, float]]) -> None:
     x, y = np.round(np.array(rows), 3).T
-    linear, found = value("plcc", x, y), value("plcc_logistic", x, y)
+    linear, found = compute_metric("plcc", x, y), compute_metric("plcc_logistic", x, y)
     assert (linear is None) == (found is None)
     if linear is None or found is None:
         return
     assert math.isfinite(found)
     assert abs(linear) - 1e-9 <= abs(found) <= 1
     order = np.argsort(x, kind="stable")
-    assert (np.diff(agreement.logistic(x, y)[order]) >= -1e-9).all()
+    assert (np.diff(formulas.fit_logistic(x, y)[order]) >= -1e-9).all()
 
 
 def test_four_points_are_too_few_for_four_parameters() -> None:
     x, y = np.array([1.0, 2.0, 4.0, 9.0]), np.array([1.0, 3.0, 2.0, 4.0])
-    assert agreement.logistic(x, y) is x
-    assert value("plcc_logistic", x, y) == value("plcc", x, y)
+    assert formulas.fit_logistic(x, y) is x
+    assert compute_metric("plcc_logistic", x, y) == compute_metric("plcc", x, y)
 
 
 @pytest.mark.parametrize("found", [math.nan, -0.5])
 def test_a_fit_that_fails_leaves_the_line(found: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to fail: no number, and a map that correlates less than a straight line."""
+    """A fit fails if it is not a number, or correlates less than a straight line."""
     fit = type("Fit", (), {"x": np.array([0.0, 0.0]), "fun": found})
-    monkeypatch.setattr(agreement.optimize, "minimize", lambda *_, **__: fit)
+    monkeypatch.setattr("scipy.optimize.minimize", lambda *_, **__: fit)
     x = np.random.default_rng(0).random(50)
-    assert agreement.logistic(x, x**2) is x
+    assert formulas.fit_logistic(x, x**2) is x
 
 
 def test_the_map_is_the_least_squares_fit_of_all_four_parameters() -> None:
@@ -155,25 +155,25 @@ def test_the_map_is_the_least_squares_fit_of_all_four_parameters() -> None:
     y = curve(x, 1.0, 4.5, 6.0, 0.8) + 0.3 * random.standard_normal(300)
     fitted, _ = curve_fit(curve, x, y, (1.0, 4.0, 5.0, 1.0))
     expected = stats.pearsonr(curve(x, *fitted), y).statistic
-    assert value("plcc_logistic", x, y) == pytest.approx(expected, abs=1e-7)
+    assert compute_metric("plcc_logistic", x, y) == pytest.approx(expected, abs=1e-7)
 
 
-def test_partial_srocc_is_the_correlation_of_what_the_control_leaves_of_the_ranks() -> None:
+def test_partial_srocc_is_the_correlation_of_the_ranks_without_the_control() -> None:
     random = np.random.default_rng(0)
     control = random.normal(size=200).round(1)  # with ties
     x, y = control + random.normal(size=200), control + random.normal(size=200).round(1)
     ranks = [stats.rankdata(side) for side in (x, y, control)]
     left = [side - np.polyval(np.polyfit(ranks[2], side, 1), ranks[2]) for side in ranks[:2]]
-    assert agreement.partial_srocc(x, y, control) == pytest.approx(stats.pearsonr(*left).statistic, abs=1e-12)
-    assert agreement.srocc(x, y) > agreement.partial_srocc(x, y, control) + 0.2
+    assert formulas.partial_srocc(x, y, control) == pytest.approx(stats.pearsonr(*left).statistic, abs=1e-12)
+    assert formulas.srocc(x, y) > formulas.partial_srocc(x, y, control) + 0.2
 
 
-def test_partial_srocc_is_nothing_where_the_control_says_it_all() -> None:
+def test_partial_srocc_is_nan_where_the_control_orders_a_side_fully() -> None:
     x = np.arange(5.0)
-    assert math.isnan(agreement.partial_srocc(x, x[[1, 0, 2, 3, 4]], x))
+    assert math.isnan(formulas.partial_srocc(x, x[[1, 0, 2, 3, 4]], x))
 
 
 def test_auc_counts_pairs_and_halves_ties() -> None:
     matched, shuffled = np.array([3.0, 1.0, 2.0]), np.array([2.0, 0.0])
     expected = np.mean([(m > s) + 0.5 * (m == s) for m in matched for s in shuffled])
-    assert agreement.auc(matched, shuffled) == expected
+    assert formulas.auc(matched, shuffled) == expected

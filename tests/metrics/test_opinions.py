@@ -1,4 +1,4 @@
-"""What a table of ratings shows, and that the ceiling from the raters' noise is the one that a simulation meets."""
+"""The summary of rated data, and the noise ceiling compared with a simulation."""
 
 import math
 from pathlib import Path
@@ -10,9 +10,10 @@ from scipy import stats
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
-from aigc_cli.metrics.opinions import ASSUMED_RATERS, noise_ceiling, survey
+from aigc_cli.metrics.opinions import ASSUMED_RATERS, estimate_noise_ceiling, summarise_ratings
+from aigc_cli.mos_scale import MosScale
 
-SCALE = (0.0, 5.0)
+SCALE = MosScale(0.0, 5.0)
 
 
 def sample(name: str, quality: float | None, align: float | None = None, prompt: str = "p", **groups: str) -> Sample:
@@ -25,15 +26,15 @@ def sample(name: str, quality: float | None, align: float | None = None, prompt:
 @pytest.mark.parametrize("raters", [2, 5, 21])
 @pytest.mark.parametrize("noise", [0.3, 1.0])
 @pytest.mark.parametrize("shape", ["normal", "uniform"])
-def test_the_ceiling_is_what_a_simulation_meets(raters: int, noise: float, shape: str) -> None:
-    """True opinions, raters with a noise that differs by image: the truth itself correlates as the ceiling says."""
+def test_the_ceiling_is_that_of_a_simulation(raters: int, noise: float, shape: str) -> None:
+    """Raters with a noise that differs by image: the true opinion correlates with their mean as the ceiling says."""
     random = np.random.default_rng(0)
     n = 20_000
     truth = random.normal(2.5, 1.0, n) if shape == "normal" else random.uniform(0.8, 4.2, n)
     sigma = noise * random.uniform(0.5, 1.5, n)
     opinions = truth[:, None] + sigma[:, None] * random.normal(size=(n, raters))
     mos, std = opinions.mean(1), opinions.std(1, ddof=1)
-    reliability, ceiling = noise_ceiling(mos, std, np.full(n, float(raters)))
+    reliability, ceiling = estimate_noise_ceiling(mos, std, np.full(n, float(raters)))
     assert reliability == pytest.approx(np.var(truth) / np.var(mos), abs=0.02)
     assert stats.pearsonr(truth, mos).statistic == pytest.approx(ceiling, abs=0.02)
     assert stats.spearmanr(truth, mos).statistic == pytest.approx(ceiling, abs=0.02)
@@ -41,15 +42,15 @@ def test_the_ceiling_is_what_a_simulation_meets(raters: int, noise: float, shape
 
 def test_the_ceiling_at_its_ends() -> None:
     mos, none = np.array([1.0, 2.0, 3.0]), np.zeros(3)
-    assert noise_ceiling(mos, none, np.full(3, 5.0)) == (1.0, 1.0)
-    assert noise_ceiling(mos, np.full(3, 9.0), np.full(3, 2.0)) == (0.0, 0.0)
-    assert noise_ceiling(np.ones(3), none, np.full(3, 5.0)) == (0.0, 0.0)  # nothing differs: nothing to learn
+    assert estimate_noise_ceiling(mos, none, np.full(3, 5.0)) == (1.0, 1.0)
+    assert estimate_noise_ceiling(mos, np.full(3, 9.0), np.full(3, 2.0)) == (0.0, 0.0)
+    assert estimate_noise_ceiling(np.ones(3), none, np.full(3, 5.0)) == (0.0, 0.0)  # all scores are equal
 
 
-# --- the survey
+# --- the summary
 
 
-def test_what_is_counted() -> None:
+def test_a_summary_of_five_images() -> None:
     samples = [
         sample("a", 0.0, 1.0, "one"),
         sample("b", 0.04, 2.0, "two"),
@@ -57,7 +58,7 @@ def test_what_is_counted() -> None:
         sample("d", 2.5, 3.0, "two"),
         sample("e", None, 3.0, "three"),
     ]
-    found = survey(samples, SCALE)
+    found = summarise_ratings(samples, SCALE)
     assert (found.images, found.prompts, found.per_prompt, found.single) == (5, 3, (1, 1.0, 3), 2)
     quality, consistency = found.targets["quality"], found.targets["consistency"]
     assert (quality.n, consistency.n) == (4, 5)
@@ -72,13 +73,13 @@ def test_what_is_counted() -> None:
 
 
 def test_an_unrated_target_is_left_out() -> None:
-    found = survey([sample("a", 1.0), sample("b", 2.0)], SCALE)
+    found = summarise_ratings([sample("a", 1.0), sample("b", 2.0)], SCALE)
     assert list(found.targets) == ["quality"]
     assert (found.srocc, found.plcc) == (None, None)
 
 
 def test_one_image() -> None:
-    found = survey([sample("a", 1.0, 2.0, std_quality="0.5")], SCALE)
+    found = summarise_ratings([sample("a", 1.0, 2.0, std_quality="0.5")], SCALE)
     assert (found.targets["quality"].std, found.targets["quality"].ceiling, found.srocc) == (0.0, None, None)
 
 
@@ -86,7 +87,7 @@ def test_where_the_number_of_raters_comes_from() -> None:
     def ceiling(given: int | None, *counts: str) -> tuple[float | None, float | None, bool]:
         rows = zip((1.0, 3.0, 4.0), counts, strict=True)
         samples = [sample(str(mos), mos, std_quality="0.6", raters=count) for mos, count in rows]
-        found = survey(samples, SCALE, given)
+        found = summarise_ratings(samples, SCALE, given)
         return found.targets["quality"].raters, found.targets["quality"].ceiling, found.raters_assumed
 
     spread = np.var([1, 3, 4], ddof=1)
@@ -96,19 +97,19 @@ def test_where_the_number_of_raters_comes_from() -> None:
 
     assert ceiling(None, "", "", "") == (ASSUMED_RATERS, expected(ASSUMED_RATERS), True)
     assert ceiling(4, "", "", "") == (4, expected(4), False)
-    assert ceiling(4, "9", "9", "9") == (9, expected(9), False)  # the table knows better
+    assert ceiling(4, "9", "9", "9") == (9, expected(9), False)  # the table has priority
     assert ceiling(4, "9", "9", "") == (pytest.approx(22 / 3), expected(3 / (1 / 9 + 1 / 9 + 1 / 4)), False)
     assert ceiling(None, "9", "9", "")[2]
-    assert ceiling(None, "1", "1", "1")[:2] == (None, None)  # one rater's deviation says nothing
+    assert ceiling(None, "1", "1", "1")[:2] == (None, None)  # one rater has no standard deviation
 
 
 @pytest.mark.parametrize(
     ("column", "text", "low"),
     [("std_quality", "wide", 0), ("std_quality", "-0.1", 0), ("std_align", "nan", 0), ("raters", "0", 1)],
 )
-def test_columns_that_are_no_numbers(column: str, text: str, low: int) -> None:
+def test_columns_that_are_not_numbers(column: str, text: str, low: int) -> None:
     with pytest.raises(AigcError) as caught:
-        survey([sample("a.jpg", 1.0, 2.0, **{column: text})], SCALE)
+        summarise_ratings([sample("a.jpg", 1.0, 2.0, **{column: text})], SCALE)
     expected = f"Expected a number of {low} or more in the column {column} for 'a.jpg', found '{text}'."
     assert caught.value.message == expected
     assert "--columns" in caught.value.hint

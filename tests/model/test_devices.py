@@ -1,14 +1,27 @@
-"""Precision and threads: bfloat16 where it was asked for and nowhere else, and nothing changed for the caller."""
+"""Devices, precision and threads."""
 
 import pytest
 import torch
 
+from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.devices import one_thread, pick_precision
+from aigc_cli.model.devices import pick_device, pick_precision, use_one_thread
 from aigc_cli.recipe import Recipe
 
 CPU = torch.device("cpu")
 BOUNDARY = 3
+
+
+def test_a_device_that_is_unknown_or_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device() == pick_device("cpu") == CPU
+    with pytest.raises(AigcError, match="a device out of auto, cpu, cuda, mps, found 'tpu'"):
+        pick_device("tpu")
+    with pytest.raises(EnvironmentProblem, match="Expected the device cuda, found none on this machine"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device().type == "cuda"
 
 
 def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,16 +33,16 @@ def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_that_has_it(monkeypatch:
         assert pick_precision("fp32", torch.device("cuda")) is None
 
 
-def test_bfloat16_computes_what_is_trained_and_nothing_else(tiny: Backbone) -> None:
-    tiny.freeze(tiny.boundaries(Recipe(freeze="partial", freeze_depth=0.75)))
-    state = tiny.image_boundary(torch.randn(2, 3, 32, 32), BOUNDARY)
-    exact, texts = tiny.image_from_boundary(state, BOUNDARY), tiny.encode_text(["a red fox"])
+def test_only_the_trained_part_computes_in_bfloat16(tiny: Backbone) -> None:
+    tiny.freeze(tiny.find_boundaries(Recipe(freeze="partial", freeze_depth=0.75)))
+    state = tiny.run_image_to_boundary(torch.randn(2, 3, 32, 32), BOUNDARY)
+    exact, texts = tiny.run_image_from_boundary(state, BOUNDARY), tiny.encode_text(["a red fox"])
     whole = tiny.encode_image(torch.ones(1, 3, 32, 32)).embedding
     tiny.autocast = torch.bfloat16
-    found = tiny.image_from_boundary(state, BOUNDARY)
+    found = tiny.run_image_from_boundary(state, BOUNDARY)
     assert found.embedding.dtype == found.levels.dtype == torch.float32
     gap = (found.embedding - exact.embedding).abs().max()
-    assert 1e-5 < gap < 0.02  # eight bits, not twenty-four
+    assert 1e-5 < gap < 0.02  # bfloat16 has 8 significant bits, float32 24
     assert torch.allclose(tiny.encode_text(["a red fox"]), texts, atol=0.02)
     assert torch.equal(tiny.encode_image(torch.ones(1, 3, 32, 32)).embedding, whole)
     found.embedding.sum().backward()
@@ -38,10 +51,10 @@ def test_bfloat16_computes_what_is_trained_and_nothing_else(tiny: Backbone) -> N
     assert all(gradient.dtype == torch.float32 for gradient in gradients)
 
 
-def test_one_thread_is_for_the_length_of_a_block() -> None:
+def test_one_thread_within_the_block() -> None:
     torch.set_num_threads(2)
     try:
-        with one_thread():
+        with use_one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

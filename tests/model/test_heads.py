@@ -1,4 +1,4 @@
-"""The literal formulas, recomputed from the heads' own weights, and what they promise."""
+"""The heads: scores equal the formulas, computed from the heads' own weights; bounds, gradients, standardisation."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aigc_cli.model.backbone import ImageFeatures
-from aigc_cli.model.heads import HeadConfig, ResidualHeads, Scores, Standardise
+from aigc_cli.model.heads import HeadConfig, ResidualHeads, Scores, Standardiser
 
 D, L, B = 8, 6, 5
 LITERAL = HeadConfig(
@@ -18,8 +18,8 @@ LITERAL = HeadConfig(
     quality_input="embedding",
     consistency_input="embedding",
     residual=True,
-    scale_q=0.2,
-    scale_c=0.3,
+    residual_scale_q=0.2,
+    residual_scale_c=0.3,
     hidden_q=7,
     hidden_c=9,
     dropout=0.1,
@@ -34,7 +34,7 @@ def _inputs(seed: int = 0, rows: int = B) -> tuple[ImageFeatures, Tensor]:
 
 
 def _heads(config: HeadConfig, moved: bool = True) -> ResidualHeads:
-    """Heads in eval mode; `moved` away from their start, so that no term of a formula is hidden by a 0 or a 1."""
+    """Heads in eval mode; `moved` changes all parameters, so that no term of a formula is hidden by a 0 or a 1."""
     torch.manual_seed(0)
     heads = ResidualHeads(config).eval()
     with torch.no_grad():
@@ -78,13 +78,13 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
     raw_q, raw_c = _mlp_q(state, h), _mlp_c(state, g)
     if not config.residual:
         q, zero = raw_q.sigmoid(), torch.zeros(len(v))
-        c = raw_c.sigmoid() + config.offset_c + config.share_q * q
+        c = raw_c.sigmoid() + config.correction_offset + config.correction_weight * q
         return Scores(q, c, q, zero, c, zero, s)
     q_base, c_base = _linear(state, "base_q", h).squeeze(1).sigmoid(), state["a"] * (s + 1) / 2 + state["b"]
     dq, dc = raw_q.tanh(), raw_c.tanh()
-    q = q_base + config.scale_q * dq
-    c_base = c_base + config.offset_c + config.share_q * q
-    return Scores(q, c_base + config.scale_c * dc, q_base, dq, c_base, dc, s)
+    q = q_base + config.residual_scale_q * dq
+    c_base = c_base + config.correction_offset + config.correction_weight * q
+    return Scores(q, c_base + config.residual_scale_c * dc, q_base, dq, c_base, dc, s)
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -95,9 +95,9 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
         {"quality_input": "multilevel"},
         {"consistency_input": "multilevel"},
         {"quality_input": "multilevel", "consistency_input": "multilevel"},
-        {"offset_c": 0.1, "share_q": 0.4},
+        {"correction_offset": 0.1, "correction_weight": 0.4},
     ],
-    ids=["literal", "quality", "consistency", "both", "read otherwise"],
+    ids=["literal", "quality", "consistency", "both", "corrected"],
 )
 def test_scores_are_the_formulas(residual: bool, inputs: dict[str, Any]) -> None:
     config = replace(LITERAL, residual=residual, **inputs)
@@ -139,7 +139,7 @@ def test_corrections_are_bounded_and_scores_are_not_clipped() -> None:
     assert found.consistency.max() > 1
     found.consistency.sum().backward()
     assert heads.b.grad is not None
-    assert float(heads.b.grad) == B  # also from scores above 1: nothing clips them
+    assert float(heads.b.grad) == B  # scores above 1 have a gradient too
 
 
 @pytest.mark.parametrize("config", [LITERAL, MULTILEVEL], ids=["literal", "multilevel"])
@@ -154,7 +154,7 @@ def test_a_gradient_reaches_every_parameter(config: HeadConfig) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_no_gradient_leaks_from_one_target_to_the_other() -> None:
+def test_quality_has_no_gradient_in_the_consistency_head() -> None:
     heads = _heads(LITERAL)
     image, t = _inputs()
     heads(image, t).quality.sum().backward()
@@ -170,7 +170,7 @@ def test_without_residual_there_is_no_base() -> None:
     assert found.quality_delta.tolist() == found.consistency_delta.tolist() == [0.0] * B
 
 
-def test_the_literal_quality_head_reads_nothing_but_the_embedding() -> None:
+def test_the_literal_quality_head_reads_only_the_embedding() -> None:
     image, t = _inputs()
     other = ImageFeatures(image.embedding, image.levels + 1)
     for config, same in ((LITERAL, True), (MULTILEVEL, False)):
@@ -185,14 +185,14 @@ def test_standardised_training_features_have_mean_0_and_spread_1() -> None:
     heads = _heads(MULTILEVEL)
     image, t = _inputs(2, 300)
     heads.fit_inputs(image, t)
-    for layer, features in zip((heads.input_q, heads.input_c), heads.inputs(image, t), strict=True):
-        assert isinstance(layer, Standardise)
+    for layer, features in zip((heads.input_q, heads.input_c), heads.make_inputs(image, t), strict=True):
+        assert isinstance(layer, Standardiser)
         found = layer(features)
         torch.testing.assert_close(found.mean(0), torch.zeros(found.shape[1]), atol=1e-5, rtol=0)
         torch.testing.assert_close(found.std(0, correction=0), torch.ones(found.shape[1]), atol=1e-4, rtol=0)
 
 
-def test_the_standardisation_travels_with_the_weights() -> None:
+def test_the_standardisation_is_saved_with_the_weights() -> None:
     heads, other = _heads(MULTILEVEL), _heads(MULTILEVEL)
     heads.fit_inputs(*_inputs(2, 300))
     image, t = _inputs()
@@ -202,8 +202,8 @@ def test_the_standardisation_travels_with_the_weights() -> None:
         assert torch.equal(heads(image, t).quality, other(image, t).quality)
 
 
-def test_a_feature_that_never_varies_and_a_stray_value_stay_finite() -> None:
-    layer = Standardise(2)
+def test_a_constant_feature_and_an_outlier_stay_finite() -> None:
+    layer = Standardiser(2)
     layer.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert layer(torch.tensor([[2.0, 5.0]])).tolist() == [[0.0, 0.0]]
     assert layer(torch.tensor([[1e9, 6.0], [-1e9, 4.0]])).tolist() == [[8.0, 8.0], [-8.0, -8.0]]

@@ -1,4 +1,4 @@
-"""Backbones by name: open_clip's own numbers from the same weights, errors that say what to do, and `mini`."""
+"""Backbones by name: the numbers of open_clip from the same weights, errors with hints, and `mini`."""
 
 import json
 import math
@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.model.backbone import Backbone, Freezing, Preprocessing
-from aigc_cli.model.hints import MINI, Hints, hints_from, hints_of
+from aigc_cli.model.backbone import Backbone, Freezing
+from aigc_cli.model.hints import MINI, Hints, parse_hints, read_hints
 from aigc_cli.model.loading import load_backbone
+from aigc_cli.model.preprocess import Preprocessing
 from aigc_cli.model.towers import UNFROZEN
 from aigc_cli.recipe import Recipe
 
@@ -41,6 +42,7 @@ def _trainable(module: nn.Module) -> set[str]:
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_blocks", "text_blocks"),
     [("ViT-L-14/random", range(18, 24), range(9, 12)), ("ViT-B-32/random", range(9, 12), range(9, 12))],
@@ -48,7 +50,7 @@ def _trainable(module: nn.Module) -> set[str]:
 def test_a_vit_frozen_to_three_quarters(name: str, image_blocks: range, text_blocks: range) -> None:
     """18 of ViT-L/14's 24 blocks and 9 of ViT-B/32's 12, with the stem and the embeddings."""
     backbone = load_backbone(name)
-    freezing = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.75))
+    freezing = backbone.find_boundaries(Recipe(freeze="partial", freeze_depth=0.75))
     assert freezing == Freezing(image_blocks.start, text_blocks.start)
     backbone.freeze(freezing)
     image, text = backbone.image.module, backbone.text.module
@@ -75,14 +77,21 @@ def test_a_vit_frozen_to_three_quarters(name: str, image_blocks: range, text_blo
     ],
 )
 def test_boundaries_of_four_blocks(tiny: Backbone, mode: Any, depth: float, expected: Freezing) -> None:
-    assert tiny.boundaries(Recipe(freeze=mode, freeze_depth=depth)) == expected
+    assert tiny.find_boundaries(Recipe(freeze=mode, freeze_depth=depth)) == expected
 
 
-def test_the_text_tower_may_be_frozen_otherwise(tiny: Backbone) -> None:
+def test_the_text_tower_may_have_another_mode(tiny: Backbone) -> None:
     half = Recipe(freeze="partial", freeze_depth=0.5)
-    assert tiny.boundaries(replace(half, freeze_text="all")) == Freezing(2, 5)
-    assert tiny.boundaries(replace(half, freeze="all", freeze_text="none")) == Freezing(5, UNFROZEN)
-    assert tiny.boundaries(replace(half, freeze_text_depth=1.0)) == Freezing(2, 4)
+    assert tiny.find_boundaries(replace(half, freeze_text="all")) == Freezing(2, 5)
+    assert tiny.find_boundaries(replace(half, freeze="all", freeze_text="none")) == Freezing(5, UNFROZEN)
+
+
+def test_a_number_of_frozen_blocks(tiny: Backbone) -> None:
+    """It counts blocks of the image tower; the text tower is frozen by the same share."""
+    assert tiny.find_boundaries(Recipe(freeze="partial", freeze_layers=3)) == Freezing(3, 3)
+    with pytest.raises(AigcError) as caught:
+        tiny.find_boundaries(Recipe(freeze="partial", freeze_layers=5))
+    assert "Expected freeze_layers of 0 to 4" in caught.value.message
 
 
 def test_embeddings_are_those_of_open_clip_itself(tiny: Backbone, tiny_folder: Path, noise_image: Image.Image) -> None:
@@ -116,8 +125,8 @@ def test_pixels_are_those_of_open_clip_itself(
     _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     ours = load_backbone(f"local-dir:{folder}").transform
     std = torch.tensor(config["preprocess_cfg"]["std"])[:, None, None]
-    # Both resample by rows and columns with rounding in between, not always in the same order: in noise, where values
-    # overshoot, that shows; in a smooth image it does not.
+    # Both resample rows and columns one after the other and round in between, but not always in the same order. The
+    # difference is visible in noise, where values overshoot, and not in a smooth image.
     smooth = image.filter(ImageFilter.GaussianBlur(2))
     for picture, most, mean in ((image, 16, 0.6), (smooth, 1.001, 0.2)):
         found = ours(picture)
@@ -133,8 +142,8 @@ def test_the_preprocessing_is_what_the_folder_says(tiny: Backbone) -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "size"), [("tiny", 64), ("mini", 160)])
-def test_an_image_size_of_ones_own(tiny_folder: Path, name: str, size: int) -> None:
+@pytest.mark.parametrize(("name", "size"), [("tiny", 64), pytest.param("mini", 160, marks=pytest.mark.slow)])
+def test_another_image_size(tiny_folder: Path, name: str, size: int) -> None:
     backbone = load_backbone(f"local-dir:{tiny_folder}" if name == "tiny" else "mini", image_size=size)
     assert backbone.preprocessing.size == (size, size)
     pixels = backbone.transform(Image.new("RGB", (90, 70))).unsqueeze(0)
@@ -142,8 +151,8 @@ def test_an_image_size_of_ones_own(tiny_folder: Path, name: str, size: int) -> N
         assert backbone.encode_image(pixels).embedding.shape == (1, backbone.embed_dim)
 
 
-def test_the_tag_decides_about_quick_gelu(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights trained with QuickGELU give other numbers with GELU, so the tag's word must reach create_model."""
+def test_the_tag_selects_quick_gelu(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that were trained with QuickGELU give other numbers with GELU."""
     seen: list[dict[str, Any]] = []
 
     def create_model(model: str, weights: str | None, **options: Any) -> nn.Module:
@@ -163,7 +172,7 @@ def test_the_tag_decides_about_quick_gelu(tiny_folder: Path, monkeypatch: pytest
 # --- errors
 
 
-def test_neither_form_of_a_name() -> None:
+def test_a_name_of_another_form() -> None:
     with pytest.raises(AigcError) as caught:
         load_backbone("foo")
     assert str(caught.value) == (
@@ -197,9 +206,7 @@ def test_an_architecture_without_weights_offers_random_ones() -> None:
     assert caught.value.hint == "For example --backbone convnext_tiny/random."
 
 
-def test_weights_that_cannot_be_had_say_where_they_were_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_are_not_found_name_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     begun = time.perf_counter()
     with pytest.raises(EnvironmentProblem) as caught:
@@ -207,7 +214,7 @@ def test_weights_that_cannot_be_had_say_where_they_were_looked_for(
     assert time.perf_counter() - begun < 5
     assert caught.value.exit_code == 4
     assert caught.value.message.startswith(
-        "The weights 'laion2b_s34b_b79k' of ViT-B-32 could not be had: looked for laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+        "The weights 'laion2b_s34b_b79k' of ViT-B-32 were not found: looked for laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
     )
     assert "in the Hugging Face cache and on the hub (" in caught.value.message
     assert "\n" not in caught.value.message
@@ -257,7 +264,7 @@ def test_a_folder_with_only_a_pickle_is_refused_unopened(tmp_path: Path, tiny_fo
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_pickle_beside_the_safetensors_is_left_alone(tmp_path: Path, tiny: Backbone, tiny_folder: Path) -> None:
+def test_a_pickle_beside_the_safetensors_is_not_opened(tmp_path: Path, tiny: Backbone, tiny_folder: Path) -> None:
     """open_clip itself prefers open_clip_pytorch_model.bin to a safetensors file with another name."""
     shutil.copy(tiny_folder / "open_clip_config.json", tmp_path)
     shutil.copy(tiny_folder / "open_clip_model.safetensors", tmp_path / "weights.safetensors")
@@ -300,6 +307,7 @@ def test_damaged_weights_are_an_error_that_names_the_folder(tmp_path: Path, tiny
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.slow
 def test_mini_without_one_tensor_names_it(tmp_path: Path) -> None:
     folder = shutil.copytree(MINI, tmp_path / "mini")
     weights = folder / "open_clip_model.safetensors"
@@ -329,7 +337,7 @@ def test_loading_leaves_everything_frozen_and_in_eval_mode(tiny: Backbone) -> No
         assert not any(module.training for module in tower.module.modules())
 
 
-def test_a_prompt_that_does_not_fit_is_known(tiny: Backbone) -> None:
+def test_a_prompt_that_exceeds_the_context_is_detected(tiny: Backbone) -> None:
     assert tiny.truncates(WORDS * 30)
     assert not tiny.truncates("a red cat")
     fits = "cat " * 75  # with the start and the end token: 77
@@ -341,16 +349,12 @@ def test_a_prompt_that_does_not_fit_is_known(tiny: Backbone) -> None:
 
 
 def test_minis_sizes_and_hints(mini: Backbone) -> None:
-    assert mini.embed_dim == 384
-    assert mini.level_dim() == 896
-    assert (len(mini.image.blocks), len(mini.text.blocks)) == (16, 6)
-    assert mini.hints == hints_of("mini")
-    assert (mini.hints.levels, mini.hints.head_input) == ((2, 4, 7, 10, 14), "multilevel")
-
-
-def test_minis_weights_are_the_same_twice(mini: Backbone) -> None:
-    assert load_backbone("mini").weights_hash == mini.weights_hash
     assert re.fullmatch("[0-9a-f]{64}", mini.weights_hash)
+    assert mini.embed_dim == 384
+    assert mini.count_levels() == 896
+    assert (len(mini.image.blocks), len(mini.text.blocks)) == (16, 6)
+    assert mini.hints == read_hints("mini")
+    assert (mini.hints.levels, mini.hints.head_input) == ((2, 4, 7, 10, 14), "multilevel")
 
 
 def test_minis_text_embeddings_are_unit_length_and_do_not_depend_on_the_batch(mini: Backbone) -> None:
@@ -376,7 +380,7 @@ def test_mini_keeps_the_end_token_when_it_cuts_a_prompt(mini: Backbone) -> None:
     assert (cut[0, 1:-1] != end).all()
 
 
-def test_mini_knows_which_prompts_it_cuts(mini: Backbone) -> None:
+def test_mini_detects_prompts_that_it_cuts(mini: Backbone) -> None:
     assert mini.truncates("word " * 300)
     assert not mini.truncates("a red cat")
     assert not mini.truncates("word " * 126)
@@ -393,7 +397,7 @@ def test_minis_files_are_small_and_recorded() -> None:
     assert digest in (ROOT / "NOTICE").read_text(encoding="utf-8")
 
 
-def test_hints_of_a_backbone_that_carries_none(tiny: Backbone, tiny_folder: Path) -> None:
+def test_hints_of_a_backbone_without_any(tiny: Backbone, tiny_folder: Path) -> None:
     assert tiny.hints == Hints((0, 1, 2, 3))
-    assert hints_of(f"local-dir:{tiny_folder}") == hints_of("ViT-L-14/openai") == Hints(())
-    assert hints_from(None, 24).levels == (5, 11, 17, 23)
+    assert read_hints(f"local-dir:{tiny_folder}") == read_hints("ViT-L-14/openai") == Hints(())
+    assert parse_hints(None, 24).levels == (5, 11, 17, 23)

@@ -1,4 +1,4 @@
-"""Long prompts: the fewest parts that fit, nothing lost, and a mean that short prompts do not notice."""
+"""Long prompts: the fewest parts that fit, no lost words, and unchanged embeddings of short prompts."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.long_prompts import joined, parts_of
-from aigc_cli.training.feature_store import TextFeatures
+from aigc_cli.model.long_prompts import average_parts, split_prompt
+from aigc_cli.training.feature_store import FrozenTexts
 
 
 def longer_than(limit: int):  # type: ignore[no-untyped-def]
@@ -17,7 +17,7 @@ def longer_than(limit: int):  # type: ignore[no-untyped-def]
 
 @given(text=st.text(st.sampled_from("ab ,。\n"), max_size=300), limit=st.integers(1, 40))
 def test_parts_fit_and_lose_nothing(text: str, limit: int) -> None:
-    parts = parts_of(text, longer_than(limit))
+    parts = split_prompt(text, longer_than(limit))
     assert "".join("".join(parts).split()) == "".join(text.split())
     if len(text) <= limit:
         assert parts == [text]
@@ -27,17 +27,17 @@ def test_parts_fit_and_lose_nothing(text: str, limit: int) -> None:
 
 def test_cuts_fall_where_a_sentence_or_word_ends() -> None:
     text = "a red fox, sitting in deep snow, under a yellow sun at dawn"
-    assert parts_of(text, longer_than(40)) == ["a red fox, sitting in deep snow,", "under a yellow sun at dawn"]
-    assert parts_of("one two three four five six", longer_than(15)) == ["one two three", "four five six"]
-    assert parts_of("雪" * 25, longer_than(10)) == ["雪" * 8, "雪" * 8, "雪" * 9]
-    assert len(parts_of("word " * 200, longer_than(100))) <= 12
-    assert parts_of("ab", lambda text: True) == ["a", "b"]  # a window that nothing fits into ends all the same
+    assert split_prompt(text, longer_than(40)) == ["a red fox, sitting in deep snow,", "under a yellow sun at dawn"]
+    assert split_prompt("one two three four five six", longer_than(15)) == ["one two three", "four five six"]
+    assert split_prompt("雪" * 25, longer_than(10)) == ["雪" * 8, "雪" * 8, "雪" * 9]
+    assert len(split_prompt("word " * 200, longer_than(100))) <= 12
+    assert split_prompt("ab", lambda text: True) == ["a", "b"]  # ends even if nothing fits
 
 
-def test_joined() -> None:
+def test_parts_are_averaged() -> None:
     parts = F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    assert joined(parts, [1, 1, 1, 1]) is parts
-    found = joined(parts, [1, 2, 1])
+    assert average_parts(parts, [1, 1, 1, 1]) is parts
+    found = average_parts(parts, [1, 2, 1])
     assert torch.equal(found[[0, 2]], parts[[0, 3]])
     torch.testing.assert_close(found[1], F.normalize(parts[1] + parts[2], dim=0))
 
@@ -47,9 +47,9 @@ LONG = ", ".join(f"a red fox number {i} under a yellow sun" for i in range(40))
 
 @pytest.mark.parametrize("which", ["tiny", "mini"])
 def test_every_word_counts(which: str, request: pytest.FixtureRequest) -> None:
-    """Each part has its start and end token; the last word moves the embedding, as it would not after a cut."""
+    """Each part has its start and end token, and the last word changes the embedding."""
     backbone: Backbone = request.getfixturevalue(which)
-    parts = parts_of(LONG, backbone.truncates)
+    parts = split_prompt(LONG, backbone.truncates)
     assert len(parts) > 2
     assert ", ".join(part.rstrip(",") for part in parts) == LONG
     width = backbone.tokenize([LONG]).shape[1]
@@ -61,7 +61,7 @@ def test_every_word_counts(which: str, request: pytest.FixtureRequest) -> None:
     assert all(row[0] == start and row[count - 1] == end for row, count in zip(tokens, used, strict=True))
     texts = [LONG, f"{LONG} in the rain", "a fox"]
     with torch.inference_mode():
-        found = TextFeatures(backbone, 0, texts).embed(texts)
+        found = FrozenTexts(backbone, 0, texts).embed(texts)
         expected = F.normalize(backbone.encode_text(parts).mean(0), dim=0)
     torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))

@@ -1,4 +1,4 @@
-"""Preprocessing: what open_clip's own transform makes of an image, to one grey level."""
+"""Preprocessing: the same pixels as open_clip's own transform, up to one grey level."""
 
 from dataclasses import asdict
 from typing import Any
@@ -41,8 +41,8 @@ def test_pixels_are_those_of_open_clip_to_one_level(size: tuple[int, int], chang
     ours = Preprocessing(mean=MEAN, std=STD, **fields)
     image = picture(*size)
     expected = image_transform_v2(PreprocessCfg(**asdict(ours)), is_train=False)(image)
-    fitted = ours.fitted(image)
-    found = ours.scaled(fitted[None])[0]
+    fitted = ours.fit_size(image)
+    found = ours.normalise(fitted[None])[0]
     assert (fitted.dtype, fitted.shape) == (torch.uint8, (*ours.size, 3))
     assert found.shape == expected.shape
     levels = (found - expected) * torch.tensor(STD)[:, None, None] * 255
@@ -50,25 +50,25 @@ def test_pixels_are_those_of_open_clip_to_one_level(size: tuple[int, int], chang
 
 
 @pytest.mark.parametrize("side", [256, 384, 512, 768, 1024])
-def test_of_a_usual_image_few_bytes_differ(side: int) -> None:
+def test_few_bytes_of_a_usual_image_differ(side: int) -> None:
     image = picture(side, side)
-    fitted = Preprocessing((224, 224), MEAN, STD, "bicubic", "shortest").fitted(image).numpy()
+    fitted = Preprocessing((224, 224), MEAN, STD, "bicubic", "shortest").fit_size(image).numpy()
     assert (fitted != np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))).mean() < 0.05
 
 
-def test_an_array_and_its_picture_are_the_same_and_stay_as_they_were() -> None:
+def test_an_array_and_its_picture_give_the_same_and_stay_unchanged() -> None:
     ours = Preprocessing((32, 32), MEAN, STD, "bicubic", "shortest")
     image = picture(70, 50)
     array = np.array(image)
-    fitted = ours.fitted(array)
-    assert torch.equal(fitted, ours.fitted(image))
-    assert torch.equal(ours.fitted(array[:, ::-1]), ours.fitted(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
+    fitted = ours.fit_size(array)
+    assert torch.equal(fitted, ours.fit_size(image))
+    assert torch.equal(ours.fit_size(array[:, ::-1]), ours.fit_size(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
     fitted.zero_()
     assert np.array_equal(array, np.asarray(image))
 
 
-def test_an_image_of_the_right_size_is_not_touched() -> None:
+def test_an_image_of_the_right_size_stays_as_it_is() -> None:
     ours = Preprocessing((50, 70), MEAN, STD, "bicubic", "squash")
     image = picture(70, 50)
-    fitted = ours.fitted(np.array(image))
+    fitted = ours.fit_size(np.array(image))
     assert np.array_equal(fitted.numpy(), np.asarray(image))

@@ -1,4 +1,4 @@
-"""Every family of towers: cut anywhere it computes the same, and freezing leaves exactly the named parameters."""
+"""Every family of towers: any boundary gives the same output, and freezing leaves exactly the named parameters."""
 
 import copy
 from collections.abc import Callable
@@ -12,28 +12,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc_cli.errors import AigcError
-from aigc_cli.model import backbone as core_backbone
-from aigc_cli.model import engines
 from aigc_cli.model.backbone import Backbone
+from aigc_cli.model.engines import compile_engine
 from aigc_cli.model.loading import load_backbone
-from aigc_cli.model.towers import UNFROZEN, ClipTextTower, Tower, fold_batch_norm, image_tower
+from aigc_cli.model.towers import UNFROZEN, Tower, fold_batch_norm, make_image_tower, make_text_tower
 from aigc_cli.recipe import Recipe
 
 PROMPTS = ["a red cat", "two blue dogs on a long and winding road, oil painting", ""]
 TIMM = {"test_vit": "", "test_vit3": "", "test_convnext": "avg", "test_efficientnet": "avg"}
-FAMILIES = ("tiny", "mini", "ViT-B-32/random", "RN50/random", "convnext_tiny/random", *TIMM)
+RESNET = {"image_size": 64, "layers": [1, 1, 2, 1], "width": 8, "head_width": 32}
+REAL_SIZE = ("ViT-B-32/random", "RN50/random", "convnext_tiny/random")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def _mark_slow(*names: str) -> list[Any]:
+    """Parameters of tests; real sizes are marked as slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in REAL_SIZE else []) for name in names]
+
+
+@pytest.fixture(scope="module", params=_mark_slow("tiny", "resnet", "mini", *TIMM, *REAL_SIZE))
 def backbone(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     tiny_folder: Path,
     open_clip_folder: Callable[..., Path],
 ) -> Backbone:
-    """One backbone of each family; freed before the next one is built."""
+    """One backbone of each family; it is freed before the next one is built."""
     if request.param == "tiny":
         built = load_backbone(f"local-dir:{tiny_folder}")
+    elif request.param == "resnet":
+        built = load_backbone(f"local-dir:{open_clip_folder(tmp_path_factory.mktemp('resnet'), RESNET)}")
     elif request.param in TIMM:
         vision = {"timm_model_name": request.param, "timm_pool": TIMM[request.param], "image_size": 160}
         built = load_backbone(f"local-dir:{open_clip_folder(tmp_path_factory.mktemp('timm'), vision)}")
@@ -44,7 +51,7 @@ def backbone(
 
 
 def _shake(backbone: Backbone) -> None:
-    """Makes norms, biases and statistics unlike their start, so that one left out shows in the output."""
+    """Changes norms, biases and statistics from their start, so that the output shows if one is left out."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in backbone.modules().state_dict().values():
@@ -53,53 +60,61 @@ def _shake(backbone: Backbone) -> None:
 
 
 def _pixels(backbone: Backbone, n: int = 2) -> Tensor:
-    """Noise, each image of another contrast and brightness."""
+    """Noise; each image has another contrast and brightness."""
     noise = torch.randn(n, 3, *backbone.preprocessing.size, generator=torch.Generator().manual_seed(1))
     steps = torch.arange(n).view(-1, 1, 1, 1)
     return noise * (1 + steps) + steps
 
 
-def _everywhere(tower: Tower) -> list[int]:
+def _list_boundaries(tower: Tower) -> list[int]:
     n = len(tower.blocks)
     return [UNFROZEN, 0, n // 2, n, n + 1]
 
 
-def test_an_image_tower_cut_anywhere_is_the_whole_network(backbone: Backbone) -> None:
+def test_an_image_tower_gives_the_same_at_any_boundary(backbone: Backbone) -> None:
     pixels = _pixels(backbone)
     with torch.inference_mode():
         expected = F.normalize(backbone.image.module(pixels), dim=-1)
         levels = backbone.encode_image(pixels).levels
-        for boundary in _everywhere(backbone.image):
-            found = backbone.image_from_boundary(backbone.image_boundary(pixels, boundary), boundary)
+        for boundary in _list_boundaries(backbone.image):
+            found = backbone.run_image_from_boundary(backbone.run_image_to_boundary(pixels, boundary), boundary)
             torch.testing.assert_close(found.embedding, expected, atol=1e-5, rtol=0)
             torch.testing.assert_close(found.levels, levels, atol=1e-4, rtol=1e-4)
-    assert (expected[0] - expected[1]).abs().max() > 1e-4  # two images are told apart: equality means something
+    assert (expected[0] - expected[1]).abs().max() > 1e-4  # both images differ, so the equality above is not trivial
 
 
-def test_the_tracing_exporter_knows_every_family(backbone: Backbone) -> None:
-    """What it does not know it would print, graph and all, among the results on stdout."""
-    n = len(backbone.image.blocks)
-    for boundary in (n // 2, n + 1):
-        run = engines._onnx(engines._export(backbone, boundary, dynamo=False))
-        engines._checked(run, backbone, boundary)
+@pytest.mark.slow
+def test_the_tracing_exporter_supports_every_family(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other exporter takes ten times as long."""
+    export = torch.onnx.export
+
+    def trace(*args: Any, dynamo: bool, **options: Any) -> Any:
+        assert not dynamo
+        return export(*args, dynamo=False, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", trace)
+    monkeypatch.setenv("AIGC_CACHE", str(tmp_path))
+    assert compile_engine(backbone, len(backbone.image.blocks) + 1).name == "onnx"
 
 
-def test_a_text_tower_cut_anywhere_is_the_whole_network(backbone: Backbone) -> None:
+def test_a_text_tower_gives_the_same_at_any_boundary(backbone: Backbone) -> None:
     tokens = backbone.tokenize(PROMPTS)
     with torch.inference_mode():
         expected = F.normalize(backbone.text.module(tokens), dim=-1)
-        for boundary in _everywhere(backbone.text):
-            found = backbone.text_from_boundary(backbone.text_boundary(tokens, boundary), boundary)
+        for boundary in _list_boundaries(backbone.text):
+            found = backbone.run_text_from_boundary(backbone.run_text_to_boundary(tokens, boundary), boundary)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(backbone.encode_text(PROMPTS), expected, atol=1e-5, rtol=0)
     assert (expected[0] - expected[1]).abs().max() > 1e-4
 
 
-def test_the_boundary_state_holds_what_its_docstring_says(backbone: Backbone) -> None:
+def test_the_keys_of_the_boundary_state(backbone: Backbone) -> None:
     pixels, tokens = _pixels(backbone, 1), backbone.tokenize(PROMPTS[:1])
     for tower, state in (
-        (backbone.image, lambda cut: backbone.image_boundary(pixels, cut)),
-        (backbone.text, lambda cut: backbone.text_boundary(tokens, cut)),
+        (backbone.image, lambda cut: backbone.run_image_to_boundary(pixels, cut)),
+        (backbone.text, lambda cut: backbone.run_text_to_boundary(tokens, cut)),
     ):
         is_image = tower is backbone.image
         with torch.inference_mode():
@@ -126,7 +141,7 @@ def test_levels_are_mean_and_spread_over_the_places_of_each_chosen_block(backbon
         places = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden[:, _class_tokens(tower.module) :]
         expected += [places.mean(1), (places.var(1, correction=0) + 1e-6).sqrt()]
     torch.testing.assert_close(levels, torch.cat(expected, dim=1), atol=1e-4, rtol=1e-4)
-    assert levels.shape[1] == backbone.level_dim()
+    assert levels.shape[1] == backbone.count_levels()
 
 
 def _class_tokens(module: Any) -> int:
@@ -139,7 +154,7 @@ def _trainable(module: nn.Module) -> set[str]:
 
 def _named(module: nn.Module, *starts: str) -> set[str]:
     names = {name for name, _ in module.named_parameters() if name.startswith(starts)}
-    assert all(any(name.startswith(start) for name in names) for start in starts)  # no start is misspelt
+    assert all(any(name.startswith(start) for name in names) for start in starts)  # each start matches a parameter
     return names
 
 
@@ -155,6 +170,7 @@ def _clip_text(backbone: Backbone, first: int) -> set[str]:
 IMAGE_TAILS: dict[str, list[str]] = {
     "tiny": [*_blocks("transformer.resblocks.", range(3, 4)), "ln_post.", "proj"],
     "ViT-B-32/random": [*_blocks("transformer.resblocks.", range(9, 12)), "ln_post.", "proj"],
+    "resnet": ["layer4.", "attnpool."],  # 4 of 1 + 1 + 2 + 1
     "RN50/random": ["layer3.5.", "layer4.", "attnpool."],  # 12 of 3 + 4 + 6 + 3
     "convnext_tiny/random": [
         "trunk.stages.2.blocks.8.",
@@ -171,13 +187,13 @@ IMAGE_TAILS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("backbone", IMAGE_TAILS, indirect=True)
+@pytest.mark.parametrize("backbone", _mark_slow(*IMAGE_TAILS), indirect=True)
 def test_three_quarters_frozen_leaves_exactly_the_named_parameters(
     backbone: Backbone, request: pytest.FixtureRequest
 ) -> None:
     name = request.node.callspec.params["backbone"]
     image, text = backbone.image.module, backbone.text.module
-    freezing = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.75))
+    freezing = backbone.find_boundaries(Recipe(freeze="partial", freeze_depth=0.75))
     backbone.freeze(freezing)
     expected = _named(image, *IMAGE_TAILS[name])
     if name == "mini":
@@ -191,22 +207,24 @@ def test_three_quarters_frozen_leaves_exactly_the_named_parameters(
 
 def test_all_leaves_nothing_and_none_leaves_everything(backbone: Backbone) -> None:
     modules = backbone.modules()
-    assert backbone.freeze(backbone.boundaries(Recipe(freeze="all", freeze_depth=0.75))) == []
+    assert backbone.freeze(backbone.find_boundaries(Recipe(freeze="all", freeze_depth=0.75))) == []
     assert _trainable(modules) == set()
-    learnt = backbone.freeze(backbone.boundaries(Recipe(freeze="none", freeze_depth=0.75)))
+    learnt = backbone.freeze(backbone.find_boundaries(Recipe(freeze="none", freeze_depth=0.75)))
     assert {id(p) for p in learnt} == {id(p) for p in modules.parameters()}
     assert _trainable(modules) == {name for name, _ in modules.named_parameters()}
 
 
 def test_gradients_reach_what_is_trainable_and_nothing_else(backbone: Backbone) -> None:
-    freezing = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.75))
+    freezing = backbone.find_boundaries(Recipe(freeze="partial", freeze_depth=0.75))
     backbone.freeze(freezing)
     modules = backbone.modules()
     modules.zero_grad()
     backbone.eval()
-    image = backbone.image_from_boundary(backbone.image_boundary(_pixels(backbone), freezing.image), freezing.image)
-    text = backbone.text_from_boundary(
-        backbone.text_boundary(backbone.tokenize(PROMPTS[:2]), freezing.text), freezing.text
+    image = backbone.run_image_from_boundary(
+        backbone.run_image_to_boundary(_pixels(backbone), freezing.image), freezing.image
+    )
+    text = backbone.run_text_from_boundary(
+        backbone.run_text_to_boundary(backbone.tokenize(PROMPTS[:2]), freezing.text), freezing.text
     )
     ((image.embedding * text).sum() + image.levels.sum()).backward()  # type: ignore[no-untyped-call]
     reached = {name for name, p in modules.named_parameters() if p.grad is not None}
@@ -215,14 +233,14 @@ def test_gradients_reach_what_is_trainable_and_nothing_else(backbone: Backbone) 
     modules.zero_grad()
 
 
-@pytest.mark.parametrize("backbone", ["RN50/random"], indirect=True)
-def test_batchnorm_statistics_move_only_beyond_the_boundary(backbone: Backbone) -> None:
+@pytest.mark.parametrize("backbone", ["resnet"], indirect=True)
+def test_batchnorm_statistics_change_only_after_the_boundary(backbone: Backbone) -> None:
     module = backbone.image.module
-    freezing = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.75))
+    freezing = backbone.find_boundaries(Recipe(freeze="partial", freeze_depth=0.75))
     backbone.freeze(freezing)
     backbone.train(freezing)
     kept = {name: value.clone() for name, value in module.named_buffers() if "running" in name}
-    backbone.image_from_boundary(backbone.image_boundary(_pixels(backbone), freezing.image), freezing.image)
+    backbone.run_image_from_boundary(backbone.run_image_to_boundary(_pixels(backbone), freezing.image), freezing.image)
     moved = {name for name, value in module.named_buffers() if name in kept and not torch.equal(value, kept[name])}
     expected = {
         f"{name}.{which}"
@@ -237,8 +255,8 @@ def test_batchnorm_statistics_move_only_beyond_the_boundary(backbone: Backbone) 
     assert 0 < len(moved) < len(kept)
 
 
-def test_training_mode_stays_beyond_the_boundary_and_eval_ends_it(tiny: Backbone) -> None:
-    freezing = tiny.boundaries(Recipe(freeze="partial", freeze_depth=0.5))
+def test_training_mode_is_set_after_the_boundary_and_eval_ends_it(tiny: Backbone) -> None:
+    freezing = tiny.find_boundaries(Recipe(freeze="partial", freeze_depth=0.5))
     tiny.freeze(freezing)
     tiny.train(freezing)
     for tower in (tiny.image, tiny.text):
@@ -247,56 +265,30 @@ def test_training_mode_stays_beyond_the_boundary_and_eval_ends_it(tiny: Backbone
     assert not any(part.training for tower in (tiny.image, tiny.text) for part in tower.module.modules())
 
 
-def test_blocks_are_skipped_in_training_alone(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In scoring never, nor in the frozen part, which is computed once and kept."""
-    monkeypatch.setattr(backbone, "drop_path", 0.5)
-    drawn: list[float] = []
-    monkeypatch.setattr(core_backbone, "_skipped", lambda before, after, chance: (drawn.append(chance), after)[1])
-    half, tower = backbone.boundaries(Recipe(freeze="partial", freeze_depth=0.5)), backbone.image
-    hidden, chances = tower.stem(_pixels(backbone)), []
-    for number, block in enumerate(tower.blocks, 1):
-        before, hidden = hidden, tower.call_block(block, hidden, None)
-        if number > half.image and hidden.shape == before.shape:
-            chances.append(0.5 * number / len(tower.blocks))
-
-    def pass_through() -> list[float]:
-        drawn.clear()
-        with torch.no_grad():
-            backbone.image_from_boundary(backbone.image_boundary(_pixels(backbone), half.image), half.image)
-        return drawn
-
-    backbone.eval()
-    assert pass_through() == []
-    backbone.train(half)
-    assert pass_through() == pytest.approx(chances)
-    backbone.eval()
-    assert pass_through() == []
-
-
 def test_an_unknown_family_is_named() -> None:
     class Mixer(nn.Module):
         pass
 
     with pytest.raises(AigcError) as caught:
-        image_tower(Mixer())
+        make_image_tower(Mixer())
     assert caught.value.message.endswith("(ViT, ResNet, EfficientNet, ConvNeXt), found Mixer.")
     assert caught.value.hint == "Choose another backbone, for example ViT-B-32/laion2b_s34b_b79k."
 
 
 def test_a_family_whose_blocks_need_more_than_their_input_is_refused() -> None:
-    """EVA hands rotary positions to every block; run without them it would compute something else."""
+    """EVA passes rotary positions to every block; without them its output is wrong."""
     from open_clip.timm_model import TimmModel
 
     eva = TimmModel("eva02_tiny_patch14_224", embed_dim=32, image_size=28, pool="avg")
     with pytest.raises(AigcError, match=r"found Eva\."):
-        image_tower(eva)
+        make_image_tower(eva)
 
 
 def test_a_text_tower_with_an_appended_class_token_is_refused() -> None:
     from open_clip.transformer import TextTransformer
 
     with pytest.raises(AigcError, match=r"an appended class token \(CoCa\)"):
-        ClipTextTower(TextTransformer(width=16, heads=1, layers=1, embed_cls=True))
+        make_text_tower(TextTransformer(width=16, heads=1, layers=1, embed_cls=True))
 
 
 def test_folded_batch_norm_is_the_same_network() -> None:
@@ -319,11 +311,11 @@ def test_folded_batch_norm_is_the_same_network() -> None:
 
 def test_distances_count_blocks_from_the_tail(backbone: Backbone) -> None:
     tower = backbone.image
-    found = {id(parameter): distance for parameter, distance in tower.distances()}
+    found = {id(parameter): distance for parameter, distance in tower.measure_distances()}
     assert found.keys() == {id(parameter) for parameter in tower.module.parameters()}
     for index, block in enumerate(tower.blocks):
         assert {found[id(p)] for p in block.parameters()} == {len(tower.blocks) - index}
-    tail = {id(p) for part in tower.trainable_parts(len(tower.blocks)) for p in _parameters(part)}
+    tail = {id(p) for part in tower.list_trainable_parts(len(tower.blocks)) for p in _parameters(part)}
     assert {found[key] for key in tail} == {0}
     assert set(found.values()) <= set(range(len(tower.blocks) + 2))
 

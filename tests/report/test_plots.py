@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from aigc_cli.report.plots import ablation_plot, comparison_plot
+from aigc_cli.report.plots import draw_ablation, draw_comparison
 
 POINTS: list[dict[str, Any]] = [
     {"variant": name, "target": target, "seconds": seconds, "value": value, "low": low, "high": high}
@@ -18,7 +18,7 @@ POINTS: list[dict[str, Any]] = [
 
 
 def test_both_formats_are_written_whole(tmp_path: Path) -> None:
-    ablation_plot(POINTS, [tmp_path / "a.png", tmp_path / "a.svg"])
+    draw_ablation(POINTS, [tmp_path / "a.png", tmp_path / "a.svg"])
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 300
@@ -30,22 +30,22 @@ def test_both_formats_are_written_whole(tmp_path: Path) -> None:
 
 
 def test_trainings_of_less_than_a_second_have_an_axis(tmp_path: Path) -> None:
-    ablation_plot([{**point, "seconds": point["seconds"] / 5000} for point in POINTS], [tmp_path / "a.svg"])
+    draw_ablation([{**point, "seconds": point["seconds"] / 5000} for point in POINTS], [tmp_path / "a.svg"])
     text = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert all(f">{tick}<" in text for tick in ("0.0", "0.4", "1.0"))
 
 
 def test_the_same_points_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        ablation_plot(POINTS, [tmp_path / f"{name}.png", tmp_path / f"{name}.svg"])
+        draw_ablation(POINTS, [tmp_path / f"{name}.png", tmp_path / f"{name}.svg"])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_one_target_or_nothing(tmp_path: Path) -> None:
-    ablation_plot(POINTS[:2], [tmp_path / "one.svg"])
+    draw_ablation(POINTS[:2], [tmp_path / "one.svg"])
     assert "consistency" not in (tmp_path / "one.svg").read_text()
-    ablation_plot([], [tmp_path / "none.svg"])
+    draw_ablation([], [tmp_path / "none.svg"])
     assert (tmp_path / "none.svg").stat().st_size > 100
 
 
@@ -60,7 +60,7 @@ ROWS: list[dict[str, Any]] = [
 def test_differences_are_drawn_beside_zero(tmp_path: Path) -> None:
     unknown = ROWS[0] | {"group": "unknown", "difference": None}
     for name in ("a", "b"):
-        comparison_plot([*ROWS, unknown], [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
+        draw_comparison([*ROWS, unknown], [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
     text = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert all(label in text for label in ("b - a", "b - a, cost=$5$", "quality", "consistency", "xxx..."))
     assert "unknown" not in text
@@ -69,6 +69,6 @@ def test_differences_are_drawn_beside_zero(tmp_path: Path) -> None:
 
 
 def test_no_difference_at_all(tmp_path: Path) -> None:
-    comparison_plot([], [tmp_path / "none.png"])
+    draw_comparison([], [tmp_path / "none.png"])
     with Image.open(tmp_path / "none.png") as picture:
         assert picture.format == "PNG"

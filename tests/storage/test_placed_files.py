@@ -1,4 +1,4 @@
-"""Files that are copied, linked or moved: none is overwritten, none is lost, and all of it can be taken back."""
+"""Files that are copied, linked or moved: none is overwritten or lost, and everything can be undone."""
 
 import json
 import os
@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.storage import placed_files as placing
-from aigc_cli.storage.placed_files import Action, place, plan_placing, undo
+from aigc_cli.storage import placed_files
+from aigc_cli.storage.placed_files import Action, place_files, plan_placement, undo_placement
 
 ACTIONS: tuple[Action, ...] = ("copy", "link", "symlink", "move")
 every_action = pytest.mark.parametrize("action", ACTIONS)
 
 
 class CutOff(BaseException):
-    """Ends a process at some moment, as a kill would."""
+    """Ends the work at any moment, as a kill would."""
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def state(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its content."""
+    """Return every file below a folder with its content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def carry_out(action: Action, files: list[Path], folder: Path, stop_after: int | None = None) -> list[Path]:
-    """Places the files and returns the lists that were announced; ends after so many files."""
+    """Place the files and return the announced undo lists; stop after `stop_after` files."""
     records: list[Path] = []
     done: list[None] = []
 
@@ -44,12 +44,12 @@ def carry_out(action: Action, files: list[Path], folder: Path, stop_after: int |
         if len(done) == stop_after:
             raise CutOff
 
-    place(plan_placing(action, files, folder), records.append, count)
+    place_files(plan_placement(action, files, folder), records.append, count)
     return records
 
 
 @every_action
-def test_there_and_back(action: Action, files: list[Path], tmp_path: Path) -> None:
+def test_place_and_undo(action: Action, files: list[Path], tmp_path: Path) -> None:
     before = state(tmp_path)
     (record,) = carry_out(action, files, tmp_path / "best")
     best = tmp_path / "best"
@@ -60,19 +60,19 @@ def test_there_and_back(action: Action, files: list[Path], tmp_path: Path) -> No
     if action in ("link", "symlink"):
         assert all((best / "b.png").samefile(f) == (f == files[3]) for f in files)
         assert (best / "b.png").is_symlink() == (action == "symlink")
-    assert undo(record) == (4, [])
+    assert undo_placement(record) == (4, [])
     assert state(tmp_path) == before
     assert not best.exists()
 
 
 @every_action
 @pytest.mark.parametrize("stop", [1, 3])
-def test_cut_off_in_the_middle(action: Action, stop: int, files: list[Path], tmp_path: Path) -> None:
+def test_an_interrupted_placement_can_be_undone(action: Action, stop: int, files: list[Path], tmp_path: Path) -> None:
     before = state(tmp_path)
     with pytest.raises(CutOff):
         carry_out(action, files, tmp_path / "best", stop_after=stop)
     (record,) = (tmp_path / "best").glob("undo-*.json")
-    assert undo(record) == (stop, [])
+    assert undo_placement(record) == (stop, [])
     assert state(tmp_path) == before
 
 
@@ -80,7 +80,7 @@ def test_cut_off_in_the_middle(action: Action, stop: int, files: list[Path], tmp
 def test_a_move_cut_off_between_its_steps(
     step: str, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the new name is there, or after it while the old one still is: the file is never without a name."""
+    """Before the new name exists, or after it while the old one still exists: the file always has a name."""
     before = state(tmp_path)
 
     usual = getattr(os if step == "link" else Path, step)
@@ -91,36 +91,38 @@ def test_a_move_cut_off_between_its_steps(
         usual(path, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(placing.os if step == "link" else Path, step, die)
+        patch.setattr(placed_files.os if step == "link" else Path, step, die)
         with pytest.raises(CutOff):
             carry_out("move", files, tmp_path / "best")
     assert {name: before[name] for name in before} == {k: v for k, v in state(tmp_path).items() if k in before}
     (record,) = (tmp_path / "best").glob("undo-*.json")
-    assert undo(record) == (int(step == "unlink"), [])
+    assert undo_placement(record) == (int(step == "unlink"), [])
     assert state(tmp_path) == before
 
 
-def test_an_undo_cut_off_goes_on(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_undo_can_be_continued(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = state(tmp_path)
     (record,) = carry_out("move", files, tmp_path / "best")
-    usual, calls = placing._return, []
+    usual, calls = os.link, list[Path]()
 
-    def dies(source: Path, target: Path) -> str:
+    def link_twice(source: Path, target: Path) -> None:
         calls.append(target)
         if len(calls) == 3:
             raise CutOff
-        return usual(source, target)
+        usual(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(placing, "_return", dies)
+        patch.setattr(placed_files.os, "link", link_twice)
         with pytest.raises(CutOff):
-            undo(record)
-    assert undo(record) == (2, [])
+            undo_placement(record)
+    assert undo_placement(record) == (2, [])
     assert state(tmp_path) == before
 
 
 @every_action
-def test_what_is_there_is_not_overwritten(action: Action, files: list[Path], tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(action: Action, files: list[Path], tmp_path: Path) -> None:
     best = tmp_path / "best"
     best.mkdir()
     (best / "B.png").write_bytes(b"mine")
@@ -131,18 +133,18 @@ def test_what_is_there_is_not_overwritten(action: Action, files: list[Path], tmp
 
 
 @every_action
-def test_what_comes_in_between_is_not_overwritten(action: Action, files: list[Path], tmp_path: Path) -> None:
-    planned = plan_placing(action, files, tmp_path / "best")
+def test_files_that_appear_meanwhile_are_not_overwritten(action: Action, files: list[Path], tmp_path: Path) -> None:
+    planned = plan_placement(action, files, tmp_path / "best")
 
     def ready(_: Path) -> None:
         (tmp_path / "best" / "b.png").write_bytes(b"mine")
 
     with pytest.raises(AigcError) as caught:
-        place(planned, ready, lambda: None)
+        place_files(planned, ready, lambda: None)
     assert "nothing is overwritten" in caught.value.message
     (record,) = (tmp_path / "best").glob("undo-*.json")
     assert str(record) in caught.value.hint
-    count, left = undo(record)
+    count, left = undo_placement(record)
     assert (count, [path.name for path, _ in left]) == (3, ["b.png"])
     assert state(tmp_path)["best/b.png"] == b"mine"
     assert all(file.exists() for file in files)
@@ -152,10 +154,10 @@ def test_what_comes_in_between_is_not_overwritten(action: Action, files: list[Pa
 def test_without_links_the_file_system_still_overwrites_nothing(
     action: Action, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr(placing.os, "link", refused)
+    monkeypatch.setattr(placed_files.os, "link", refuse)
     if action == "link":
         with pytest.raises(AigcError, match="Operation not permitted"):
             carry_out(action, files, tmp_path / "best")
@@ -163,7 +165,7 @@ def test_without_links_the_file_system_still_overwrites_nothing(
     before = state(tmp_path)
     (record,) = carry_out(action, files, tmp_path / "best")
     assert (tmp_path / "best" / "b.png").read_bytes() == before["images/one/b.png"]
-    assert undo(record) == (4, [])
+    assert undo_placement(record) == (4, [])
     assert state(tmp_path) == before
 
 
@@ -171,12 +173,12 @@ def test_undo_loses_no_content(files: list[Path], tmp_path: Path) -> None:
     (record,) = carry_out("copy", files, tmp_path / "best")
     best = tmp_path / "best"
     (best / "b.png").write_bytes(b"edited since")
-    files[0].unlink()  # its copy is the last one
+    files[0].unlink()  # only its copy remains
     (best / "a-2.png").unlink()
-    count, left = undo(record)
+    count, left = undo_placement(record)
     assert count == 1
     assert {path.name: why for path, why in left} == {
-        "b.png": "it or its original was changed since",
+        "b.png": "the file or its original was changed",
         "a.png": f"the original {files[0]} is gone",
     }
     assert (best / "a.png").is_file()
@@ -187,7 +189,7 @@ def test_undo_keeps_a_copy_whose_original_now_points_at_it(files: list[Path], tm
     (record,) = carry_out("copy", files, tmp_path / "best")
     files[3].unlink()
     files[3].symlink_to(tmp_path / "best" / "b.png")
-    _, left = undo(record)
+    _, left = undo_placement(record)
     assert [path.name for path, _ in left] == ["b.png"]
     assert files[3].read_bytes() == b"content of one/b.png"
 
@@ -195,32 +197,32 @@ def test_undo_keeps_a_copy_whose_original_now_points_at_it(files: list[Path], tm
 def test_a_move_back_replaces_nothing(files: list[Path], tmp_path: Path) -> None:
     (record,) = carry_out("move", files, tmp_path / "best")
     files[3].write_bytes(b"another")
-    count, left = undo(record)
+    count, left = undo_placement(record)
     assert (count, [path.name for path, _ in left]) == (3, ["b.png"])
     assert files[3].read_bytes() == b"another"
 
 
-def test_faults_are_found_before_anything_is_touched(files: list[Path], tmp_path: Path) -> None:
+def test_errors_come_before_any_file_is_touched(files: list[Path], tmp_path: Path) -> None:
     files[1].unlink()
     with pytest.raises(AigcError, match=r"Expected an image at .*two/a\.png, found none"):
         carry_out("move", files, tmp_path / "best")
     files[1].symlink_to(files[0])
-    with pytest.raises(AigcError, match="Expected a plain file to move"):
+    with pytest.raises(AigcError, match="Expected a regular file to move"):
         carry_out("move", files, tmp_path / "best")
     with pytest.raises(AigcError, match="Expected a folder, found a file"):
         carry_out("copy", files, files[0])
     assert not (tmp_path / "best").exists()
 
 
-def test_a_list_of_somebody_else_is_refused(files: list[Path], tmp_path: Path) -> None:
+def test_a_list_of_another_folder_is_refused(files: list[Path], tmp_path: Path) -> None:
     (record,) = carry_out("copy", files, tmp_path / "best")
     elsewhere = tmp_path / "list.json"
     elsewhere.write_bytes(record.read_bytes())
     with pytest.raises(AigcError, match="files of another folder"):
-        undo(elsewhere)
+        undo_placement(elsewhere)
     elsewhere.write_text("{}")
-    with pytest.raises(AigcError, match="Expected a list"):
-        undo(elsewhere)
+    with pytest.raises(AigcError, match="Expected an undo list"):
+        undo_placement(elsewhere)
     assert os.path.lexists(tmp_path / "best" / "b.png")
 
 
@@ -228,7 +230,7 @@ def test_a_disk_that_fills_up_says_how_to_undo(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = state(tmp_path)
-    honest, copied = placing.shutil.copy2, list[Path]()
+    honest, copied = placed_files.shutil.copy2, list[Path]()
 
     def full(source: Path, target: Path) -> None:
         copied.append(source)
@@ -237,13 +239,13 @@ def test_a_disk_that_fills_up_says_how_to_undo(
             raise OSError(28, "No space left on device")
         honest(source, target)
 
-    monkeypatch.setattr(placing.shutil, "copy2", full)
-    with pytest.raises(EnvironmentProblem, match="could not be made: No space left on device") as caught:
+    monkeypatch.setattr(placed_files.shutil, "copy2", full)
+    with pytest.raises(EnvironmentProblem, match="could not be written: No space left on device") as caught:
         carry_out("copy", files, tmp_path / "best")
     (record,) = (tmp_path / "best").glob("undo-*")
     assert str(record) in caught.value.hint
     assert len(state(tmp_path / "best")) == 3  # two copies and the list
-    assert undo(record) == (2, [])
+    assert undo_placement(record) == (2, [])
     assert state(tmp_path) == before
 
 
@@ -260,24 +262,24 @@ def test_between_file_systems_a_move_is_a_copy(
     monkeypatch.setattr(Path, "stat", stat)
     (record,) = carry_out("move", files, tmp_path / "best")
     assert not any(os.path.lexists(file) for file in files)
-    assert undo(record)[1] == []
+    assert undo_placement(record)[1] == []
     assert state(tmp_path) == before
 
 
-def test_what_was_put_in_the_place_of_a_pick_stays(files: list[Path], tmp_path: Path) -> None:
+def test_a_file_that_replaced_a_pick_stays(files: list[Path], tmp_path: Path) -> None:
     for action in ("copy", "move", "symlink"):
         best = tmp_path / action
         (record,) = carry_out(action, files[3:] if action == "move" else files[:1], best)
         (placed,) = [path for path in best.iterdir() if path != record]
         placed.unlink()
         placed.symlink_to(record)
-        count, left = undo(record)
-        reason = "it is no longer the link that was made" if action == "symlink" else "something else is there now"
+        count, left = undo_placement(record)
+        reason = "it is not the link that was made" if action == "symlink" else "there is something else now"
         assert (count, [why for _, why in left]) == (0, [reason])
         assert placed.is_symlink()
 
 
-def test_a_place_that_cannot_be_taken_back(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undo_that_fails_can_be_repeated(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (record,) = carry_out("copy", files, tmp_path / "best")
 
     honest = Path.unlink
@@ -289,15 +291,15 @@ def test_a_place_that_cannot_be_taken_back(files: list[Path], tmp_path: Path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refuse)
-        with pytest.raises(EnvironmentProblem, match="could not be taken back: Read-only file system"):
-            undo(record)
-    assert undo(record) == (4, [])
+        with pytest.raises(EnvironmentProblem, match="could not be undone: Read-only file system"):
+            undo_placement(record)
+    assert undo_placement(record) == (4, [])
 
 
 @pytest.mark.parametrize("change", [{"version": 9}, {"action": "burn"}, {"files": [["a", "b"]]}, {"files": 5}])
 def test_a_list_that_was_changed(change: dict[str, object], files: list[Path], tmp_path: Path) -> None:
     (record,) = carry_out("copy", files, tmp_path / "best")
     record.write_text(json.dumps(json.loads(record.read_text()) | change))
-    with pytest.raises(AigcError, match="Expected a list"):
-        undo(record)
+    with pytest.raises(AigcError, match="Expected an undo list"):
+        undo_placement(record)
     assert len(list((tmp_path / "best").iterdir())) == 5

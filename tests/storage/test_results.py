@@ -1,4 +1,4 @@
-"""Result tables: the schemas users rely on, the same values in every format, and nothing a spreadsheet would run."""
+"""Result tables: fixed schemas, equal values in all formats, and no cells that a spreadsheet would run."""
 
 import csv
 import json
@@ -14,21 +14,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from aigc_cli.errors import AigcError
+from aigc_cli.mos_scale import MosScale
 from aigc_cli.storage.results import (
     TableWriter,
-    clean,
-    iter_rows,
-    read_metadata,
-    read_rows,
+    clean_value,
+    iterate_rows,
+    read_parquet_rows,
+    read_scale,
     read_splits,
-    scale_of,
+    read_table_metadata,
     write_table,
 )
-from aigc_cli.storage.schemas import LATER, SCHEMA_VERSION, SCHEMAS, Kind
+from aigc_cli.storage.schemas import LATER_COLUMNS, SCHEMA_VERSION, SCHEMAS, Kind
 
 EXPECTED = {
     "scores": "name path prompt prompt_source quality:f consistency:f quality_base:f quality_delta:f "
-    "consistency_base:f consistency_delta:f clip_cosine:f prompt_truncated:b width:i height:i status reason "
+    "consistency_base:f consistency_delta:f clip_cosine:f prompt_split:b width:i height:i status reason "
     "prompt_raw model sampler steps:i cfg:f seed quality_low:f quality_high:f consistency_low:f consistency_high:f "
     "out_of_domain:f quality_percentile:f consistency_percentile:f",
     "metrics": "run split group target metric value:f ci_low:f ci_high:f n:i reason",
@@ -44,6 +45,7 @@ EXPECTED = {
 }
 TYPES = {"": pa.string(), "f": pa.float64(), "i": pa.int64(), "b": pa.bool_()}
 FORMATS = (".parquet", ".csv", ".jsonl")
+HINT = "Check that the file is complete and was not edited."
 
 
 def schema_of(text: str) -> list[tuple[str, pa.DataType]]:
@@ -58,7 +60,7 @@ def metric_row(**given: Any) -> dict[str, Any]:
 def read(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics table in any format, as Parquet holds them."""
     if path.suffix == ".parquet":
-        return read_rows(path)
+        return read_parquet_rows(path)
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     turn = {pa.string(): str, pa.float64(): float, pa.int64(): int}
@@ -70,8 +72,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_the_schemas_are_fixed(kind: Kind, tmp_path: Path) -> None:
-    """A change here breaks files that users keep: raise SCHEMA_VERSION with it, but for columns at the end."""
-    assert SCHEMA_VERSION == 2
+    """A change breaks files of users: increase SCHEMA_VERSION, except for new columns at the end."""
+    assert SCHEMA_VERSION == 3
     write_table(tmp_path / "t.parquet", kind, [], {})
     found = pq.read_schema(tmp_path / "t.parquet")
     assert [(field.name, field.type) for field in found] == schema_of(EXPECTED[kind])
@@ -101,7 +103,7 @@ def test_what_is_not_finite_is_null(suffix: str, value: float, tmp_path: Path) -
     path = tmp_path / f"t{suffix}"
     write_table(path, "metrics", [metric_row(value=value)], {})
     assert read(path) == [metric_row(value=None)]
-    assert clean(value) is None
+    assert clean_value(value) is None
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -121,7 +123,7 @@ def test_the_table_says_what_made_it(suffix: str, tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [path]
     else:
         found = json.loads((tmp_path / f"t{suffix}.meta.json").read_text())
-    assert found == {"schema": "metrics", "schema_version": "2", "model": "m", "model_hash": "abc"}
+    assert found == {"schema": "metrics", "schema_version": "3", "model": "m", "model_hash": "abc"}
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
@@ -139,7 +141,7 @@ def test_no_control_character_reaches_a_terminal(tmp_path: Path) -> None:
     prompt = "a\tb\nc \x1b[31m\x00\x7f\x9b2J é"
     for suffix in FORMATS:
         write_table(tmp_path / f"t{suffix}", "splits", [{"prompt": prompt}], {})
-    assert read_rows(tmp_path / "t.parquet")[0]["prompt"] == prompt
+    assert read_parquet_rows(tmp_path / "t.parquet")[0]["prompt"] == prompt
     text = (tmp_path / "t.jsonl").read_text()
     assert json.loads(text)["prompt"] == prompt
     with (tmp_path / "t.csv").open(newline="") as stream:
@@ -156,10 +158,10 @@ def test_a_negative_number_in_csv_is_a_number(tmp_path: Path) -> None:
 
 
 def test_booleans_are_written_as_in_json(tmp_path: Path) -> None:
-    rows = [{"prompt_truncated": value} for value in (True, False, None)]
+    rows = [{"prompt_split": value} for value in (True, False, None)]
     write_table(tmp_path / "t.csv", "scores", rows, {})
     with (tmp_path / "t.csv").open(newline="") as stream:
-        assert [row["prompt_truncated"] for row in csv.DictReader(stream)] == ["true", "false", ""]
+        assert [row["prompt_split"] for row in csv.DictReader(stream)] == ["true", "false", ""]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -197,22 +199,22 @@ def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
     damaged.write_bytes(b"PAR1 and nothing else")
     for path in (damaged, tmp_path / "missing.parquet"):
         with pytest.raises(AigcError) as caught:
-            read_rows(path)
+            read_parquet_rows(path)
         assert caught.value.message.startswith(f"Expected a Parquet table at {path}, found ")
-        assert caught.value.hint == "Is it whole, and as it was written?"
+        assert caught.value.hint == HINT
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_rows_come_back_with_their_further_columns(suffix: str, tmp_path: Path) -> None:
-    """Whatever the format, and with what a CSV cell had to be written as undone."""
+    """In every format; the escapes of CSV cells are reversed."""
     path = tmp_path / f"t{suffix}"
     with TableWriter(path, "scores", {}, extra=("note",)) as table:
-        row = {"name": "=1+1", "status": "ok", "quality": 2.5, "prompt_truncated": False, "width": 7, "note": "-x"}
+        row = {"name": "=1+1", "status": "ok", "quality": 2.5, "prompt_split": False, "width": 7, "note": "-x"}
         table.write([row])
-    assert list(iter_rows(path)) == [dict.fromkeys(SCHEMAS["scores"].names) | row]
+    assert list(iterate_rows(path)) == [dict.fromkeys(SCHEMAS["scores"].names) | row]
 
 
-# --- tables of scores that others may have written
+# --- untrusted tables of scores
 
 
 def scores(path: Path, **given: Any) -> Path:
@@ -223,13 +225,13 @@ def scores(path: Path, **given: Any) -> Path:
 
 def refusal(path: Path) -> str:
     with pytest.raises(AigcError) as caught:
-        list(iter_rows(path))
-    assert caught.value.hint == "Is it whole, and as it was written?"
+        list(iterate_rows(path))
+    assert caught.value.hint == HINT
     return caught.value.message
 
 
 def test_a_cell_too_many_is_named_with_its_line(tmp_path: Path) -> None:
-    """Else a comma in a prompt would move every score after it into another column."""
+    """Otherwise a comma in a prompt would move all scores after it into other columns."""
     path, names = scores(tmp_path / "t.csv"), SCHEMAS["scores"].names
     path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("a,", "a,b,", 1) + "\n")
     assert (
@@ -258,15 +260,15 @@ def test_columns_that_are_not_there_or_twice(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     path = scores(tmp_path / "t.csv")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n")
-    assert [row["name"] for row in iter_rows(path)] == ["a"]
+    assert [row["name"] for row in iterate_rows(path)] == ["a"]
 
 
 @pytest.mark.parametrize(
     ("suffix", "old", "new", "found"),
     [
-        (".csv", ",1.5,", ",high,", "a cell of another kind in line 2: could not convert string to float: 'high'"),
+        (".csv", ",1.5,", ",high,", "a cell of the wrong type in line 2: could not convert string to float: 'high'"),
         (".csv", ",1.5,", ",inf,", "inf in the column quality of row 1 instead of a finite number"),
-        (".csv", ",3,", ",3.5,", "a cell of another kind in line 2: invalid literal for int() with base 10: '3.5'"),
+        (".csv", ",3,", ",3.5,", "a cell of the wrong type in line 2: invalid literal for int() with base 10: '3.5'"),
         (".csv", "\na,", "\n,", "'None' in the column name of row 1 instead of a text"),
         (".csv", ",ok,", ',"ok,', "unexpected end of data"),
         (".jsonl", "1.5", '"high"', "'high' in the column quality of row 1 instead of a finite number"),
@@ -286,8 +288,8 @@ def test_a_value_that_its_column_cannot_hold(
     path = scores(tmp_path / f"t{suffix}")
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
-    if found is None:  # a text like any other; whoever shows it escapes it
-        assert [row["status"] for row in iter_rows(path)] == ["\x1b"]
+    if found is None:  # valid text; code that shows it escapes it
+        assert [row["status"] for row in iterate_rows(path)] == ["\x1b"]
     else:
         assert f"found {found}" in refusal(path)
 
@@ -306,9 +308,9 @@ def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
     for name in ("t.csv", "t.jsonl", "t.parquet", "n.csv.meta.json"):
         os.mkfifo(tmp_path / name)
     for name in ("t.csv", "t.jsonl", "t.parquet"):
-        assert refusal(tmp_path / name).endswith("found no such file.")
-    with pytest.raises(AigcError, match="it is no regular file"):
-        read_metadata(scores_without_note(tmp_path / "n.csv"))
+        assert refusal(tmp_path / name).endswith("it is a folder, pipe, socket or device.")
+    with pytest.raises(AigcError, match="it is a folder, pipe, socket or device"):
+        read_table_metadata(scores_without_note(tmp_path / "n.csv"))
 
 
 def scores_without_note(path: Path) -> Path:
@@ -317,22 +319,22 @@ def scores_without_note(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("scale", [("x", "5"), ("5", "0"), ("0", "inf"), ("nan", "5")])
-def test_a_scale_that_is_none(scale: tuple[str, str], tmp_path: Path) -> None:
+def test_the_scale_of_a_table(scale: tuple[str, str], tmp_path: Path) -> None:
     for suffix in FORMATS:
         path = tmp_path / f"t{suffix}"
         write_table(path, "scores", [], {"mos_min": scale[0], "mos_max": scale[1]})
         with pytest.raises(AigcError, match=r"found \w+ to \w+"):
-            scale_of(read_metadata(path))
-    assert scale_of({"mos_min": "1", "mos_max": "7.5"}) == (1.0, 7.5)
-    assert scale_of({}) == (0.0, 5.0)
+            read_scale(read_table_metadata(path))
+    assert read_scale({"mos_min": "1", "mos_max": "7.5"}) == MosScale(1, 7.5)
+    assert read_scale({}) == MosScale(0, 5)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_what_is_not_utf8_is_written_as_escapes(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"t{suffix}"
     write_table(path, "scores", [row_named("caf\udce9")], {"model": "run\udcff"})
-    assert [row["name"] for row in iter_rows(path)] == ["caf\\udce9"]
-    assert read_metadata(path)["model"] == "run\\udcff"
+    assert [row["name"] for row in iterate_rows(path)] == ["caf\\udce9"]
+    assert read_table_metadata(path)["model"] == "run\\udcff"
 
 
 def row_named(name: str) -> dict[str, Any]:
@@ -344,7 +346,7 @@ def test_a_column_that_looks_like_a_formula(tmp_path: Path) -> None:
     with TableWriter(path, "scores", {}, extra=("=cmd",)) as table:
         table.write([row_named("a") | {"=cmd": "x"}])
     assert path.read_text().splitlines()[0].endswith(",'=cmd")
-    assert [row["=cmd"] for row in iter_rows(path)] == ["x"]
+    assert [row["=cmd"] for row in iterate_rows(path)] == ["x"]
 
 
 # --- splits
@@ -358,10 +360,10 @@ def test_splits_of_any_format(suffix: str, tmp_path: Path) -> None:
     assert read_splits(path) == [nothing | {"name": "=a", "split": "val", "fold": 1}, nothing | {"name": "b"}]
 
 
-def test_splits_that_are_none(tmp_path: Path) -> None:
+def test_invalid_splits(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text('{"fold": 1}\n')
-    with pytest.raises(AigcError, match="Expected a column name"):
+    with pytest.raises(AigcError, match="Expected a name in every row"):
         read_splits(path)
     for fold in ('"x"', "[]", "Infinity"):
         path.write_text(f'{{"name": "a", "fold": {fold}}}\n')
@@ -376,30 +378,33 @@ def test_splits_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_table_of_the_first_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables were written before images' own prompts and settings were columns; those are null."""
+def test_a_table_of_an_earlier_version_is_read(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that are newer than the table are null, also `prompt_split`, which was `prompt_truncated`."""
     path, names = tmp_path / f"t{suffix}", SCHEMAS["scores"].names
-    old = pa.schema([field for field in SCHEMAS["scores"] if field.name not in LATER])
-    assert [name for name in names if name in LATER] == names[-len(LATER) :]
+    added = LATER_COLUMNS - {"prompt_split"}
+    assert set(names[-len(added) :]) == added
+    fields = [field for field in SCHEMAS["scores"] if field.name not in added]
+    old = pa.schema([f.with_name("prompt_truncated") if f.name == "prompt_split" else f for f in fields])
     row = {"name": "a", "status": "ok", "quality": 2.5}
     with monkeypatch.context() as patch:
         patch.setitem(SCHEMAS, "scores", old)
-        write_table(path, "scores", [row], {})
-    assert list(iter_rows(path)) == [dict.fromkeys(names) | row]
+        write_table(path, "scores", [row | {"prompt_truncated": True}], {})
+    (found,) = iterate_rows(path)
+    assert {name: found[name] for name in names} == dict.fromkeys(names) | row
     with monkeypatch.context() as patch:
         patch.setitem(SCHEMAS, "scores", old.remove(0))
         write_table(tmp_path / f"bad{suffix}", "scores", [{"status": "ok"}], {})
     with pytest.raises(AigcError, match="no column name"):
-        list(iter_rows(tmp_path / f"bad{suffix}"))
+        list(iterate_rows(tmp_path / f"bad{suffix}"))
 
 
-def test_a_process_that_read_tables_ends_in_peace(tmp_path: Path) -> None:
-    """Threads of pyarrow's aborted one in two that ended soon after; six in a row were never spared."""
+@pytest.mark.slow
+def test_a_process_that_read_tables_exits_normally(tmp_path: Path) -> None:
+    """The threads of pyarrow aborted every second process that ended soon after reading; so six processes run here."""
     for name in "abc":
         write_table(tmp_path / f"{name}.parquet", "metrics", [metric_row(value=0.5)] * 50, {})
-    code = (
-        "import sys, pathlib, aigc_cli.storage.results as r; [len(r.read_rows(pathlib.Path(p))) for p in sys.argv[1:]]"
-    )
+    code = "import sys, pathlib; from aigc_cli.storage.results import read_parquet_rows\n"
+    code += "for path in sys.argv[1:]: read_parquet_rows(pathlib.Path(path))"
     line = [sys.executable, "-c", code, *map(str, sorted(tmp_path.iterdir()))]
     endings = [subprocess.run(line, capture_output=True, text=True, check=False) for _ in range(6)]
     assert [(ending.returncode, ending.stderr) for ending in endings] == [(0, "")] * 6

@@ -1,4 +1,4 @@
-"""Signals are held back until somebody looks."""
+"""Delayed signals."""
 
 import contextlib
 import os
@@ -7,17 +7,17 @@ import threading
 
 import pytest
 
-from aigc_cli.storage.signals import graceful
+from aigc_cli.storage.signals import hold_signals
 
 
 @pytest.mark.parametrize(("sent", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_the_first_signal_is_held_back(sent: signal.Signals, kind: type[BaseException]) -> None:
+def test_the_first_signal_is_delayed(sent: signal.Signals, kind: type[BaseException]) -> None:
     usual = signal.getsignal(sent)
     found = None
-    with contextlib.suppress(ZeroDivisionError), graceful() as ending:
-        assert ending() is None
+    with contextlib.suppress(ZeroDivisionError), hold_signals() as get_ending:
+        assert get_ending() is None
         os.kill(os.getpid(), sent)
-        found = ending()
+        found = get_ending()
         assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         raise ZeroDivisionError
     assert isinstance(found, kind)
@@ -25,17 +25,17 @@ def test_the_first_signal_is_held_back(sent: signal.Signals, kind: type[BaseExce
     assert signal.getsignal(sent) == usual
 
 
-def test_a_signal_that_nobody_looked_at_takes_its_effect() -> None:
-    with pytest.raises(KeyboardInterrupt), graceful():
+def test_a_delayed_signal_takes_effect_when_the_block_ends() -> None:
+    with pytest.raises(KeyboardInterrupt), hold_signals():
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_other_threads_get_no_signals() -> None:
+def test_other_threads_delay_no_signals() -> None:
     found: list[object] = []
 
     def work() -> None:
-        with graceful() as ending:
-            found.append(ending())
+        with hold_signals() as get_ending:
+            found.append(get_ending())
 
     thread = threading.Thread(target=work)
     thread.start()

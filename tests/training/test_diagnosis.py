@@ -1,4 +1,4 @@
-"""Each rule, on curves that show its fault and on curves just short of it, and the change that it leads to."""
+"""The rules on curves that show their fault and on curves just below it, and the change after each fault."""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from aigc_cli.recipe import FIELDS, Recipe
-from aigc_cli.training.diagnosis import NOTHING_LEFT, RULES, Curves, diagnose, in_words, next_change, paragraph
+from aigc_cli.training.diagnosis import (
+    NOTHING_LEFT,
+    RULES,
+    Curves,
+    describe_change,
+    describe_diagnosis,
+    diagnose,
+    find_change,
+)
 
 GOOD = {
     "loss": 0.02,
@@ -21,7 +29,7 @@ ORDER = ["unstable", "underfit", "overfit", "saturated residual", "unused residu
 
 
 def _epochs(train: list[dict[str, Any]], val: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Rows of an epochs table: what differs from `GOOD` in each epoch; validation is `GOOD` unless given."""
+    """Rows of an epochs table: the changes of each epoch from `GOOD`, and the validation rows when there are any."""
     rows = []
     for epoch, changes in enumerate(train):
         rows.append({**GOOD, "epoch": epoch + 1, "split": "train", **changes})
@@ -63,16 +71,16 @@ NOT_SHOWN = [
 
 
 def names(epochs: list[dict[str, Any]], **more: Any) -> list[str]:
-    return [fault.rule.name for fault in diagnose(Curves.of(epochs), **more)]
+    return [fault.rule.name for fault in diagnose(Curves.from_rows(epochs), **more)]
 
 
 @pytest.mark.parametrize(("name", "epochs"), SHOWN)
-def test_a_fault_is_seen_and_none_before_it(name: str, epochs: list[dict[str, Any]]) -> None:
+def test_the_fault_is_found_first(name: str, epochs: list[dict[str, Any]]) -> None:
     assert names(epochs)[0] == name
 
 
 @pytest.mark.parametrize(("name", "epochs"), NOT_SHOWN)
-def test_no_fault_is_invented(name: str, epochs: list[dict[str, Any]]) -> None:
+def test_the_fault_is_not_found_just_below_its_limit(name: str, epochs: list[dict[str, Any]]) -> None:
     assert name not in names(epochs)
 
 
@@ -96,21 +104,21 @@ FIGURES = [
 
 
 @pytest.mark.parametrize(("figures", "epochs"), FIGURES)
-def test_the_figures_that_show_it_are_said(figures: str, epochs: list[dict[str, Any]]) -> None:
-    assert diagnose(Curves.of(epochs))[0].figures == figures
+def test_the_diagnosis_names_the_figures(figures: str, epochs: list[dict[str, Any]]) -> None:
+    assert diagnose(Curves.from_rows(epochs))[0].figures == figures
 
 
-def test_good_curves_are_called_so() -> None:
+def test_good_curves_have_no_fault() -> None:
     epochs = _epochs(_losses(0.05, 0.03, 0.02), [{}, {}, {}])
     assert names(epochs) == []
-    assert paragraph(Curves.of(epochs), Recipe()) == "Diagnosis: nothing unusual in the curves."
+    assert describe_diagnosis(Curves.from_rows(epochs), Recipe()) == "Diagnosis: nothing unusual in the curves."
 
 
 def test_faults_come_in_the_order_in_which_to_act() -> None:
     worst = {"srocc_q": 0.1, "srocc_c": 0.45, "saturated_q": 0.5, "unused_q": 0.95, "unused_c": 0.95}
     epochs = _epochs([{**worst, "loss": loss} for loss in (0.05, 0.02, 0.09)], [{"srocc_q": -0.5, "srocc_c": 0.1}] * 3)
     assert names(epochs) == ORDER
-    said = paragraph(Curves.of(epochs), Recipe())
+    said = describe_diagnosis(Curves.from_rows(epochs), Recipe())
     assert said.startswith(
         "Diagnosis: unstable: training loss 0.02 -> 0.09 in epoch 3 (the training loss jumps or rises); "
     )
@@ -119,14 +127,14 @@ def test_faults_come_in_the_order_in_which_to_act() -> None:
 
 
 def test_a_run_that_diverged_may_have_no_epochs() -> None:
-    curves = Curves.of([], "the loss became nan in epoch 1")
+    curves = Curves.from_rows([], "the loss became nan in epoch 1")
     assert [(fault.rule.name, fault.figures) for fault in diagnose(curves)] == [
         ("diverged", "the loss became nan in epoch 1")
     ]
-    assert paragraph(curves, Recipe()).endswith("Next, one change: lr 1e-05.")
+    assert describe_diagnosis(curves, Recipe()).endswith("Next, one change: lr 1e-05.")
 
 
-def test_a_loss_that_is_null_in_the_file_is_passed_over() -> None:
+def test_an_empty_loss_is_left_out() -> None:
     assert names(_epochs([*_losses(0.05, 0.04), {"loss": None}])) == []
 
 
@@ -142,7 +150,9 @@ def test_a_run_without_epochs_shows_nothing() -> None:
 
 # --- what to change
 
-CURVES = {name: Curves.of(epochs) for name, epochs in reversed(SHOWN)} | {"diverged": Curves.of([], "nan")}
+CURVES = {name: Curves.from_rows(epochs) for name, epochs in reversed(SHOWN)} | {
+    "diverged": Curves.from_rows([], "nan")
+}
 ALL = {"freeze": "all", "lr": 1e-3}
 CHANGES = [
     ("diverged", {"lr": 1.0}, {"lr": 1e-3}),
@@ -170,11 +180,11 @@ CHANGES = [
     ("overfit", {**ALL, "dropout": 0.3}, {"weight_decay": 5e-4}),
     ("overfit", {**ALL, "dropout": 0.3, "weight_decay": 5e-4}, {"weight_decay": 1e-3}),
     ("overfit", {**ALL, "dropout": 0.3, "weight_decay": 1e-3}, {}),
-    ("saturated residual", {}, {"scale_c": 0.3}),
-    ("saturated residual", {"scale_c": 0.4}, {"scale_c": 0.5}),
-    ("saturated residual", {"scale_c": 0.5}, {}),
-    ("unused residual", {}, {"scale_q": 0.13, "scale_c": 0.13}),
-    ("unused residual", {"scale_q": 0.1, "scale_c": 0.1}, {"lr": 9e-5}),
+    ("saturated residual", {}, {"residual_scale_c": 0.3}),
+    ("saturated residual", {"residual_scale_c": 0.4}, {"residual_scale_c": 0.5}),
+    ("saturated residual", {"residual_scale_c": 0.5}, {}),
+    ("unused residual", {}, {"residual_scale_q": 0.13, "residual_scale_c": 0.13}),
+    ("unused residual", {"residual_scale_q": 0.1, "residual_scale_c": 0.1}, {"lr": 9e-5}),
     ("one target lagging", {}, {"w_q": 0.3, "w_c": 0.7}),
     ("one target lagging", {"w_q": 0.7, "w_c": 0.3}, {"w_q": 0.5, "w_c": 0.5}),
     ("one target lagging", {"w_q": 0.3, "w_c": 0.7}, {}),
@@ -185,30 +195,30 @@ CHANGES = [
 def test_the_change_follows_from_the_recipe(name: str, given: dict[str, Any], change: dict[str, Any]) -> None:
     curves, recipe = CURVES[name], Recipe(**given)
     faults = [fault for fault in diagnose(curves) if fault.rule.name == name]
-    answer = next_change(faults, recipe, curves)
+    answer = find_change(faults, recipe, curves)
     assert (answer[1] if answer else {}) == change
     for key, value in change.items():
         span = FIELDS[key].metadata["sensible"]
         assert asdict(recipe)[key] != value
         assert span is None or span[0] <= value <= span[1]
-    assert paragraph(curves, recipe).endswith(f"{in_words(change)}." if change else f"{NOTHING_LEFT}.")
+    assert describe_diagnosis(curves, recipe).endswith(f"{describe_change(change)}." if change else f"{NOTHING_LEFT}.")
 
 
-def test_each_rule_leads_somewhere() -> None:
+def test_each_rule_has_a_change() -> None:
     assert {name for name, _, change in CHANGES if change} == {rule.name for rule in RULES}
 
 
-def test_the_first_fault_that_can_be_answered_is() -> None:
-    """At the widest scale, a saturated residual has no change left; the lagging target has one."""
+def test_the_first_fault_with_a_change_left_is_chosen() -> None:
+    """At the widest scale, a saturated residual has no change left, but the lagging target has one."""
     epochs = _epochs([{"saturated_q": 0.9, "saturated_c": 0.9, "srocc_q": 0.9, "srocc_c": 0.5}])
-    curves, recipe = Curves.of(epochs), Recipe(scale_q=0.5, scale_c=0.5)
-    answer = next_change(diagnose(curves), recipe, curves)
+    curves, recipe = Curves.from_rows(epochs), Recipe(residual_scale_q=0.5, residual_scale_c=0.5)
+    answer = find_change(diagnose(curves), recipe, curves)
     assert answer is not None
     assert (answer[0].rule.name, answer[1]) == ("one target lagging", {"w_q": 0.3, "w_c": 0.7})
 
 
 def test_a_run_that_overfits_gets_no_wider_correction() -> None:
     epochs = _epochs([{"saturated_q": 0.9, "saturated_c": 0.9}], [{"srocc_q": 0.5, "srocc_c": 0.5}])
-    curves, recipe = Curves.of(epochs), Recipe(freeze="all", dropout=0.3, weight_decay=1e-3)
+    curves, recipe = Curves.from_rows(epochs), Recipe(freeze="all", dropout=0.3, weight_decay=1e-3)
     assert names(epochs) == ["overfit", "saturated residual"]
-    assert next_change(diagnose(curves), recipe, curves) is None
+    assert find_change(diagnose(curves), recipe, curves) is None

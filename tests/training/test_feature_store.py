@@ -1,4 +1,4 @@
-"""Features at the freeze boundary: stored or computed they are the same, and one bad image costs one row."""
+"""Features at the freeze boundary: stored and computed ones are equal, and a bad image is one missing row."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,27 +15,20 @@ from torch import Tensor
 
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.images.decoder import decode_file
+from aigc_cli.images.reader import hash_image_file
 from aigc_cli.images.sample import Sample
 from aigc_cli.model import engines
 from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.towers import UNFROZEN
-from aigc_cli.progress import Silent
+from aigc_cli.progress import SilentProgress
 from aigc_cli.training import feature_store as features_module
-from aigc_cli.training.feature_store import (
-    CHUNK,
-    EVALUATION,
-    ImageFeatures,
-    TextFeatures,
-    ViewSettings,
-    augment,
-    digest_of,
-)
+from aigc_cli.training.feature_store import CHUNK, EVALUATION, FrozenImages, FrozenTexts, ViewSettings, augment
 
 VIEWS = ViewSettings(crop_scale_min=0.5, flip=True)
 ALL, PARTIAL = 5, 3  # boundaries of the tiny tower's four blocks
 
 
-class Counter(Silent):
+class Counter(SilentProgress):
     """Counts the steps that were announced and done."""
 
     def __init__(self) -> None:
@@ -50,8 +43,8 @@ class Counter(Silent):
 
 def _features(
     backbone: Backbone, paths: Sequence[Path], store: Path | None, boundary: int = PARTIAL, views: ViewSettings = VIEWS
-) -> ImageFeatures:
-    return ImageFeatures(backbone, boundary, paths, [digest_of(path) for path in paths], views, store)
+) -> FrozenImages:
+    return FrozenImages(backbone, boundary, paths, [hash_image_file(path) for path in paths], views, store)
 
 
 @pytest.fixture
@@ -63,16 +56,16 @@ def _computed(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The images that engines get from now on."""
     images: list[Tensor] = []
 
-    def counted(*given: Any) -> engines.Engine:
-        engine = engines.chosen(*given)
+    def choose(*given: Any) -> engines.Engine:
+        engine = engines.choose_engine(*given)
 
-        def each(pixels: Tensor) -> Any:
+        def run_one(pixels: Tensor) -> Any:
             images.append(pixels)
-            return engine.each(pixels)
+            return engine.run_one(pixels)
 
-        return replace(engine, each=each)
+        return replace(engine, run_one=run_one)
 
-    monkeypatch.setattr(features_module, "chosen", counted)
+    monkeypatch.setattr(features_module, "choose_engine", choose)
     return images
 
 
@@ -83,7 +76,7 @@ def test_stored_features_are_the_computed_ones(
 ) -> None:
     rows = range(len(paths))
     stored = _features(tiny, paths, tmp_path, boundary)
-    assert stored.prepare({view: rows}, Silent()) == {}
+    assert stored.prepare({view: rows}, SilentProgress()) == {}
     order = [4, 0, 0, 2]
     found = stored.get(order, [view] * 4)
     expected = _features(tiny, paths, None, boundary).get(order, [view] * 4)
@@ -97,7 +90,7 @@ def test_stored_features_are_the_computed_ones(
 
 def test_rows_of_several_views_keep_their_places(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
     stored = _features(tiny, paths, tmp_path, ALL)
-    stored.prepare({view: range(6) for view in (EVALUATION, 0, 1)}, Silent())
+    stored.prepare({view: range(6) for view in (EVALUATION, 0, 1)}, SilentProgress())
     rows, views = [5, 1, 1, 3, 0], [1, EVALUATION, 0, 1, 0]
     together = stored.get(rows, views)["embedding"]
     for place, (row, view) in enumerate(zip(rows, views, strict=True)):
@@ -178,7 +171,7 @@ def test_what_is_stored_is_not_computed_again(
     features.get(range(6), [EVALUATION] * 6)
     assert len(computed) == 9
     assert (second.total, second.done) == (0, 0)
-    _features(tiny, paths, tmp_path).prepare({EVALUATION: range(6), 0: range(6)}, Silent())
+    _features(tiny, paths, tmp_path).prepare({EVALUATION: range(6), 0: range(6)}, SilentProgress())
     assert len(computed) == 12  # three views more, not twelve
 
 
@@ -189,7 +182,7 @@ def test_an_image_that_stands_twice_is_computed_once(
     shutil.copy(paths[0], twin)
     computed = _computed(monkeypatch)
     features = _features(tiny, [paths[0], twin, paths[1]], tmp_path / "store")
-    features.prepare({EVALUATION: [0, 1, 2]}, Silent())
+    features.prepare({EVALUATION: [0, 1, 2]}, SilentProgress())
     assert len(computed) == 2
     state = features.get([0, 1], [EVALUATION] * 2)["hidden"]
     assert torch.equal(state[0], state[1])
@@ -199,7 +192,7 @@ def test_more_images_than_a_chunk(tiny: Backbone, demo: list[Sample], tmp_path: 
     paths = [sample.path for sample in demo]
     assert len(paths) > CHUNK
     features = _features(tiny, paths, tmp_path, ALL)
-    assert features.prepare({EVALUATION: range(len(paths)), 7: range(len(paths))}, Silent()) == {}
+    assert features.prepare({EVALUATION: range(len(paths)), 7: range(len(paths))}, SilentProgress()) == {}
     found = features.get(range(len(paths)), [7] * len(paths))["embedding"]
     expected = _features(tiny, paths, None, ALL).get(range(len(paths)), [7] * len(paths))["embedding"]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
@@ -213,45 +206,45 @@ def test_more_images_than_a_chunk(tiny: Backbone, demo: list[Sample], tmp_path: 
 def test_what_changes_the_numbers_changes_the_bank(
     tiny: Backbone, paths: list[Path], tmp_path: Path, other: dict[str, Any]
 ) -> None:
-    _features(tiny, paths, tmp_path).prepare({0: range(6)}, Silent())
+    _features(tiny, paths, tmp_path).prepare({0: range(6)}, SilentProgress())
     features = _features(tiny, paths, tmp_path, **other)
-    assert len(features.bank(0).missing(features.digests)) == 6
+    assert len(features.get_bank(0).list_missing(features.digests)) == 6
 
 
 def test_other_weights_are_another_bank(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
-    _features(tiny, paths, tmp_path).prepare({EVALUATION: range(6)}, Silent())
+    _features(tiny, paths, tmp_path).prepare({EVALUATION: range(6)}, SilentProgress())
     tiny.weights_hash = "other"
-    assert len(_features(tiny, paths, tmp_path).bank(EVALUATION).missing([digest_of(paths[0])])) == 1
+    assert len(_features(tiny, paths, tmp_path).get_bank(EVALUATION).list_missing([hash_image_file(paths[0])])) == 1
 
 
 def test_a_damaged_shard_is_computed_again(
     tiny: Backbone, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = _features(tiny, paths, tmp_path)
-    features.prepare({EVALUATION: range(6)}, Silent())
+    features.prepare({EVALUATION: range(6)}, SilentProgress())
     expected = features.get(range(6), [EVALUATION] * 6)
-    (array,) = features.bank(EVALUATION).folder.glob("*/hidden.npy")
+    (array,) = features.get_bank(EVALUATION).folder.glob("*/hidden.npy")
     array.write_bytes(array.read_bytes()[:-100])
     computed = _computed(monkeypatch)
     again = _features(tiny, paths, tmp_path)
-    again.prepare({EVALUATION: range(6)}, Silent())
+    again.prepare({EVALUATION: range(6)}, SilentProgress())
     assert len(computed) == 6
     found = again.get(range(6), [EVALUATION] * 6)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("name", ["tiny", "mini"])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("mini", marks=pytest.mark.slow)])
 def test_what_is_stored_does_not_depend_on_what_was_stored_before(
     name: str, paths: list[Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A run that was killed while it computed features goes on with other batches, and must find the same bits."""
+    """After a kill, the next run computes the rest in other batches and must get the same bits."""
     backbone, views = request.getfixturevalue(name), (EVALUATION, 0, 1)
     boundary = len(backbone.image.blocks) // 2
     whole = _features(backbone, paths, tmp_path / "whole", boundary)
-    whole.prepare({view: range(6) for view in views}, Silent())
+    whole.prepare({view: range(6) for view in views}, SilentProgress())
     for rows, some in (([5], views[1:]), ([2, 0], views[:1]), (range(6), views)):  # a new process each time
         parts = _features(backbone, paths, tmp_path / "parts", boundary)
-        parts.prepare(dict.fromkeys(some, rows), Silent())
+        parts.prepare(dict.fromkeys(some, rows), SilentProgress())
     for view in views:
         expected = whole.get(range(6), [view] * 6)
         assert all(torch.equal(found, expected[key]) for key, found in parts.get(range(6), [view] * 6).items())
@@ -264,7 +257,7 @@ def test_an_image_that_changed_since(store: bool, tiny: Backbone, paths: list[Pa
     features = _features(tiny, [image], tmp_path / "store" if store else None)
     shutil.copy(paths[1], image)
     with pytest.raises(EnvironmentProblem) as caught:
-        features.prepare({0: [0]}, Silent()) if store else features.get([0], [0])
+        features.prepare({0: [0]}, SilentProgress()) if store else features.get([0], [0])
     assert caught.value.message == "Expected image.jpg as it was at the start, found other content."
 
 
@@ -281,7 +274,7 @@ def test_an_image_that_vanished_where_nothing_is_stored(tiny: Backbone, paths: l
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_a_bad_image_costs_its_own_row_only(tiny: Backbone, paths: list[Path], tmp_path: Path, stored: bool) -> None:
+def test_a_bad_image_does_not_touch_the_others(tiny: Backbone, paths: list[Path], tmp_path: Path, stored: bool) -> None:
     half, text = tmp_path / "half.jpg", tmp_path / "text.jpg"
     half.write_bytes(paths[0].read_bytes()[:900])
     text.write_bytes(b"no image at all")
@@ -298,12 +291,12 @@ def test_a_bad_image_costs_its_own_row_only(tiny: Backbone, paths: list[Path], t
         torch.testing.assert_close(found["levels"], expected["levels"], atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_but_bad_images(tiny: Backbone, tmp_path: Path) -> None:
+def test_all_images_are_bad(tiny: Backbone, tmp_path: Path) -> None:
     bad = [tmp_path / f"{index}.png" for index in range(3)]
     for index, path in enumerate(bad):
         path.write_bytes(b"no image " * (index + 1))
     features = _features(tiny, bad, tmp_path / "store")
-    assert features.prepare({EVALUATION: range(3)}, Silent()) == dict.fromkeys(range(3), "not_an_image")
+    assert features.prepare({EVALUATION: range(3)}, SilentProgress()) == dict.fromkeys(range(3), "not_an_image")
 
 
 def test_an_image_that_went_missing_since(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
@@ -311,7 +304,7 @@ def test_an_image_that_went_missing_since(tiny: Backbone, paths: list[Path], tmp
     shutil.copy(paths[0], gone)
     features = _features(tiny, [paths[1], gone], tmp_path / "store")
     gone.unlink()
-    assert features.prepare({EVALUATION: [0, 1]}, Silent()) == {1: "missing_file"}
+    assert features.prepare({EVALUATION: [0, 1]}, SilentProgress()) == {1: "missing_file"}
 
 
 # --- texts
@@ -321,7 +314,7 @@ def test_an_image_that_went_missing_since(tiny: Backbone, paths: list[Path], tmp
 def test_text_features_are_the_embeddings(tiny: Backbone, boundary: int) -> None:
     distinct = [f"{number} red cats" for number in range(CHUNK + 3)]
     prompts = [*distinct, distinct[1], distinct[0]]
-    features = TextFeatures(tiny, boundary, prompts)
+    features = FrozenTexts(tiny, boundary, prompts)
     assert features.prompts == distinct
     asked = [distinct[5], distinct[CHUNK + 1], distinct[5]]
     with torch.no_grad():
@@ -334,21 +327,21 @@ def test_text_features_are_the_embeddings(tiny: Backbone, boundary: int) -> None
 def test_prompts_of_any_length_meet_in_one_batch(mini: Backbone) -> None:
     """The tokeniser pads to the longest of its texts, and later prompts are longer than the first ones."""
     prompts = [" ".join(["fox"] * (1 + n // 8)) + f" {n}" for n in range(CHUNK + 8)]
-    features = TextFeatures(mini, len(mini.text.blocks), prompts)
+    features = FrozenTexts(mini, len(mini.text.blocks), prompts)
     mixed = [prompts[0], prompts[-1]]
     torch.testing.assert_close(features.embed(mixed), mini.encode_text(mixed), atol=1e-6, rtol=0)
 
 
 def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = TextFeatures(tiny, PARTIAL, ["a", "b", "c"])
+    features = FrozenTexts(tiny, PARTIAL, ["a", "b", "c"])
     sizes: list[int] = []
-    original = tiny.text_from_boundary
+    original = tiny.run_text_from_boundary
 
-    def text_from_boundary(state: dict[str, Tensor], boundary: int) -> Tensor:
+    def run_text_from_boundary(state: dict[str, Tensor], boundary: int) -> Tensor:
         sizes.append(len(state["tokens"]))
         return original(state, boundary)
 
-    monkeypatch.setattr(tiny, "text_from_boundary", text_from_boundary)
+    monkeypatch.setattr(tiny, "run_text_from_boundary", run_text_from_boundary)
     assert features.embed(["c", "a", "c", "c"]).shape == (4, 32)
     assert sizes == [2]
 
@@ -356,20 +349,20 @@ def test_a_prompt_runs_through_the_rest_of_the_tower_once(tiny: Backbone, monkey
 def test_embeddings_of_prompts_are_stored_and_do_not_depend_on_their_neighbours(
     tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = TextFeatures(tiny, ALL, ["a red fox"]).embed(["a red fox"])
-    TextFeatures(tiny, ALL, ["a long sentence of many words", "a red fox"], tmp_path)
+    alone = FrozenTexts(tiny, ALL, ["a red fox"]).embed(["a red fox"])
+    FrozenTexts(tiny, ALL, ["a long sentence of many words", "a red fox"], tmp_path)
     counted: list[int] = []
-    original = tiny.text_boundary
+    original = tiny.run_text_to_boundary
 
-    def text_boundary(tokens: Tensor, boundary: int) -> dict[str, Tensor]:
+    def run_text_to_boundary(tokens: Tensor, boundary: int) -> dict[str, Tensor]:
         counted.append(len(tokens))
         return original(tokens, boundary)
 
-    monkeypatch.setattr(tiny, "text_boundary", text_boundary)
-    again = TextFeatures(tiny, ALL, ["a red fox", "a blue house"], tmp_path)
+    monkeypatch.setattr(tiny, "run_text_to_boundary", run_text_to_boundary)
+    again = FrozenTexts(tiny, ALL, ["a red fox", "a blue house"], tmp_path)
     assert counted == [1]  # the house
     assert torch.equal(again.embed(["a red fox"]), alone)
-    assert torch.equal(again.embed(["a blue house"]), TextFeatures(tiny, ALL, ["a blue house"]).embed(["a blue house"]))
+    assert torch.equal(again.embed(["a blue house"]), FrozenTexts(tiny, ALL, ["a blue house"]).embed(["a blue house"]))
 
 
 # --- engines
@@ -389,14 +382,14 @@ class Listener(Counter):
 def test_a_tower_that_cannot_be_exported_is_computed_in_eager_mode_everywhere(
     tiny: Backbone, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also what another engine had stored: nothing is made of both."""
+    """Features that another engine stored are computed again: no result mixes two engines."""
     onnx, views = _features(tiny, paths, tmp_path), [EVALUATION] * 3 + [0] * 3
-    onnx.prepare({EVALUATION: range(6), 0: range(2)}, Silent())
+    onnx.prepare({EVALUATION: range(6), 0: range(2)}, SilentProgress())
 
-    def fails(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise EnvironmentProblem("It can't run with engine onnx.", "")
 
-    monkeypatch.setattr(engines, "compiled", fails)
+    monkeypatch.setattr(engines, "compile_engine", fail)
     found = []
     for _ in range(2):
         listener, images = Listener(), _features(tiny, paths, tmp_path)
@@ -407,14 +400,16 @@ def test_a_tower_that_cannot_be_exported_is_computed_in_eager_mode_everywhere(
         found.append(images.get(range(6), views))
     boundary, preprocessing = PARTIAL, tiny.preprocessing
     for row, view in enumerate(views):
-        pixels = augment(decode_file(paths[row]).pixels, digest_of(paths[row]), view, VIEWS)
+        pixels = augment(decode_file(paths[row]).pixels, hash_image_file(paths[row]), view, VIEWS)
         with torch.no_grad():
-            expected = tiny.image_boundary(preprocessing.scaled(preprocessing.fitted(pixels)[None]), boundary)
+            expected = tiny.run_image_to_boundary(
+                preprocessing.normalise(preprocessing.fit_size(pixels)[None]), boundary
+            )
         for name, value in expected.items():
             assert torch.equal(found[0][name][row], value[0])
             assert torch.equal(found[1][name][row], value[0])
     computed = _computed(monkeypatch)
-    images.prepare({EVALUATION: range(6), 0: range(6)}, Silent())
+    images.prepare({EVALUATION: range(6), 0: range(6)}, SilentProgress())
     assert computed == []
 
 
@@ -424,14 +419,14 @@ def test_on_another_device_images_run_in_batches(
 ) -> None:
     expected = _features(tiny, paths, None, boundary).get(range(6), [0] * 6)
     sizes: list[int] = []
-    original = tiny.image_boundary
+    original = tiny.run_image_to_boundary
 
-    def image_boundary(pixels: Tensor, boundary: int) -> dict[str, Tensor]:
+    def run_image_to_boundary(pixels: Tensor, boundary: int) -> dict[str, Tensor]:
         sizes.append(len(pixels))
         return original(pixels, boundary)
 
-    monkeypatch.setattr(tiny, "image_boundary", image_boundary)
-    monkeypatch.setattr(engines, "_on_cpu", lambda backbone: False)
+    monkeypatch.setattr(tiny, "run_image_to_boundary", run_image_to_boundary)
+    monkeypatch.setattr(engines, "is_on_cpu", lambda backbone: False)
     found = _features(tiny, paths, None, boundary).get(range(6), [0] * 6)
     assert sizes == [6]
     for name, value in expected.items():
@@ -442,11 +437,11 @@ def test_on_another_device_images_run_in_batches(
 
 
 @pytest.mark.parametrize(("limit", "stored"), [(1e9, True), (1000.0, False)])
-def test_a_store_that_would_outgrow_its_limit_is_not_made(
+def test_a_store_above_its_limit_is_not_filled(
     limit: float, stored: bool, tiny: Backbone, paths: list[Path], tmp_path: Path
 ) -> None:
-    digests, rows, listener = [digest_of(path) for path in paths], range(len(paths)), Listener()
-    images = ImageFeatures(tiny, PARTIAL, paths, digests, VIEWS, tmp_path, limit)
+    digests, rows, listener = [hash_image_file(path) for path in paths], range(len(paths)), Listener()
+    images = FrozenImages(tiny, PARTIAL, paths, digests, VIEWS, tmp_path, limit)
     assert images.prepare({EVALUATION: rows, 0: rows}, listener) == {}
     assert (images.store is not None) == stored
     assert any(tmp_path.rglob("*.npy")) == stored

@@ -1,4 +1,4 @@
-"""Losses against their formulas, with rows that nobody rated, and on batches without any spread."""
+"""Losses against their formulas, with rows that were not rated, and on constant batches."""
 
 import math
 
@@ -15,9 +15,9 @@ from aigc_cli.training.losses import (
     LOSSES,
     MISMATCH_MARGIN,
     RANK_MARGIN,
-    contrastive_loss,
-    loss_named,
-    mismatch_loss,
+    compute_contrastive_loss,
+    compute_mismatch_loss,
+    make_loss,
 )
 
 NAMES = [*LOSSES, "mse+rank", "l1+plcc", "mse+l1+plcc+rank"]
@@ -46,15 +46,15 @@ def _expected(name: str, predicted: list[float], target: list[float]) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_is_the_sum_of_its_formulas(name: str) -> None:
     expected = sum(_expected(part, PREDICTED.tolist(), TARGET.tolist()) for part in name.split("+"))
-    assert float(loss_named(name)(PREDICTED, TARGET)) == pytest.approx(expected, abs=1e-6)
+    assert float(make_loss(name)(PREDICTED, TARGET)) == pytest.approx(expected, abs=1e-6)
     assert expected > 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_that_were_not_rated_count_for_nothing(name: str) -> None:
     predicted = torch.cat([PREDICTED, torch.tensor([0.77, 0.01])]).requires_grad_()
-    loss = loss_named(name)(predicted, torch.cat([TARGET, torch.full((2,), math.nan)]))
-    assert float(loss.detach()) == pytest.approx(float(loss_named(name)(PREDICTED, TARGET)), abs=1e-7)
+    loss = make_loss(name)(predicted, torch.cat([TARGET, torch.full((2,), math.nan)]))
+    assert float(loss.detach()) == pytest.approx(float(make_loss(name)(PREDICTED, TARGET)), abs=1e-7)
     loss.backward()  # type: ignore[no-untyped-call]
     assert predicted.grad is not None
     assert predicted.grad[-2:].tolist() == [0.0, 0.0]
@@ -63,7 +63,7 @@ def test_rows_that_were_not_rated_count_for_nothing(name: str) -> None:
 
 def _gradient(name: str, predicted: Tensor, target: Tensor) -> tuple[float, Tensor]:
     predicted = predicted.clone().requires_grad_()
-    loss = loss_named(name)(predicted, target)
+    loss = make_loss(name)(predicted, target)
     loss.backward()  # type: ignore[no-untyped-call]
     assert predicted.grad is not None
     return float(loss.detach()), predicted.grad
@@ -119,12 +119,12 @@ def test_rank_loss_pushes_a_wrong_pair_apart() -> None:
 @pytest.mark.parametrize(("name", "named"), [("huber", "huber"), ("mse+", ""), ("l1 + spearman", "spearman"), ("", "")])
 def test_an_unknown_loss_is_named(name: str, named: str) -> None:
     with pytest.raises(AigcError) as caught:
-        loss_named(name)
+        make_loss(name)
     assert str(caught.value) == f"Expected losses out of mse, l1, plcc, rank, found '{named}'.\nJoin several with +."
 
 
 def test_blanks_around_the_plus_do_not_matter() -> None:
-    assert float(loss_named(" l1 + plcc ")(PREDICTED, TARGET)) == float(loss_named("l1+plcc")(PREDICTED, TARGET))
+    assert float(make_loss(" l1 + plcc ")(PREDICTED, TARGET)) == float(make_loss("l1+plcc")(PREDICTED, TARGET))
 
 
 def test_the_recipes_know_every_loss() -> None:
@@ -142,12 +142,12 @@ def test_contrast_is_infonce_weighted_by_what_is_shown() -> None:
         -math.log(s[2][2] / (s[2][2] + s[2][0])) - math.log(s[2][2] / (s[2][2] + s[0][2])),
     ]
     expected = (0.5 * rows[0] + 1.0 * rows[1]) / (2 * 1.5)
-    assert float(contrastive_loss(image, text, shown, same)) == pytest.approx(expected, rel=1e-5)
+    assert float(compute_contrastive_loss(image, text, shown, same)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_contrast_without_a_rated_row_is_nothing() -> None:
     image = torch.eye(2, requires_grad=True)
-    loss = contrastive_loss(image, torch.eye(2), torch.full((2,), math.nan), torch.eye(2, dtype=torch.bool))
+    loss = compute_contrastive_loss(image, torch.eye(2), torch.full((2,), math.nan), torch.eye(2, dtype=torch.bool))
     loss.backward()
     assert float(loss.detach()) == 0
     assert image.grad is not None
@@ -158,4 +158,4 @@ def test_mismatch_wants_a_lead_of_the_margin() -> None:
     own, other = torch.tensor([0.9, 0.5, 0.5, 0.5]), torch.tensor([0.1, 0.5, 0.9, 0.9])
     shown, differs = torch.tensor([1.0, 0.5, 1.0, math.nan]), torch.tensor([True, True, False, True])
     expected = (0 + MISMATCH_MARGIN * 2 * 0.5 + 0 + 0) / 4
-    assert float(mismatch_loss(own, other, shown, differs)) == pytest.approx(expected)
+    assert float(compute_mismatch_loss(own, other, shown, differs)) == pytest.approx(expected)

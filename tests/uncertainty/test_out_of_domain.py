@@ -1,43 +1,46 @@
-"""How far an image lies from those trained on: interpretable at home, 1 far away, and never by its own prompt."""
+"""The distance from the training images: `out_of_domain` is 0.5 on average for similar images and 1 far away."""
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.demo import demo_samples
-from aigc_cli.images.reader import decode
-from aigc_cli.model.backbone import Backbone
-from aigc_cli.uncertainty.out_of_domain import AXES, KEPT, Domain, joined
+from aigc_cli.images.demo import render_demo
+from aigc_cli.images.reader import decode_image
+from aigc_cli.model.backbone import Backbone, concat_features
+from aigc_cli.uncertainty.out_of_domain import AXES, KEPT_DISTANCES, TrainingDomain
 
 SIDE = 256
 
 
-def cloud(n: int, width: int = 40, seed: int = 0) -> Tensor:
-    """Features of which a few directions hold most of the spread."""
-    random = torch.Generator().manual_seed(seed)
-    turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(9))).Q
-    return (torch.randn(n, width, generator=random) * torch.linspace(3, 0.1, width) @ turn).double() + 5
+Array = NDArray[np.float64]
+
+
+def cloud(n: int, width: int = 40, seed: int = 0) -> Array:
+    """Features (n, width) with most of their variance along a few directions."""
+    turn = np.linalg.qr(np.random.default_rng(9).standard_normal((width, width))).Q
+    random = np.random.default_rng(seed)
+    return np.asarray(random.standard_normal((n, width)) * np.linspace(3, 0.1, width) @ turn + 5)
 
 
 def prompts_of(n: int, each: int = 5) -> list[str]:
     return [f"prompt {i // each}" for i in range(n)]
 
 
-def test_new_images_of_the_same_kind_are_at_home() -> None:
-    domain, shares = Domain.fit(cloud(400), prompts_of(400))
-    new = domain.share(domain.distance(cloud(400, seed=1)))
+def test_new_images_of_the_same_kind_are_at_one_half_on_average() -> None:
+    domain, shares = TrainingDomain.fit(cloud(400), prompts_of(400))
+    new = domain.rank(domain.measure(cloud(400, seed=1)))
     assert new.mean() == pytest.approx(0.5, abs=0.06)
     assert shares.mean() == pytest.approx(0.5, abs=0.01)
     assert 0 <= new.min() <= new.max() <= 1
 
 
 def test_the_share_rises_with_the_distance_until_it_is_one() -> None:
-    domain, _ = Domain.fit(cloud(400), prompts_of(400))
-    away = torch.stack([5 + step * torch.ones(40, dtype=torch.float64) for step in range(0, 30, 3)])
-    shares = domain.share(domain.distance(away))
+    domain, _ = TrainingDomain.fit(cloud(400), prompts_of(400))
+    away = np.stack([5 + step * np.ones(40) for step in range(0, 30, 3)])
+    shares = domain.rank(domain.measure(away))
     assert (np.diff(shares) >= 0).all()
     assert shares[0] < 0.1
     assert shares[-1] == 1
@@ -45,47 +48,48 @@ def test_the_share_rises_with_the_distance_until_it_is_one() -> None:
 
 def test_an_image_is_unusual_across_the_main_axes_too() -> None:
     features = cloud(400)
-    domain, _ = Domain.fit(features, prompts_of(400))
+    domain, _ = TrainingDomain.fit(features, prompts_of(400))
     standard = (features - domain.mean) / domain.std
-    least = torch.linalg.eigh(standard.T @ standard).eigenvectors[:, 0]
-    assert float((least @ domain.axes).square().sum()) < 1e-3
+    least = np.linalg.eigh(standard.T @ standard).eigenvectors[:, 0]
+    assert np.square(least @ domain.axes).sum() < 1e-3
     odd = (domain.mean + 20 * least * domain.std)[None]
-    assert domain.share(domain.distance(odd))[0] == 1
+    assert domain.rank(domain.measure(odd))[0] == 1
 
 
 def test_distances_of_known_images_are_taken_from_other_prompts() -> None:
-    """Each prompt has a direction of its own: seen from the others, every image is far."""
+    """Each prompt has its own direction: measured from the other prompts, every image is far."""
     width, count = 60, 12
-    features = torch.zeros(count * 10, width, dtype=torch.float64)
+    features = np.zeros((count * 10, width))
     for row in range(len(features)):
         features[row, row // 10] = 1
-    features += 0.01 * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
-    domain, _ = Domain.fit(features, prompts_of(len(features), 10))
-    mixed, _ = Domain.fit(features, [str(row) for row in range(len(features))])
-    assert domain.known.median() > 2 * mixed.known.median()
+    features += 0.01 * np.random.default_rng(0).standard_normal(features.shape)
+    domain, _ = TrainingDomain.fit(features, prompts_of(len(features), 10))
+    mixed, _ = TrainingDomain.fit(features, [str(row) for row in range(len(features))])
+    assert np.median(domain.known) > 2 * np.median(mixed.known)
 
 
-def test_it_is_small_and_the_same_once_it_was_read_again() -> None:
-    domain, _ = Domain.fit(cloud(1500), prompts_of(1500))
-    kept = domain.tensors()
+def test_the_tensors_are_small_and_read_back_unchanged() -> None:
+    domain, _ = TrainingDomain.fit(cloud(1500), prompts_of(1500))
+    kept = domain.to_tensors()
     assert kept["axes"].shape == (40, AXES)
-    assert len(kept["known"]) == KEPT
+    assert len(kept["known"]) == KEPT_DISTANCES
     other = cloud(50, seed=2)
-    np.testing.assert_array_equal(Domain.of(kept).distance(other), Domain.of(domain.tensors()).distance(other))
-    np.testing.assert_allclose(Domain.of(kept).distance(other), domain.distance(other), rtol=1e-5)
+    again = TrainingDomain.from_tensors(kept)
+    np.testing.assert_array_equal(again.measure(other), domain.measure(other))
+    np.testing.assert_allclose(again.known, domain.known, rtol=1e-6)
 
 
 def test_features_that_never_change_do_no_harm() -> None:
     features = cloud(100)
     features[:, 3] = 7
-    domain, shares = Domain.fit(features, prompts_of(100))
-    assert np.isfinite(domain.distance(features)).all()
+    domain, shares = TrainingDomain.fit(features, prompts_of(100))
+    assert np.isfinite(domain.measure(features)).all()
     assert shares.mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_too_few_prompts_are_an_error() -> None:
     with pytest.raises(AigcError, match="found 4"):
-        Domain.fit(cloud(40), prompts_of(40, 10))
+        TrainingDomain.fit(cloud(40), prompts_of(40, 10))
 
 
 def photograph_like(seed: int) -> Image.Image:
@@ -146,20 +150,23 @@ STRANGE = {
 
 
 @pytest.fixture(scope="module")
-def home(mini: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Domain:
-    """What a model on the shipped backbone knows after 200 images of the demonstration set."""
-    samples = demo_samples(tmp_path_factory.mktemp("home"), n=200, size=128)
-    features = features_of(mini, [decode(sample.path.read_bytes()).image for sample in samples])
-    return Domain.fit(features, [sample.prompt or "" for sample in samples])[0]
+def home(mini: Backbone, tmp_path_factory: pytest.TempPathFactory) -> TrainingDomain:
+    """The domain of 200 images of the demonstration set on the shipped backbone."""
+    samples = render_demo(tmp_path_factory.mktemp("home"), n=200, size=128)
+    features = features_of(mini, [decode_image(sample.path.read_bytes()).image for sample in samples])
+    return TrainingDomain.fit(features, [sample.prompt or "" for sample in samples])[0]
 
 
-def features_of(backbone: Backbone, images: list[Image.Image]) -> Tensor:
+def features_of(backbone: Backbone, images: list[Image.Image]) -> Array:
     with torch.inference_mode():
-        return torch.cat([joined(backbone.encode_image(backbone.transform(image)[None])) for image in images])
+        return np.concatenate(
+            [concat_features(backbone.encode_image(backbone.transform(image)[None])) for image in images]
+        )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STRANGE)
-def test_images_of_another_kind_raise_it(kind: str, mini: Backbone, home: Domain) -> None:
-    found = home.share(home.distance(features_of(mini, [STRANGE[kind](seed) for seed in range(4)])))
+def test_images_of_another_kind_are_far_away(kind: str, mini: Backbone, home: TrainingDomain) -> None:
+    found = home.rank(home.measure(features_of(mini, [STRANGE[kind](seed) for seed in range(4)])))
     assert found.mean() > 0.9
     assert found.min() > 0.7

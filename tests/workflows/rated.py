@@ -1,17 +1,17 @@
-"""Tables of ratings for the tests of workflows, and a progress that remembers."""
+"""Tables of ratings for the tests of workflows, and a progress that keeps its messages."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from aigc_cli.images.sample import Sample
-from aigc_cli.progress import Silent
+from aigc_cli.progress import SilentProgress
 
 HEADER = ("name", "prompt", "mos_quality", "mos_align")
 
 
-class Told(Silent):
-    """Remembers what was said."""
+class RecordingProgress(SilentProgress):
+    """Keeps all messages in `lines`."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -24,8 +24,8 @@ def write_table(path: Path, samples: Sequence[Sample], *more: Sequence[object], 
     """A table of ratings; its names are paths below the samples' folder.
 
     Args:
-        more: further rows, whatever they hold.
-        groups: further columns, out of each sample's groups.
+        more: further rows.
+        groups: further columns, from each sample's groups.
     """
     rows = [(s.name, s.prompt, s.mos_quality, s.mos_align, *(s.groups[name] for name in groups)) for s in samples]
     with path.open("w", newline="", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""From a finished run's curves to the next run: every ending of a run, and runs that really go wrong."""
+"""Recommendations from the curves of a run: every fault, damaged run folders, and real trainings that go wrong."""
 
 import json
 import shlex
@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from aigc_cli.errors import AigcError, Diverged
+from aigc_cli.errors import AigcError, Divergence
 from aigc_cli.images.sample import Sample
-from aigc_cli.progress import Silent
-from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve, to_yaml
+from aigc_cli.progress import SilentProgress
+from aigc_cli.recipe import Recipe, ResolvedRecipe, format_recipe, read_recipe, resolve_recipe
+from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.results import write_table
-from aigc_cli.workflows.experiment.source import Source
-from aigc_cli.workflows.recommend.by_run import advise
-from aigc_cli.workflows.train.train import train
+from aigc_cli.workflows.experiment.source import Compute, Source
+from aigc_cli.workflows.recommend.by_run import recommend_by_run
+from aigc_cli.workflows.train.calibrate import HeldOutSource
+from aigc_cli.workflows.train.train import train_model
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -38,8 +40,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         parts = parts or {"train": {}, "val": {}}
         rows = [{"run": "run", "epoch": 1, "split": split, **GOOD, **changes} for split, changes in parts.items()]
         write_table(run / "epochs.parquet", "epochs", rows, {})
-        resolved = resolve(settings or {})
-        (run / "recipe.yaml").write_text(to_yaml(Resolved(resolved.recipe, resolved.sources, ())))
+        resolved = resolve_recipe(settings or {})
+        (run / "recipe.yaml").write_text(format_recipe(ResolvedRecipe(resolved.recipe, resolved.sources, ())))
         said = {"run": "run", "status": status, "images": {"train": 80, "val": 20}, "source": DEMO}
         (run / "run.json").write_text(json.dumps(said))
         return run
@@ -48,21 +50,17 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 def faults(run: Path) -> list[str]:
-    return [row["fault"] for row in advise(run).seen["run"]["faults"]]
+    return [row["fault"] for row in recommend_by_run(run).seen["run"]["faults"]]
 
 
 def test_the_next_command_starts_from_the_runs_recipe(make_run: MakeRun) -> None:
     run = make_run({"lr": "1e-4", "seed": "3"}, train={}, val={"srocc_q": 0.5, "srocc_c": 0.4})
-    found = advise(run)
+    found = recommend_by_run(run)
     seen = found.seen["run"]
     assert (found.n, seen["epochs"], seen["images"]) == (100, 1, {"train": 80, "val": 20})
-    assert seen["faults"] == [
-        {
-            "fault": "overfit",
-            "meaning": "images are learnt by heart",
-            "figures": "SROCC 0.75 in training, 0.45 in validation",
-        }
-    ]
+    (fault,) = seen["faults"]
+    assert fault.pop("meaning")
+    assert fault == {"fault": "overfit", "figures": "SROCC 0.75 in training, 0.45 in validation"}
     assert seen["change"] == {"freeze_depth": 0.8333}
     assert found.reasons == {"freeze_depth": "overfit: SROCC 0.75 in training, 0.45 in validation"}
     assert found.command == f"aigc train --recipe {run / 'recipe.yaml'} --freeze-depth 0.8333"
@@ -89,19 +87,19 @@ def test_a_model_without_a_residual_has_no_fault_of_it(make_run: MakeRun) -> Non
 
 
 def test_good_curves_need_no_other_run(make_run: MakeRun) -> None:
-    found = advise(make_run())
+    found = recommend_by_run(make_run())
     assert (found.command, found.reasons, found.seen["run"]["change"]) == (None, {}, {})
     assert found.seen["run"]["notes"] == ["Nothing unusual in the curves: no change is advised."]
 
 
 def test_a_fault_without_a_change_left(make_run: MakeRun) -> None:
-    found = advise(make_run({"scale_q": "0.5"}, train={"saturated_q": 0.6}, val={}))
+    found = recommend_by_run(make_run({"residual_scale_q": "0.5"}, train={"saturated_q": 0.6}, val={}))
     assert (found.command, [row["fault"] for row in found.seen["run"]["faults"]]) == (None, ["saturated residual"])
     assert found.seen["run"]["notes"] == ["No setting is left to change within its sensible range: rate more images."]
 
 
 def test_without_a_validation_part_it_says_what_cannot_be_seen(make_run: MakeRun) -> None:
-    notes = advise(make_run(train={})).seen["run"]["notes"]
+    notes = recommend_by_run(make_run(train={})).seen["run"]["notes"]
     assert "No validation part: overfitting can't be seen. Train with --val-fraction 0.2 to see it." in notes
 
 
@@ -110,7 +108,7 @@ def test_without_a_validation_part_it_says_what_cannot_be_seen(make_run: MakeRun
 
 def complaint(run: Path) -> tuple[str, str]:
     with pytest.raises(AigcError) as caught:
-        advise(run)
+        recommend_by_run(run)
     assert caught.value.exit_code == 2
     return caught.value.message, caught.value.hint
 
@@ -170,8 +168,9 @@ def trained(tiny_folder: Path, demo: list[Sample], tmp_path: Path) -> MakeRun:
 
     def run(**settings: Any) -> Path:
         given = {"backbone": f"local-dir:{tiny_folder}", "views": "1", "batch_size": "16", "freeze": "all"}
-        resolved = resolve(given | {key: str(value) for key, value in settings.items()})
-        train(resolved, source, tmp_path / "run", progress=Silent(), device="cpu")
+        resolved = resolve_recipe(given | {key: str(value) for key, value in settings.items()})
+        output = Output(tmp_path / "run")
+        train_model(resolved, source, output, HeldOutSource(), Compute("cpu"), SilentProgress())
         return tmp_path / "run"
 
     return run
@@ -179,7 +178,7 @@ def trained(tiny_folder: Path, demo: list[Sample], tmp_path: Path) -> MakeRun:
 
 def test_a_run_that_learns_nothing(trained: MakeRun) -> None:
     run = trained(lr=1e-6, epochs=1)
-    found = advise(run)
+    found = recommend_by_run(run)
     assert faults(run)[0] == "underfit"
     assert found.seen["run"]["change"] == {"lr": 1e-3}
     words = shlex.split(found.command or "")
@@ -187,22 +186,24 @@ def test_a_run_that_learns_nothing(trained: MakeRun) -> None:
     assert words[6:] == ["--data", str(run.parent / "ratings.csv"), "--images", words[-1]]
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_by_heart(trained: MakeRun) -> None:
     run = trained(lr=3e-3, epochs=40, dropout=0, weight_decay=0, val_fraction=0.5, scheduler="constant")
     assert faults(run)[0] == "overfit"
-    assert advise(run).seen["run"]["change"] == {"dropout": 0.2}
+    assert recommend_by_run(run).seen["run"]["change"] == {"dropout": 0.2}
 
 
+@pytest.mark.slow
 def test_a_run_that_jumps(trained: MakeRun) -> None:
     run = trained(lr=1, epochs=6, max_grad_norm=0, scheduler="constant", warmup_ratio=0)
     assert faults(run)[0] == "unstable"
-    assert advise(run).seen["run"]["change"] == {"lr": 1e-3}
+    assert recommend_by_run(run).seen["run"]["change"] == {"lr": 1e-3}
 
 
 def test_a_run_that_diverges(trained: MakeRun, tmp_path: Path) -> None:
-    with pytest.raises(Diverged):
+    with pytest.raises(Divergence):
         trained(freeze="none", lr=1, weight_decay=1e30, warmup_ratio=0, epochs=3)
-    found = advise(tmp_path / "run")
+    found = recommend_by_run(tmp_path / "run")
     assert found.seen["run"]["faults"][0]["fault"] == "diverged"
     assert found.seen["run"]["faults"][0]["figures"].startswith("the ")
     assert found.seen["run"]["change"] == {"lr": 1e-3}

@@ -1,37 +1,38 @@
-"""Error bars from a training to a table: where they come from, what has none, and that scores stay as they are."""
+"""Calibration: where the held-out scores come from, which scores get intervals, and that scores stay the same."""
 
-import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-import torch
 from rated import write_table
 
 from aigc_cli import Scorer
-from aigc_cli.errors import AigcError, Interrupted
-from aigc_cli.images.demo import demo_samples
+from aigc_cli.errors import AigcError, Interruption
+from aigc_cli.images.demo import render_demo
 from aigc_cli.images.sample import Sample
 from aigc_cli.model.trained import load_model
-from aigc_cli.progress import Silent
-from aigc_cli.recipe import Resolved, resolve
-from aigc_cli.storage.checkpoints import CALIBRATION, DESCRIPTION, WEIGHTS, load_checkpoint, save_checkpoint
-from aigc_cli.storage.results import iter_rows, read_rows
+from aigc_cli.progress import SilentProgress
+from aigc_cli.recipe import ResolvedRecipe, resolve_recipe
+from aigc_cli.storage.atomic_files import Output
+from aigc_cli.storage.checkpoints import CALIBRATION, WEIGHTS, load_checkpoint, save_checkpoint
+from aigc_cli.storage.results import iterate_rows, read_parquet_rows, read_table_metadata
+from aigc_cli.storage.results import write_table as write_results
 from aigc_cli.storage.schemas import ERROR_BARS
-from aigc_cli.workflows.ablate.ablate import ablate
-from aigc_cli.workflows.crossval import Plan, cross_validate
-from aigc_cli.workflows.evaluate import evaluate
-from aigc_cli.workflows.experiment.source import Source
+from aigc_cli.workflows.ablate.ablate import AblationPlan, run_ablation
+from aigc_cli.workflows.crossval import CrossvalPlan, CrossvalResult, cross_validate
+from aigc_cli.workflows.evaluate import EvaluationPlan, evaluate_model
+from aigc_cli.workflows.experiment import folds as fold_driver
+from aigc_cli.workflows.experiment.source import Compute, Source
+from aigc_cli.workflows.score.plan import ScoringPlan
 from aigc_cli.workflows.score.score import score_folder
-from aigc_cli.workflows.train import held_out as module
-from aigc_cli.workflows.train.held_out import Calibrating, calibrate_checkpoint
-from aigc_cli.workflows.train.resume import read_plan, states_folder
-from aigc_cli.workflows.train.train import TrainResult, train
-from aigc_cli.workflows.verify import verify
+from aigc_cli.workflows.train.calibrate import HeldOutSource, calibrate_checkpoint
+from aigc_cli.workflows.train.resume import find_states_folder, read_plan
+from aigc_cli.workflows.train.train import TrainResult, train_model
+from aigc_cli.workflows.verify import Verification, verify_table
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -41,7 +42,7 @@ N = 180
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """More images than the other tests need, of 27 prompts."""
-    return demo_samples(tmp_path_factory.mktemp("many"), n=N, size=48)
+    return render_demo(tmp_path_factory.mktemp("many"), n=N, size=48)
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +52,59 @@ def source(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> S
 
 
 @pytest.fixture(scope="module")
-def resolved(tiny_folder: Path) -> Resolved:
+def resolved(tiny_folder: Path) -> ResolvedRecipe:
     quick = {"epochs": "1", "batch_size": "16", "views": "1", "lr": "1e-3", "val_fraction": "0", "freeze": "all"}
-    return resolve({"backbone": f"local-dir:{tiny_folder}", **quick})
+    return resolve_recipe({"backbone": f"local-dir:{tiny_folder}", **quick})
 
 
-def changed(resolved: Resolved, **settings: Any) -> Resolved:
+def change(resolved: ResolvedRecipe, **settings: Any) -> ResolvedRecipe:
     return replace(resolved, recipe=replace(resolved.recipe, **settings))
 
 
-def go(resolved: Resolved, source: Source, run: Path, **more: Any) -> TrainResult:
-    return train(resolved, source, run, progress=Silent(), device="cpu", **more)
+CPU, SILENT = Compute("cpu"), SilentProgress()
+
+
+def go(
+    resolved: ResolvedRecipe, source: Source, run: Path, held_out: HeldOutSource | None = None, resume: bool = False
+) -> TrainResult:
+    return train_model(resolved, source, Output(run, resume=resume), held_out or HeldOutSource(), CPU, SILENT)
 
 
 @pytest.fixture(scope="module")
-def folds(resolved: Resolved, source: Source, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    """A run that was trained on everything and calibrated by three folds."""
-    run = tmp_path_factory.mktemp("folds") / "run"
-    return go(resolved, source, run, calibrating=Calibrating(folds=3))
+def folds(resolved: ResolvedRecipe, source: Source, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A run that is trained on all images and calibrated by three folds."""
+    return go(resolved, source, tmp_path_factory.mktemp("folds") / "run", HeldOutSource(folds=3))
+
+
+@pytest.fixture(scope="module")
+def plain(resolved: ResolvedRecipe, source: Source, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """The same training without held-out images."""
+    return go(resolved, source, tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def halves(resolved: ResolvedRecipe, source: Source, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A training on half of the images, calibrated on the other half."""
+    return go(change(resolved, val_fraction=0.5), source, tmp_path_factory.mktemp("halves") / "run")
+
+
+Validated = tuple[CrossvalResult, Path]
+
+
+@pytest.fixture(scope="module")
+def validated(resolved: ResolvedRecipe, source: Source, tmp_path_factory: pytest.TempPathFactory) -> Validated:
+    """A cross-validation with the folds of `folds`, and its folder."""
+    folder = tmp_path_factory.mktemp("validated") / "run"
+    return cross_validate(resolved, source, CrossvalPlan(folds=3), Output(folder), CPU, SILENT), folder
+
+
+@pytest.fixture(scope="module")
+def ablated(resolved: ResolvedRecipe, source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an ablation with the variants `it`, which is the recipe, and `slow`."""
+    folder = tmp_path_factory.mktemp("ablated") / "run"
+    plan = AblationPlan(resolved.recipe, {"it": {}, "slow": {"lr": 1e-5}}, folds=3)
+    run_ablation(plan, source, Output(folder), CPU, SILENT)
+    return folder
 
 
 def scores_of(run: Path, samples: list[Sample]) -> Any:
@@ -77,16 +113,15 @@ def scores_of(run: Path, samples: list[Sample]) -> Any:
     return Scorer.load(run, "cpu").score(images=[sample.path for sample in chosen], prompts=prompts)
 
 
-def test_the_validation_part_gives_bars_where_it_is_large_enough(
-    resolved: Resolved, source: Source, samples: list[Sample], tmp_path: Path
-) -> None:
-    found = go(changed(resolved, val_fraction=0.5), source, tmp_path / "run")
-    said = found.calibration
-    assert said["held_out"] == "the validation part"
-    assert said["targets"]["quality"]["images"] == found.n_val
-    assert said["notes"] == []
-    assert json.loads((tmp_path / "run" / "checkpoint" / DESCRIPTION).read_text())["calibration"] == said
-    table = scores_of(tmp_path / "run", samples)
+def test_the_validation_part_calibrates(halves: TrainResult, samples: list[Sample]) -> None:
+    description = halves.calibration
+    assert description["held_out"] == "the validation part"
+    assert description["targets"]["quality"]["images"] == halves.n_val
+    assert description["notes"] == []
+    assert load_checkpoint(halves.run).description["calibration"] == description
+    config = load_model(halves.run, "cpu").model.heads.config
+    assert (config.correction_offset, config.correction_weight) == (0, 0)  # only folds correct consistency
+    table = scores_of(halves.run, samples)
     for target in ("quality", "consistency"):
         assert (table[f"{target}_low"] <= table[target]).all()
         assert (table[target] <= table[f"{target}_high"]).all()
@@ -96,30 +131,27 @@ def test_the_validation_part_gives_bars_where_it_is_large_enough(
     assert table["out_of_domain"].between(0, 1).all()
 
 
-def test_a_part_that_chose_the_checkpoint_is_said_to_have(resolved: Resolved, source: Source, tmp_path: Path) -> None:
-    chosen = changed(resolved, val_fraction=0.5, checkpoint="best")
+def test_the_description_says_when_the_part_also_chose_the_checkpoint(
+    resolved: ResolvedRecipe, source: Source, tmp_path: Path
+) -> None:
+    chosen = change(resolved, val_fraction=0.5, checkpoint="best")
     assert "chose the checkpoint" in go(chosen, source, tmp_path / "run").calibration["held_out"]
 
 
-def test_without_held_out_images_only_the_distance_is_known(
-    resolved: Resolved, source: Source, samples: list[Sample], tmp_path: Path
-) -> None:
-    found = go(resolved, source, tmp_path / "run")
-    assert [note.split(":")[0] for note in found.calibration["notes"]] == [
-        "no quality intervals",
-        "no consistency intervals",
-    ]
-    table = scores_of(tmp_path / "run", samples)
+def test_without_held_out_images_only_the_distance_is_known(plain: TrainResult, samples: list[Sample]) -> None:
+    notes = [note.split(":")[0] for note in plain.calibration["notes"]]
+    assert notes == ["no quality intervals", "no consistency intervals"]
+    table = scores_of(plain.run, samples)
     assert table["out_of_domain"].notna().all()
     assert table[[name for name in ERROR_BARS if name != "out_of_domain"]].isna().all(axis=None)
 
 
 def test_a_training_on_few_images_leaves_no_calibration(
-    resolved: Resolved, samples: list[Sample], tmp_path: Path
+    resolved: ResolvedRecipe, samples: list[Sample], tmp_path: Path
 ) -> None:
     few = Source(write_table(tmp_path / "few.csv", samples[:40]), samples[0].path.parent)
-    found = go(changed(resolved, val_fraction=0.5), few, tmp_path / "run")
-    assert found.calibration["notes"][0].startswith("no error bars: trained on ")
+    found = go(change(resolved, val_fraction=0.5), few, tmp_path / "run")
+    assert found.calibration["notes"][0].startswith("no intervals: trained on ")
     assert not (tmp_path / "run" / "checkpoint" / CALIBRATION).exists()
     table = scores_of(tmp_path / "run", samples)
     assert table[list(ERROR_BARS)].isna().all(axis=None)
@@ -129,19 +161,18 @@ def test_a_training_on_few_images_leaves_no_calibration(
 def test_folds_calibrate_a_model_of_everything(folds: TrainResult, samples: list[Sample]) -> None:
     assert (folds.n_train, folds.n_val) == (N, 0)
     assert {found["images"] for found in folds.calibration["targets"].values()} == {N}
-    rows = read_rows(folds.run / "predictions.parquet")
+    rows = read_parquet_rows(folds.run / "predictions.parquet")
     assert sorted(row["name"] for row in rows) == sorted(sample.name for sample in samples)
     assert all(0 <= row["out_of_domain"] <= 1 for row in rows)
-    assert not states_folder(folds.run).exists()
+    assert not find_states_folder(folds.run).exists()
     kept = folds.run / "checkpoint" / CALIBRATION
     assert kept.stat().st_size < 300_000
 
 
-def test_scores_are_the_same_bits_with_and_without_bars(
-    folds: TrainResult, resolved: Resolved, source: Source, samples: list[Sample], tmp_path: Path
+def test_scores_are_the_same_bits_with_and_without_a_calibration(
+    folds: TrainResult, plain: TrainResult, samples: list[Sample], tmp_path: Path
 ) -> None:
-    plain = go(resolved, source, tmp_path / "run").run
-    assert_same_weights(plain, folds.run)
+    assert_same_weights(plain.run, folds.run)
     bare = tmp_path / "bare"
     shutil.copytree(folds.run / "checkpoint", bare)
     (bare / CALIBRATION).unlink()
@@ -152,104 +183,104 @@ def test_scores_are_the_same_bits_with_and_without_bars(
     assert load_checkpoint(bare).digest == load_checkpoint(folds.run).digest
 
 
-def assert_same_weights(plain: Path, other: Path) -> None:
-    one, two = load_checkpoint(plain).tensors, load_checkpoint(other).tensors
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+def assert_same_weights(one: Path, other: Path) -> None:
+    tensors, others = load_checkpoint(one).tensors, load_checkpoint(other).tensors
+    assert tensors.keys() == others.keys()
+    assert all(np.array_equal(tensors[name], others[name]) for name in tensors)
 
 
-def test_earlier_predictions_give_the_same_bars(
-    folds: TrainResult, resolved: Resolved, source: Source, tmp_path: Path
+@pytest.mark.slow
+def test_earlier_predictions_give_the_same_calibration(
+    folds: TrainResult, validated: Validated, ablated: Path, resolved: ResolvedRecipe, source: Source, tmp_path: Path
 ) -> None:
-    """From a run's folder, from the table that `eval` saves, and from an ablation, whose cells know no distances."""
-    cross_validate(
-        resolved, source, Plan("prompt", 3), predictions=tmp_path / "p.parquet", progress=Silent(), device="cpu"
-    )
-    ablate(resolved.recipe, {"it": {}, "slow": {"lr": 1e-5}}, source, tmp_path / "abl", progress=Silent(), folds=3)
+    """From the folder of a training, of a cross-validation and of an ablation, and from a table."""
     wanted = load_checkpoint(folds.run).calibration
-    for place in (folds.run, tmp_path / "p.parquet", tmp_path / "abl"):
-        run = tmp_path / f"from-{place.name}"
-        found = go(resolved, source, run, calibrating=Calibrating(predictions=place))
+    places = (folds.run, validated[1], validated[1] / "predictions.parquet", ablated)
+    for number, place in enumerate(places):
+        run = tmp_path / str(number)
+        found = go(resolved, source, run, HeldOutSource(predictions=place))
         tensors = load_checkpoint(run).calibration
         assert tensors.keys() == wanted.keys()
-        near = 1e-5 if place.name != "abl" else 0.02
         for name, tensor in tensors.items():
-            np.testing.assert_allclose(tensor.numpy(), wanted[name].numpy(), atol=near, rtol=near * 10, err_msg=name)
+            np.testing.assert_allclose(tensor, wanted[name], atol=1e-5, rtol=1e-4, err_msg=name)
         assert place.name in found.calibration["held_out"]
 
 
-def test_predictions_of_something_else_are_refused_before_training(
-    folds: TrainResult, resolved: Resolved, source: Source, samples: list[Sample], tmp_path: Path
+def test_other_predictions_are_refused_before_training(
+    folds: TrainResult, resolved: ResolvedRecipe, source: Source, samples: list[Sample], tmp_path: Path
 ) -> None:
     half = Source(write_table(tmp_path / "half.csv", samples[: N // 2]), source.images)
     moved = [replace(sample, mos_quality=2.5) for sample in samples]
     other = Source(write_table(tmp_path / "moved.csv", moved), source.images)
-    more = Source(write_table(tmp_path / "half2.csv", samples[: N // 2]), source.images)
-    go(resolved, more, tmp_path / "small", calibrating=Calibrating(folds=2))
+    go(resolved, half, tmp_path / "small", HeldOutSource(folds=2))
     cases = [
-        (changed(resolved, lr=1e-4), source, Calibrating(predictions=folds.run), "found lr 0.001 for 0.0001"),
-        (resolved, other, Calibrating(predictions=folds.run), "found other scores of "),
-        (resolved, source, Calibrating(predictions=tmp_path / "small"), f"found {N // 2} of {N} images"),
-        (resolved, source, Calibrating(predictions=tmp_path), "Expected a Parquet table"),
-        (resolved, source, Calibrating(predictions=folds.run / "splits.parquet"), "found another table"),
-        (resolved, source, Calibrating(folds=1), "Expected --calibrate-folds of 2 or more, or 0, found 1"),
-        (resolved, source, Calibrating(folds=40), "Expected at least 40 groups"),
-        (resolved, source, Calibrating(2, folds.run), "found both"),
+        (change(resolved, lr=1e-4), source, HeldOutSource(predictions=folds.run), "found lr 0.001 for 0.0001"),
+        (resolved, other, HeldOutSource(predictions=folds.run), "found other scores of "),
+        (resolved, source, HeldOutSource(predictions=tmp_path / "small"), f"found {N // 2} of {N} images"),
+        (resolved, source, HeldOutSource(predictions=tmp_path), "Expected a Parquet table"),
+        (resolved, source, HeldOutSource(predictions=folds.run / "splits.parquet"), "found another table"),
+        (resolved, source, HeldOutSource(folds=1), "Expected --calibrate-folds of 2 or more, or 0, found 1"),
+        (resolved, source, HeldOutSource(folds=40), "at least 40 different values of prompt for 40 folds"),
+        (resolved, source, HeldOutSource(2, folds.run), "found both"),
     ]
-    for recipe, data, calibrating, message in cases:
+    for recipe, data, held_out, message in cases:
         with pytest.raises(AigcError, match=message):
-            go(recipe, data, tmp_path / "refused", calibrating=calibrating)
-    assert not (tmp_path / "refused" / "run.json").exists()
-    found = go(resolved, half, tmp_path / "part", calibrating=Calibrating(predictions=folds.run))
+            go(recipe, data, tmp_path / "refused", held_out)
+    assert not (tmp_path / "refused").exists()
+    found = go(resolved, half, tmp_path / "part", HeldOutSource(predictions=folds.run))
     assert found.calibration["targets"]["quality"]["images"] == N // 2
 
 
-def test_an_ablation_without_this_recipe_names_its_variants(resolved: Resolved, source: Source, tmp_path: Path) -> None:
-    ablate(resolved.recipe, {"slow": {"lr": 1e-5}}, source, tmp_path / "abl", progress=Silent(), folds=2)
-    with pytest.raises(AigcError, match=r"found 'slow' with lr 1e-05 for 0\.001"):
-        go(resolved, source, tmp_path / "run", calibrating=Calibrating(predictions=tmp_path / "abl"))
-    next((tmp_path / "abl" / "cells").glob("*.parquet")).unlink()
-    slow = changed(resolved, lr=1e-5)
-    with pytest.raises(AigcError, match=r"Expected 2 folds of 'slow' in .*, found 1"):
-        go(slow, source, tmp_path / "run", calibrating=Calibrating(predictions=tmp_path / "abl"))
-
-
-def test_folds_that_were_interrupted_are_not_trained_again(
-    folds: TrainResult, resolved: Resolved, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_ablation_without_this_recipe_names_its_variants(
+    ablated: Path, resolved: ResolvedRecipe, source: Source, tmp_path: Path
 ) -> None:
-    plain, trained = module.train_cell, list[int]()
+    folder = shutil.copytree(ablated, tmp_path / "abl")
+    with pytest.raises(AigcError, match=r"found 'it' with lr 0\.001 for 0\.1; 'slow' with lr 1e-05 for 0\.1"):
+        go(change(resolved, lr=0.1), source, tmp_path / "run", HeldOutSource(predictions=folder))
+    for fold in (folder / "cells").glob("*.parquet"):
+        if read_table_metadata(fold)["variant"] == "slow":
+            fold.unlink()
+            break
+    with pytest.raises(AigcError, match=r"Expected 3 folds of 'slow' in .*, found 2"):
+        go(change(resolved, lr=1e-5), source, tmp_path / "run", HeldOutSource(predictions=folder))
 
-    def stops(*given: Any, **more: Any) -> Any:
+
+def test_finished_folds_are_kept_when_a_training_is_resumed(
+    folds: TrainResult, resolved: ResolvedRecipe, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, trained, run = fold_driver.train_fold, list[int](), tmp_path / "run"
+
+    def train_fold(ready: Any, groups: Any, held_out: Any, fold: int, *more: Any) -> Any:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(given[3])
-        return plain(*given, **more)
+        trained.append(fold)
+        return plain(ready, groups, held_out, fold, *more)
 
-    monkeypatch.setattr(module, "train_cell", stops)
-    with pytest.raises(Interrupted, match="the training so far is kept"):
-        go(resolved, source, tmp_path / "run", calibrating=Calibrating(folds=3))
-    assert read_plan(tmp_path / "run").calibrating == Calibrating(folds=3)
+    monkeypatch.setattr(fold_driver, "train_fold", train_fold)
+    with pytest.raises(Interruption, match="the training so far is kept"):
+        go(resolved, source, run, HeldOutSource(folds=3))
+    assert len(list((find_states_folder(run) / "cells").iterdir())) == 2
+    assert read_plan(run).held_out == HeldOutSource(folds=3)
     trained.clear()
-    go(resolved, source, tmp_path / "run", resume=True)
+    go(resolved, source, run, resume=True)
     assert trained == [2]
     for name in (WEIGHTS, CALIBRATION):
-        assert (tmp_path / "run" / "checkpoint" / name).read_bytes() == (folds.run / "checkpoint" / name).read_bytes()
+        assert (run / "checkpoint" / name).read_bytes() == (folds.run / "checkpoint" / name).read_bytes()
 
 
-def test_bars_can_be_added_to_a_checkpoint(
-    folds: TrainResult, resolved: Resolved, source: Source, samples: list[Sample], tmp_path: Path
+def test_a_calibration_can_be_added_to_a_checkpoint(
+    folds: TrainResult, plain: TrainResult, source: Source, samples: list[Sample], tmp_path: Path
 ) -> None:
-    plain = go(resolved, source, tmp_path / "run").run
-    before = shutil.copytree(plain, tmp_path / "before")
-    said = calibrate_checkpoint(plain, source, folds.run, progress=Silent(), device="cpu")
-    assert_same_weights(before, plain)
-    one, other = load_checkpoint(plain).calibration, load_checkpoint(folds.run).calibration
-    assert all(np.allclose(one[name].numpy(), other[name].numpy(), atol=1e-4) for name in other)
-    assert load_checkpoint(plain).description["calibration"] == said
-    assert scores_of(plain, samples)["quality_low"].notna().all()
+    run = shutil.copytree(plain.run, tmp_path / "run")
+    description = calibrate_checkpoint(run, source, folds.run, CPU, SILENT)
+    assert_same_weights(plain.run, run)
+    one, other = load_checkpoint(run).calibration, load_checkpoint(folds.run).calibration
+    assert all(np.allclose(one[name], other[name], atol=1e-4) for name in other)
+    assert load_checkpoint(run).description["calibration"] == description
+    assert scores_of(run, samples)["quality_low"].notna().all()
 
 
-def test_what_has_no_score_has_no_bars(folds: TrainResult, samples: list[Sample], tmp_path: Path) -> None:
+def test_a_missing_score_has_no_interval(folds: TrainResult, samples: list[Sample], tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     paths = [samples[0].path, samples[1].path, tmp_path / "bad.jpg"]
     table = Scorer.load(folds.run, "cpu").score(images=paths, prompts=[samples[0].prompt, None, "a fox"])
@@ -260,10 +291,12 @@ def test_what_has_no_score_has_no_bars(folds: TrainResult, samples: list[Sample]
     assert failed[list(ERROR_BARS)].isna().all()
 
 
-def test_a_target_that_was_not_rated_has_no_bars(resolved: Resolved, samples: list[Sample], tmp_path: Path) -> None:
+def test_a_target_that_was_not_rated_has_no_interval(
+    resolved: ResolvedRecipe, samples: list[Sample], tmp_path: Path
+) -> None:
     half = [replace(sample, mos_align=None) for sample in samples]
     source = Source(write_table(tmp_path / "half.csv", half), samples[0].path.parent)
-    found = go(changed(resolved, val_fraction=0.5), source, tmp_path / "run")
+    found = go(change(resolved, val_fraction=0.5), source, tmp_path / "run")
     assert found.calibration["targets"].keys() == {"quality"}
     table = scores_of(tmp_path / "run", samples)
     assert table["quality_low"].notna().all()
@@ -271,10 +304,10 @@ def test_a_target_that_was_not_rated_has_no_bars(resolved: Resolved, samples: li
 
 
 def test_evaluation_reports_coverage_and_width(
-    folds: TrainResult, resolved: Resolved, source: Source, samples: list[Sample]
+    folds: TrainResult, validated: Validated, source: Source, samples: list[Sample]
 ) -> None:
-    of_model = evaluate(folds.run, source, progress=Silent(), device="cpu").metrics
-    of_recipe = cross_validate(resolved, source, Plan("prompt", 3), progress=Silent(), device="cpu").metrics
+    of_model = evaluate_model(source, EvaluationPlan(folds.run), CPU, SILENT).metrics
+    of_recipe = validated[0].metrics
     for metrics in (of_model, of_recipe):
         found = {(row["target"], row["metric"]): row for row in metrics if row["metric"] in ("coverage90", "width90")}
         assert found.keys() == {(t, m) for t in ("quality", "consistency") for m in ("coverage90", "width90")}
@@ -290,9 +323,11 @@ def test_evaluation_reports_coverage_and_width(
     assert np.mean(held) > 0.7
 
 
-def test_a_recipe_on_few_images_has_no_coverage(resolved: Resolved, samples: list[Sample], tmp_path: Path) -> None:
+def test_a_recipe_on_few_images_has_no_coverage(
+    resolved: ResolvedRecipe, samples: list[Sample], tmp_path: Path
+) -> None:
     few = Source(write_table(tmp_path / "few.csv", samples[:40]), samples[0].path.parent)
-    found = cross_validate(resolved, few, Plan("prompt", 2), progress=Silent(), device="cpu").metrics
+    found = cross_validate(resolved, few, CrossvalPlan(folds=2), Output(tmp_path / "run"), CPU, SILENT).metrics
     assert not {"coverage90", "width90"} & {row["metric"] for row in found}
 
 
@@ -303,33 +338,33 @@ def table(folds: TrainResult, samples: list[Sample], tmp_path: Path) -> Path:
     folder.mkdir()
     for sample in samples[:10]:
         shutil.copy(sample.path, folder)
-    score_folder(folder, tmp_path / "scores.parquet", model=folds.run, device="cpu", prompt="a red circle")
+    plan = ScoringPlan(prompt="a red circle", model=folds.run, device="cpu")
+    score_folder(folder, Output(tmp_path / "scores.parquet"), plan)
     return tmp_path / "scores.parquet"
 
 
-def test_verify_looks_at_the_bars_too(folds: TrainResult, table: Path, tmp_path: Path) -> None:
-    from aigc_cli.storage.results import read_metadata, write_table
+@pytest.mark.slow
+def test_verify_compares_intervals(folds: TrainResult, table: Path, tmp_path: Path) -> None:
+    def check(path: Path) -> Verification:
+        return verify_table(path, model=folds.run, device="cpu")
 
-    check: Callable[[Path], Any] = lambda path: verify(path, model=folds.run, device="cpu")  # noqa: E731
     assert check(table).problems == []
-    rows, said = list(iter_rows(table)), read_metadata(table)
-    said = {key: text for key, text in said.items() if key not in ("schema", "schema_version", "ARROW:schema")}
-    write_table(tmp_path / "wider.parquet", "scores", [{**row, "quality_high": 4.999} for row in rows], said)
+    rows, metadata = list(iterate_rows(table)), read_table_metadata(table)
+    metadata = {key: text for key, text in metadata.items() if key not in ("schema", "schema_version", "ARROW:schema")}
+    write_results(tmp_path / "wider.parquet", "scores", [{**row, "quality_high": 4.999} for row in rows], metadata)
     assert "its quality_high is 4.999 in the table" in check(tmp_path / "wider.parquet").problems[0]
-    write_table(tmp_path / "other.parquet", "scores", rows, {**said, "calibration": "none"})
+    write_results(tmp_path / "other.parquet", "scores", rows, {**metadata, "calibration": "none"})
     assert check(tmp_path / "other.parquet").problems[0].startswith("calibration: none in the table, ")
-    del said["calibration"]
+    del metadata["calibration"]
     bare = [{**row, **dict.fromkeys(ERROR_BARS)} for row in rows]
-    write_table(tmp_path / "earlier.parquet", "scores", bare, said)
+    write_results(tmp_path / "earlier.parquet", "scores", bare, metadata)
     assert check(tmp_path / "earlier.parquet").problems == []
 
 
-def test_a_table_of_an_earlier_version_is_still_read(table: Path, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
+def test_a_table_without_intervals_is_still_read(table: Path, tmp_path: Path) -> None:
     earlier = pq.read_table(table).drop_columns(list(ERROR_BARS))
     pq.write_table(earlier, tmp_path / "earlier.parquet")
-    assert len(list(iter_rows(tmp_path / "earlier.parquet"))) == 10
+    assert len(list(iterate_rows(tmp_path / "earlier.parquet"))) == 10
 
 
 def test_a_calibration_of_another_model_is_an_error(folds: TrainResult, tmp_path: Path) -> None:
@@ -342,25 +377,18 @@ def test_a_calibration_of_another_model_is_an_error(folds: TrainResult, tmp_path
             Scorer.load(tmp_path / str(i), "cpu")
 
 
-def test_consistency_is_read_as_the_folds_show(folds: TrainResult, source: Source, tmp_path: Path) -> None:
-    """The line through what models of folds lacked, by hand; the same however often it is asked for."""
-    rows = [r for r in read_rows(folds.run / "predictions.parquet") if r["human_consistency"] is not None]
-    c, q, human = (
-        np.array([row[name] for row in rows]) / 5 for name in ("consistency", "quality", "human_consistency")
-    )
-    share, offset = np.polyfit(q, human - c, 1)
-    share, offset = (share, offset) if share > 0 else (0.0, np.mean(human - c))
+def test_consistency_is_corrected_by_the_folds(folds: TrainResult, source: Source, tmp_path: Path) -> None:
+    """The correction is the least-squares line through the residuals of the folds; fitted again, it stays the same."""
+    rows = [r for r in read_parquet_rows(folds.run / "predictions.parquet") if r["human_consistency"] is not None]
+    columns = ("consistency", "quality", "human_consistency")
+    c, q, human = (np.array([row[name] for row in rows]) / 5 for name in columns)
+    weight, offset = np.polyfit(q, human - c, 1)
+    weight, offset = (weight, offset) if weight > 0 else (0.0, np.mean(human - c))
+    assert abs(offset) > 1e-4
     run = shutil.copytree(folds.run, tmp_path / "run")
     for _ in range(2):
-        config = load_model(run, "cpu").judge.heads.config
-        assert (config.offset_c, config.share_q) == pytest.approx((offset, share), abs=1e-6)
-        said = load_checkpoint(run).description["calibration"]["added"]
-        assert (said["offset"], said["share"]) == pytest.approx((5 * offset, share), abs=1e-5)
-        assert abs(config.offset_c) > 1e-4
-        calibrate_checkpoint(run, source, run, progress=Silent(), device="cpu")
-
-
-def test_consistency_is_read_as_trained_without_folds(resolved: Resolved, source: Source, tmp_path: Path) -> None:
-    run = go(replace(resolved, recipe=replace(resolved.recipe, val_fraction=0.3)), source, tmp_path / "run").run
-    config = load_model(run, "cpu").judge.heads.config
-    assert (config.offset_c, config.share_q) == (0, 0)
+        config = load_model(run, "cpu").model.heads.config
+        assert (config.correction_offset, config.correction_weight) == pytest.approx((offset, weight), abs=1e-6)
+        correction = load_checkpoint(run).description["calibration"]["correction"]
+        assert (correction["offset"], correction["weight"]) == pytest.approx((5 * offset, weight), abs=1e-5)
+        calibrate_checkpoint(run, source, run, CPU, SILENT)

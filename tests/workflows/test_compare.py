@@ -1,7 +1,4 @@
-"""Comparisons of made-up tables: what is paired, what the figures are, and that no verdict goes beyond the data.
-
-And of folders of images, which are compared as their tables would be.
-"""
+"""Comparisons of tables and of folders: pairing, figures against NumPy, verdicts, and what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scored import score
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
-from aigc_cli.metrics.by_name import UNTOLD, mean_estimate
+from aigc_cli.metrics.by_name import UNDECIDED, estimate_mean
 from aigc_cli.model.trained import load_model
-from aigc_cli.storage.results import TableWriter, iter_rows, read_rows
+from aigc_cli.storage.results import TableWriter, iterate_rows, read_parquet_rows
 from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.workflows.compare import Comparison, Scoring, compare, labels_of
-from aigc_cli.workflows.score.score import score_folder
+from aigc_cli.workflows.compare import Comparison, ComparisonPlan, compare_tables, label_tables
+from aigc_cli.workflows.score.plan import ScoringPlan, Selection
 
 Rows = list[dict[str, Any]]
 Make = Callable[..., Path]
@@ -55,15 +53,15 @@ def of(found: Comparison, target: str = "quality", group: str = "all", nth: int 
 
 
 def test_the_same_images_are_paired_one_by_one(table: Make) -> None:
-    """So a shift far below the spread of images is seen, and the interval is that of the differences' mean."""
+    """Pairing shows a shift far smaller than the spread of images; the interval is that of the mean difference."""
     before, after = scored(), scored(0.05)
     for row, noise in zip(after, np.random.default_rng(5).normal(0, 0.05, 60), strict=True):
         row["quality"] += float(noise)
-    found = compare([table("a.parquet", before), table("b.csv", after)])
+    found = compare_tables([table("a.parquet", before), table("b.csv", after)])
     assert (found.labels, found.paired_by, found.notes) == (["a", "b"], "image", [])
     row = of(found)
     changes = [b["quality"] - a["quality"] for a, b in zip(before, after, strict=True)]
-    expected = mean_estimate(changes, [r["prompt"] for r in before])
+    expected = estimate_mean(changes, [r["prompt"] for r in before])
     assert (row["difference"], row["ci_low"], row["ci_high"]) == pytest.approx(
         (expected.value, expected.low, expected.high)
     )
@@ -73,12 +71,12 @@ def test_the_same_images_are_paired_one_by_one(table: Make) -> None:
     assert row["win_rate"] == pytest.approx(np.mean(wins))
     assert row["win_low"] <= row["win_rate"] <= row["win_high"]
     same = of(found, "consistency")
-    assert (same["difference"], same["win_rate"], same["verdict"]) == (0, 0.5, UNTOLD)
+    assert (same["difference"], same["win_rate"], same["verdict"]) == (0, 0.5, UNDECIDED)
 
 
 def test_other_images_are_paired_by_prompt(table: Make) -> None:
     before, after = scored(), scored(-0.5, seed=1, name="other ", each=5)
-    found = compare([table("a.parquet", before), table("b.parquet", after)])
+    found = compare_tables([table("a.parquet", before), table("b.parquet", after)])
     row = of(found)
     assert (found.paired_by, row["pairs"], row["prompts"], row["verdict"]) == ("prompt", 20, 20, "worse")
     means = [
@@ -96,27 +94,27 @@ def test_equal_names_under_other_prompts_are_no_pairs(table: Make) -> None:
     for row, other in zip(after, scored()[::-1], strict=True):
         row["name"] = other["name"]
     tables = [table("a.parquet", before), table("b.parquet", after)]
-    assert compare(tables).paired_by == "prompt"
+    assert compare_tables(tables).paired_by == "prompt"
     with pytest.raises(AigcError, match="Expected the same images under the same prompts"):
-        compare(tables, pair="image")
+        compare_tables(tables, ComparisonPlan(pair="image"))
 
 
 def test_intervals_are_as_wide_as_they_should_be(table: Make) -> None:
-    """Without any difference, about one in twenty is called one: 40 draws, of which 8 would be far too many."""
+    """Without a difference about 1 of 20 verdicts is wrong: 6 of 20 would be far too many."""
     called = 0
-    for seed in range(40):
+    for seed in range(20):
         tables = [
             table("a.parquet", scored(seed=2 * seed, each=1)),
             table("b.parquet", scored(seed=2 * seed + 1, each=1)),
         ]
-        called += of(compare(tables))["verdict"] != UNTOLD
-    assert called < 8
+        called += of(compare_tables(tables))["verdict"] != UNDECIDED
+    assert called < 6
 
 
 def test_four_prompts_tell_nothing(table: Make) -> None:
-    row = of(compare([table("a.parquet", scored(prompts=4)), table("b.parquet", scored(3.0, prompts=4))]))
+    row = of(compare_tables([table("a.parquet", scored(prompts=4)), table("b.parquet", scored(3.0, prompts=4))]))
     assert row["difference"] == pytest.approx(3)
-    assert (row["ci_low"], row["win_low"], row["verdict"]) == (None, None, UNTOLD)
+    assert (row["ci_low"], row["win_low"], row["verdict"]) == (None, None, UNDECIDED)
     assert row["reason"] == "no interval: fewer than 5 prompts"
 
 
@@ -125,47 +123,47 @@ def test_effect_per_group(table: Make) -> None:
     for name, shifts in (("a.parquet", (0, 0)), ("b.csv", (1.0, -1.0))):
         rows = scored(shifts[0], sampler="euler") + scored(shifts[1], name="s", sampler="ddim")
         sides.append(table(name, rows))
-    found = compare(sides, by="sampler")
+    found = compare_tables(sides, ComparisonPlan(by="sampler"))
     verdicts = {g: of(found, group=g)["verdict"] for g in ("all", "sampler=euler", "sampler=ddim")}
-    assert verdicts == {"all": UNTOLD, "sampler=euler": "better", "sampler=ddim": "worse"}
+    assert verdicts == {"all": UNDECIDED, "sampler=euler": "better", "sampler=ddim": "worse"}
     with pytest.raises(AigcError, match="Expected a column scheduler in a, found name"):
-        compare(sides, by="scheduler")
+        compare_tables(sides, ComparisonPlan(by="scheduler"))
 
 
 def test_what_is_left_out_and_who_scored_is_said(table: Make, tmp_path: Path) -> None:
     before = scored() + scored(prompts=1, each=2, name="bare", prompt=None)
     after = scored(prompts=19, name="b")
     after[0] |= {"status": "failed", "quality": None, "consistency": None}
-    found = compare([table("a.parquet", before), table("b.csv", after, model_hash="other", model="n")])
+    found = compare_tables([table("a.parquet", before), table("b.csv", after, model_hash="other", model="n")])
     assert found.notes == [
-        "Different scorers (a: m, b: n): a difference is the scorers' as well as the images'.",
+        "Different models scored the tables (a: m, b: n): a difference may come from the model.",
         "a: 2 images without a prompt left out.",
         "b: 1 failed rows left out.",
-        "a: 1 prompts that not all tables have.",
+        "a: 1 prompts are not in all tables.",
     ]
     (tmp_path / "b.csv.meta.json").unlink()
-    found = compare([tmp_path / "a.parquet", tmp_path / "b.csv"])
-    assert found.notes[0].startswith("Which scorer made b is not known;")
+    found = compare_tables([tmp_path / "a.parquet", tmp_path / "b.csv"])
+    assert found.notes[0].startswith("The model behind b is unknown;")
 
 
-def test_several_tables_are_held_to_the_first(table: Make, tmp_path: Path) -> None:
+def test_the_first_of_several_tables_is_the_baseline(table: Make, tmp_path: Path) -> None:
     tables = []
     for folder, shift in (("x", 0.0), ("y", 0.4), ("z", -0.4)):
         (tmp_path / folder).mkdir()
         tables.append(table(f"{folder}/scores.parquet", scored(shift)))
-    found = compare(tables, output=tmp_path / "c.csv", plot=tmp_path / "c.svg")
+    found = compare_tables(tables, ComparisonPlan(output=tmp_path / "c.csv", plot=tmp_path / "c.svg"))
     assert found.labels == ["x/scores", "y/scores", "z/scores"]
     assert [of(found, nth=i)["verdict"] for i in (0, 1)] == ["better", "worse"]
     assert {row["baseline"] for row in found.rows} == {"x/scores"}
-    assert list(iter_rows(tmp_path / "c.csv", "comparison")) == found.rows
+    assert list(iterate_rows(tmp_path / "c.csv", "comparison")) == found.rows
     drawing = (tmp_path / "c.svg").read_text()
     for part in ("y/scores - x/scores", "quality", "consistency", "difference of means (MOS)"):
         assert part in drawing
-    compare(tables, output=tmp_path / "c.parquet", plot=tmp_path / "c.png")
-    assert read_rows(tmp_path / "c.parquet") == found.rows
+    compare_tables(tables, ComparisonPlan(output=tmp_path / "c.parquet", plot=tmp_path / "c.png"))
+    assert read_parquet_rows(tmp_path / "c.parquet") == found.rows
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(AigcError, match=r"c\.svg exists"):
-        compare(tables, plot=tmp_path / "c.svg")
+        compare_tables(tables, ComparisonPlan(plot=tmp_path / "c.svg"))
 
 
 @pytest.mark.parametrize(
@@ -178,9 +176,9 @@ def test_several_tables_are_held_to_the_first(table: Make, tmp_path: Path) -> No
 )
 def test_what_can_not_be_compared(rows: Rows, metadata: dict[str, str], message: str, table: Make) -> None:
     with pytest.raises(AigcError, match=message):
-        compare([table("a.parquet", scored()), table("b.parquet", rows, **metadata)])
+        compare_tables([table("a.parquet", scored()), table("b.parquet", rows, **metadata)])
     with pytest.raises(AigcError, match="Expected two tables or more"):
-        compare([table("a.parquet", scored())])
+        compare_tables([table("a.parquet", scored())])
 
 
 @pytest.fixture
@@ -210,13 +208,13 @@ def test_folders_are_compared_as_their_tables_would_be(
     tables = []
     for folder in (one, other):
         tables.append(tmp_path / f"{folder.parent.name}.parquet")
-        score_folder(folder, tables[-1], prompts=prompts, model=tiny_model, device="cpu")
-    expected = compare(tables, pair="prompt")
+        score(folder, tables[-1], tiny_model, prompts=prompts)
+    expected = compare_tables(tables, ComparisonPlan(pair="prompt"))
     loaded = []
     monkeypatch.setattr("aigc_cli.model.trained.load_model", lambda *given: loaded.append(given) or load_model(*given))
     before = everything_in(tmp_path)
-    scoring = Scoring(prompts=prompts, model=tiny_model, device="cpu")
-    found = compare([one, other], scoring=scoring)
+    scoring = ScoringPlan(prompts=prompts, model=tiny_model, device="cpu")
+    found = compare_tables([one, other], ComparisonPlan(scoring=scoring))
     assert everything_in(tmp_path) == before
     assert loaded == [(tiny_model, "cpu")]
     assert found.labels == [str(one), str(other)]
@@ -225,32 +223,33 @@ def test_folders_are_compared_as_their_tables_would_be(
     assert found.rows == [row | {k: names[row[k]] for k in ("table", "baseline")} for row in expected.rows]
     assert of(found)["prompts"] == 6
     assert found.notes == [f"{other}: 1 failed rows left out (1 not_an_image)."]
-    assert found.scores[0].every == list(iter_rows(tables[0]))[:18]
+    assert found.scores[0].all_rows == list(iterate_rows(tables[0]))[:18]
 
-    mixed = compare([tables[0], other], pair="prompt", scoring=scoring)
+    mixed = compare_tables([tables[0], other], ComparisonPlan(pair="prompt", scoring=scoring))
     assert mixed.labels == ["x", str(other)]
     same = [{**row, "table": "y"} for row in mixed.rows]
     assert same == expected.rows
-    assert not any("corer" in note for note in mixed.notes)
+    assert not any("model" in note for note in mixed.notes)
 
 
 def test_a_table_by_another_scorer_beside_a_folder(
     folders: tuple[Path, Path, Path], table: Make, tiny_model: Path
 ) -> None:
     one, _, prompts = folders
-    scoring = Scoring(prompts=prompts, model=tiny_model, device="cpu")
-    found = compare([table("a.parquet", scored(prompts=6)), one], scoring=scoring)
-    assert found.notes[0].startswith(f"Different scorers (a: m, {one}: run)")
+    scoring = ScoringPlan(prompts=prompts, model=tiny_model, device="cpu")
+    found = compare_tables([table("a.parquet", scored(prompts=6)), one], ComparisonPlan(scoring=scoring))
+    assert found.notes[0].startswith(f"Different models scored the tables (a: m, {one}: run)")
     with pytest.raises(AigcError, match="Expected scores on one scale"):
-        compare([table("b.parquet", scored(prompts=6), mos_max="100.0"), one], scoring=scoring)
+        compare_tables([table("b.parquet", scored(prompts=6), mos_max="100.0"), one], ComparisonPlan(scoring=scoring))
 
 
 def test_how_a_folder_is_scored(folders: tuple[Path, Path, Path], tiny_model: Path) -> None:
     one, other, _ = folders
-    chosen = Scoring(prompt="a fox", recursive=True, exclude=["y1*"], model=tiny_model, device="cpu")
-    found = compare([one, other], scoring=chosen)
-    assert [len(scores.every) for scores in found.scores] == [19, 11]
-    assert {row["prompt_source"] for scores in found.scores for row in scores.every} == {"option"}
+    selection = Selection(recursive=True, exclude=["y1*"])
+    scoring = ScoringPlan(prompt="a fox", selection=selection, model=tiny_model, device="cpu")
+    found = compare_tables([one, other], ComparisonPlan(scoring=scoring))
+    assert [len(scores.all_rows) for scores in found.scores] == [19, 11]
+    assert {row["prompt_source"] for scores in found.scores for row in scores.all_rows} == {"option"}
 
 
 def test_what_is_wrong_is_found_before_a_model_is_loaded(
@@ -262,16 +261,24 @@ def test_what_is_wrong_is_found_before_a_model_is_loaded(
     tables = [table("a.csv", scored()), table("b.csv", scored())]
     (tmp_path / "torn.csv").write_text("name,status\n")
     for given, scoring, message in (
-        ([one, tmp_path / "empty"], Scoring(), r"empty: expected images .* found none in 0 entries"),
-        ([one, tmp_path / "torn.csv"], Scoring(), "Expected a CSV table"),
-        ([one, tmp_path / "gone"], Scoring(), "Expected a table .parquet, .csv, .jsonl or a folder of images, found"),
-        ([one, one], Scoring(prompts=tmp_path / "gone.csv"), "gone.csv"),
-        ([one, one], Scoring(prompts=prompts, include=["*.gif"]), "expected images that --include and --exclude leave"),
-        ([one, one], Scoring(prompt="a \udcff"), "Expected --prompt as UTF-8 text"),
-        (tables, Scoring(prompts=prompts), "Expected a folder of images beside options of scoring"),
+        ([one, tmp_path / "empty"], ScoringPlan(), r"empty: expected images .* found none in 0 entries"),
+        ([one, tmp_path / "torn.csv"], ScoringPlan(), "Expected a CSV table"),
+        (
+            [one, tmp_path / "gone"],
+            ScoringPlan(),
+            "Expected a table .parquet, .csv, .jsonl or a folder of images, found",
+        ),
+        ([one, one], ScoringPlan(prompts=tmp_path / "gone.csv"), "gone.csv"),
+        (
+            [one, one],
+            ScoringPlan(prompts=prompts, selection=Selection(include=["*.gif"])),
+            "expected images selected by --include and --exclude",
+        ),
+        ([one, one], ScoringPlan(prompt="a \udcff"), "Expected --prompt as UTF-8 text"),
+        (tables, ScoringPlan(prompts=prompts), "Expected a folder of images for the scoring options"),
     ):
         with pytest.raises(AigcError, match=message):
-            compare(given, scoring=scoring, output=tmp_path / "c.csv")
+            compare_tables(given, ComparisonPlan(scoring=scoring, output=tmp_path / "c.csv"))
     assert not (tmp_path / "c.csv").exists()
 
 
@@ -279,7 +286,7 @@ def test_folders_are_called_what_they_were_called(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     for name in ("sd-1.4", "sd-1.5", "x/out", "y/out"):
         Path(name).mkdir(parents=True)
-    assert labels_of([Path("sd-1.4/"), Path("sd-1.5")]) == ["sd-1.4", "sd-1.5"]
-    assert labels_of([Path("x/out"), Path("y/out"), Path("out.csv")]) == ["x/out", "y/out", "out"]
-    assert labels_of([Path("sd-1.4"), Path("sd-1.4.csv")]) == ["sd-1.4", f"{tmp_path.name}/sd-1.4"]
-    assert labels_of([Path("x/out"), Path("x/../x/out"), Path("x/out")]) == ["1: x/out", "2: x/../x/out", "3: x/out"]
+    assert label_tables([Path("sd-1.4/"), Path("sd-1.5")]) == ["sd-1.4", "sd-1.5"]
+    assert label_tables([Path("x/out"), Path("y/out"), Path("out.csv")]) == ["x/out", "y/out", "out"]
+    assert label_tables([Path("sd-1.4"), Path("sd-1.4.csv")]) == ["sd-1.4", f"{tmp_path.name}/sd-1.4"]
+    assert label_tables([Path("x/out"), Path("x/../x/out"), Path("x/out")]) == ["1: x/out", "2: x/../x/out", "3: x/out"]

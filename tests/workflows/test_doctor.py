@@ -1,4 +1,4 @@
-"""`aigc doctor`: what is wrong is found and comes with its mend, without a minute of waiting for a hub."""
+"""`aigc doctor`: finds what is wrong with a remedy, and does not wait long for a hub."""
 
 import time
 from importlib import metadata
@@ -9,22 +9,23 @@ import pytest
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.model import hub
-from aigc_cli.model.loading import is_at_hand, load_backbone
-from aigc_cli.storage.checkpoints import SHIPPED
-from aigc_cli.storage.tensors import write_sums, wrong_sums
+from aigc_cli.model.loading import is_available_locally, load_backbone
+from aigc_cli.storage.checkpoints import SHIPPED_SCORER
+from aigc_cli.storage.tensors import find_wrong_sums
 from aigc_cli.workflows import doctor
-from aigc_cli.workflows.doctor import examine
+from aigc_cli.workflows.doctor import check_machine
+from tools.sums import write_sums
 
 ROOT = Path(__file__).parents[2]
 
 
 def found(name: str, backbone: str | None = None) -> doctor.Check:
-    (check,) = [check for check in examine(backbone) if check.name == name]
+    (check,) = [check for check in check_machine(backbone) if check.name == name]
     return check
 
 
 def test_all_is_well_here() -> None:
-    checks = examine("mini")
+    checks = check_machine("mini")
     assert [check for check in checks if check.ok is False] == []
     names = [check.name for check in checks]
     assert {"aigc", "python", "torch", "open_clip_torch", "cache", "shipped weights", "mini"} <= {
@@ -34,10 +35,10 @@ def test_all_is_well_here() -> None:
 
 
 def test_the_shipped_weights_are_those_of_the_notice() -> None:
-    """Whoever trains them again runs tools/train_scorer.py, which writes SHA256SUMS, and corrects NOTICE."""
-    sums = (SHIPPED.parent / "SHA256SUMS").read_text()
+    """tools/train_scorer.py writes SHA256SUMS; NOTICE is corrected by hand."""
+    sums = (SHIPPED_SCORER.parent / "SHA256SUMS").read_text()
     notice = (ROOT / "NOTICE").read_text()
-    assert wrong_sums(SHIPPED.parent) == []
+    assert find_wrong_sums(SHIPPED_SCORER.parent) == []
     for name in ("mini/open_clip_model.safetensors", "scorer/weights.safetensors"):
         digest = next(line.split()[0] for line in sums.splitlines() if line.endswith(name))
         assert f"aigc_cli/weights/{name}\n    sha256 {digest}\n" in notice
@@ -47,22 +48,22 @@ def test_other_weights_than_those_shipped(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "scorer").mkdir()
     (tmp_path / "scorer" / "a").write_text("a")
     (tmp_path / "b").write_text("b")
-    monkeypatch.setattr(doctor, "SHIPPED", tmp_path / "scorer")
+    monkeypatch.setattr(doctor, "SHIPPED_SCORER", tmp_path / "scorer")
     assert (found("shipped weights").ok, "SHA256SUMS" in found("shipped weights").found) == (False, True)
     write_sums(tmp_path)
     assert found("shipped weights").ok
     (tmp_path / "scorer" / "a").write_text("other")
     (tmp_path / "b").unlink()
     check = found("shipped weights")
-    assert (check.ok, check.found) == (False, "b, scorer/a: not as they were shipped")
-    assert check.mend.startswith("pip install --force-reinstall")
+    assert (check.ok, check.found) == (False, "b, scorer/a: changed since they were shipped")
+    assert check.remedy.startswith("pip install --force-reinstall")
 
 
 def test_packages_that_are_old_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["torch>=999", "no-such-package>=1", "pillow>=2; extra == 'dev'", "numpy>=2"]
     monkeypatch.setattr(metadata, "requires", lambda name: lines)
-    checks = {check.name: check for check in examine()}
-    assert (checks["torch"].ok, checks["torch"].mend) == (False, "pip install -U 'torch>=999'")
+    checks = {check.name: check for check in check_machine()}
+    assert (checks["torch"].ok, checks["torch"].remedy) == (False, "pip install -U 'torch>=999'")
     assert (checks["no-such-package"].found, checks["no-such-package"].ok) == ("not installed", False)
     assert checks["numpy"].ok
     assert "pillow" not in checks
@@ -71,7 +72,7 @@ def test_packages_that_are_old_or_missing(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_cache_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("AIGC_CACHE", str(tmp_path / "file" / "below"))
-    assert (found("cache").ok, found("cache").mend) == (False, "Set AIGC_CACHE to a folder that can.")
+    assert (found("cache").ok, found("cache").remedy) == (False, "Set AIGC_CACHE to a writable folder.")
     monkeypatch.setenv("AIGC_CACHE", str(tmp_path / "new"))
     assert found("cache").ok
     monkeypatch.setattr(doctor, "FREE", 1 << 60)
@@ -83,15 +84,15 @@ def test_a_backbone_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found("ViT-L-14/openai").ok is None
     check = found("ViT-B-32/openai", "ViT-B-32/openai")
     assert (check.ok, check.found) == (False, "not on this machine, and the hub does not answer")
-    monkeypatch.setattr(doctor, "hub_answers", lambda: True)
+    monkeypatch.setattr(doctor, "is_hub_reachable", lambda: True)
     assert found("ViT-B-32/openai", "ViT-B-32/openai").ok
     with pytest.raises(AigcError, match="nonsense/weights"):
-        examine("nonsense/weights")
+        check_machine("nonsense/weights")
 
 
 def test_a_backbone_in_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
-    assert is_at_hand(f"local-dir:{tiny_folder}")
-    assert is_at_hand("ViT-B-32/random")
+    assert is_available_locally(f"local-dir:{tiny_folder}")
+    assert is_available_locally("ViT-B-32/random")
     check = found(f"local-dir:{tmp_path}", f"local-dir:{tmp_path}")
     assert (check.ok, check.found) == (False, "no weights there")
 
@@ -100,13 +101,13 @@ def test_a_backbone_in_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_hub_that_is_away_is_asked_once_and_not_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its library tries again for a minute; here one question is enough."""
+    """The hub's library retries for a minute; one request is enough here."""
     asked: list[str] = []
 
     class Session:
         def head(self, url: str, timeout: float) -> Any:
             asked.append(url)
-            assert timeout == hub.PATIENCE <= 5
+            assert timeout == hub.HUB_SECONDS <= 5
             raise OSError("no network")
 
     constants = "huggingface_hub.constants"
@@ -114,7 +115,7 @@ def test_a_hub_that_is_away_is_asked_once_and_not_for_long(tmp_path: Path, monke
     monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     begun = time.process_time()
-    with pytest.raises(EnvironmentProblem, match="could not be had"):
+    with pytest.raises(EnvironmentProblem, match="were not found"):
         load_backbone("ViT-B-32/openai")
     assert len(asked) == 1
     assert time.process_time() - begun < 20

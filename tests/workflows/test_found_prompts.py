@@ -1,4 +1,4 @@
-"""A folder without a CSV: every image finds its prompt, says where it is from, and takes its settings along."""
+"""Folders without a CSV: each image's prompt is found, with its source and the settings of the generator."""
 
 import csv
 import json
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from rated import Told, write_table
+from rated import write_table
+from scored import score as score_table
 from written import (
     A1111,
     A1111_PROMPT,
@@ -18,7 +19,7 @@ from written import (
     comfy_png,
     comfy_webp,
     comment_exif,
-    encoded,
+    encode_image,
     fooocus_exif,
     node,
     novelai_texts,
@@ -30,18 +31,19 @@ from written import (
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
 from aigc_cli.model.trained import load_model
-from aigc_cli.progress import Silent
-from aigc_cli.storage.results import iter_rows, read_rows
-from aigc_cli.workflows.compare import compare
-from aigc_cli.workflows.evaluate import evaluate
-from aigc_cli.workflows.experiment.source import Source
-from aigc_cli.workflows.pick import Choice, pick
+from aigc_cli.progress import SilentProgress
+from aigc_cli.storage.results import iterate_rows, read_parquet_rows
+from aigc_cli.workflows.compare import ComparisonPlan, compare_tables
+from aigc_cli.workflows.evaluate import EvaluationPlan, EvaluationResult, evaluate_model
+from aigc_cli.workflows.experiment.source import Compute, Source
+from aigc_cli.workflows.pick import Choice, pick_images
 from aigc_cli.workflows.score import score as module
 from aigc_cli.workflows.score import scorer as scoring
 from aigc_cli.workflows.score.plan import Selection
-from aigc_cli.workflows.score.score import score_folder
 from aigc_cli.workflows.score.scorer import Scorer
-from aigc_cli.workflows.verify import verify
+from aigc_cli.workflows.verify import verify_table
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 Row = dict[str, Any]
 SETTINGS = ("model", "sampler", "steps", "cfg", "seed")
@@ -66,20 +68,20 @@ def folder(picture: Image.Image, tmp_path: Path) -> Path:
     folder.mkdir()
     written = {
         "a1111.png": png(picture, parameters=A1111),
-        "a1111.jpg": encoded(picture, "JPEG", exif=comment_exif(unicode_comment(A1111))),
-        "a1111.webp": encoded(picture, "WEBP", exif=comment_exif(unicode_comment(A1111, "le"))),
+        "a1111.jpg": encode_image(picture, "JPEG", exif=comment_exif(unicode_comment(A1111))),
+        "a1111.webp": encode_image(picture, "WEBP", exif=comment_exif(unicode_comment(A1111, "le"))),
         "comfy.png": comfy_png(picture, plain_graph()),
         "comfy.webp": comfy_webp(picture, plain_graph()),
         "fooocus.png": png(picture, parameters=json.dumps(FOOOCUS), fooocus_scheme="fooocus"),
-        "fooocus.jpg": encoded(picture, "JPEG", exif=fooocus_exif(json.dumps(FOOOCUS), "fooocus")),
+        "fooocus.jpg": encode_image(picture, "JPEG", exif=fooocus_exif(json.dumps(FOOOCUS), "fooocus")),
         "invokeai.png": png(picture, invokeai_metadata=json.dumps(INVOKEAI)),
         "novelai.png": png(picture, **novelai_texts()),
         "two.png": comfy_png(picture, TWO_SAMPLERS),
         "damaged.png": png(picture, prompt='{"3": {"class_type"'),
-        "beside.png": encoded(picture, "PNG"),
+        "beside.png": encode_image(picture, "PNG"),
         "both.png": png(picture, parameters=A1111),
         "unreadable.png": png(picture, parameters=A1111),
-        "nothing.png": encoded(picture, "PNG"),
+        "nothing.png": encode_image(picture, "PNG"),
         "broken.png": b"",
     }
     for name, data in written.items():
@@ -116,8 +118,8 @@ Score = Callable[..., dict[str, Row]]
 def score(folder: Path, tiny_model: Path, tmp_path: Path) -> Score:
     def run(**options: Any) -> dict[str, Row]:
         output = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
-        score_folder(folder, output, model=tiny_model, device="cpu", **options)
-        return {row["name"]: row for row in read_rows(output)}
+        score_table(folder, output, tiny_model, **options)
+        return {row["name"]: row for row in read_parquet_rows(output)}
 
     return run
 
@@ -172,8 +174,8 @@ def test_the_prompt_that_was_found_is_what_is_scored(score: Score, folder: Path,
 
 
 def test_what_was_found_is_verified(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
-    score_folder(folder, tmp_path / "t.csv", model=tiny_model, device="cpu")
-    found = verify(tmp_path / "t.csv", model=tiny_model, device="cpu")
+    score_table(folder, tmp_path / "t.csv", tiny_model)
+    found = verify_table(tmp_path / "t.csv", model=tiny_model, device="cpu")
     assert (found.checked, found.problems) == (15, [])
 
 
@@ -183,7 +185,7 @@ def test_what_was_found_is_verified(folder: Path, tiny_model: Path, tmp_path: Pa
 def test_folders_below_and_patterns(score: Score, folder: Path, picture: Image.Image, tmp_path: Path) -> None:
     (folder / "sub" / "deep").mkdir(parents=True)
     (folder / "sub" / "deep" / "x.png").write_bytes(comfy_png(picture, plain_graph()))
-    (folder / "sub" / "y.png").write_bytes(encoded(picture, "PNG"))
+    (folder / "sub" / "y.png").write_bytes(encode_image(picture, "PNG"))
     (folder / "sub" / "y.txt").write_text("a fox below")
     (folder / "sub" / "up").symlink_to("..")
     (tmp_path / "secret.png").write_bytes(png(picture, parameters=A1111))
@@ -209,11 +211,11 @@ def test_folders_below_and_patterns(score: Score, folder: Path, picture: Image.I
 def stopped(folder: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Scores to t.csv; with `stop`, ends as a kill would after so many batches of two images."""
     loaded = load_model(tiny_model, "cpu")
-    monkeypatch.setattr(module, "load_model", lambda place, device: loaded)
+    monkeypatch.setattr("aigc_cli.model.trained.load_model", lambda place, device: loaded)
     monkeypatch.setattr(scoring, "BATCH", 2)
     monkeypatch.setattr(scoring, "SEGMENT", 3)
     monkeypatch.setattr(module, "SHARD_SECONDS", 0)
-    honest = scoring.Scorer.batches
+    honest = scoring.Scorer.iterate_batches
 
     def run(stop: int | None = None, name: str = "t.csv", **options: Any) -> Any:
         def batches(*given: Any) -> Iterator[list[Row]]:
@@ -222,8 +224,8 @@ def stopped(folder: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.
                     raise KeyboardInterrupt
                 yield rows
 
-        monkeypatch.setattr(scoring.Scorer, "batches", batches)
-        return score_folder(folder, tmp_path / name, model=tiny_model, device="cpu", **options)
+        monkeypatch.setattr(scoring.Scorer, "iterate_batches", batches)
+        return score_table(folder, tmp_path / name, tiny_model, **options)
 
     return run
 
@@ -262,7 +264,7 @@ def test_a_sidecar_that_changed_is_noticed(name: str, stopped: Callable[..., Any
         (folder / name).write_bytes(before)
     assert stopped(resume=True).rows == len(EXPECTED)
     (folder / name).write_bytes(b"another fox again")
-    with pytest.raises(AigcError, match="is complete, but of other images, prompts"):
+    with pytest.raises(AigcError, match="is complete, but was made from other images, prompts"):
         stopped(resume=True)
 
 
@@ -272,7 +274,7 @@ def test_a_sidecar_that_changed_is_noticed(name: str, stopped: Callable[..., Any
 @pytest.fixture
 def samplers(demo: list[Sample], tmp_path: Path) -> Path:
     """The small rated set again; half of its images record one sampler, half another, and the last one none."""
-    folder = tmp_path / "recorded"
+    folder = tmp_path / "record"
     folder.mkdir()
     for i, sample in enumerate(demo):
         said = f"{sample.prompt}\nSteps: 20, Sampler: {'Euler a' if i % 2 else 'DDIM'}, Seed: {i}, Size: 64x64"
@@ -283,24 +285,27 @@ def samplers(demo: list[Sample], tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_settings_are_groups_in_every_command(
     samplers: Path, demo: list[Sample], tiny_model: Path, tmp_path: Path
 ) -> None:
     for name in ("one.csv", "two.parquet"):
-        score_folder(samplers, tmp_path / name, model=tiny_model, device="cpu")
-    rows = list(iter_rows(tmp_path / "one.csv"))
+        score_table(samplers, tmp_path / name, tiny_model)
+    rows = list(iterate_rows(tmp_path / "one.csv"))
     assert {row["sampler"] for row in rows} == {"DDIM", "Euler a", None}
-    picked = pick(tmp_path / "one.csv", Choice(group="sampler"))
+    picked = pick_images(tmp_path / "one.csv", Choice(group="sampler"))
     assert {row["pick_group"] for row in picked.rows} == {"DDIM", "Euler a", "(no sampler)"}
-    compared = compare([tmp_path / "one.csv", tmp_path / "two.parquet"], by="sampler")
+    compared = compare_tables([tmp_path / "one.csv", tmp_path / "two.parquet"], ComparisonPlan(by="sampler"))
     assert {row["group"] for row in compared.rows} >= {"sampler=DDIM", "sampler=Euler a"}
     names = [(f"{s.path.stem}.png", s.prompt, s.mos_quality, s.mos_align) for s in demo]
     table = write_table(tmp_path / "ratings.csv", [], *names)
     source = Source(table, samplers)
-    told = Told()
-    found = evaluate(tiny_model, source, progress=told, by="sampler", device="cpu")
-    groups = {row["group"] for row in found.metrics}
+
+    def evaluate(by: str) -> EvaluationResult:
+        return evaluate_model(source, EvaluationPlan(tiny_model, by), Compute("cpu"), SilentProgress())
+
+    groups = {row["group"] for row in evaluate("sampler").metrics}
     assert groups == {"all", "sampler=DDIM", "sampler=Euler a", "sampler=(no sampler)"}
-    assert evaluate(tiny_model, source, progress=Silent(), by="steps", device="cpu").metrics
+    assert {row["group"] for row in evaluate("steps").metrics} == {"all", "steps=20", "steps=(no steps)"}
     with pytest.raises(AigcError, match="Expected a column cfg, or images that record their cfg, found neither"):
-        evaluate(tiny_model, source, progress=Silent(), by="cfg", device="cpu")
+        evaluate("cfg")

@@ -1,4 +1,4 @@
-"""Which images are picked, and what is said of those that nearly were."""
+"""Which images are picked, and the notes on ties and on gaps within the noise."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from aigc_cli.errors import AigcError
-from aigc_cli.storage.results import TableWriter, iter_rows, read_metadata, write_table
+from aigc_cli.storage.results import TableWriter, iterate_rows, read_table_metadata, write_table
 from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.workflows.pick import Choice, Picks, choose, files_of, pick, write_picks
+from aigc_cli.workflows.pick import Choice, Picks, choose_images, find_files, pick_images, write_picks
 
 
 def row(name: str, quality: float | None, consistency: float | None = 3.0, **given: Any) -> dict[str, Any]:
@@ -48,33 +48,33 @@ def names(picks: Picks) -> list[str]:
     ],
 )
 def test_the_best_of_each_group(choice: Choice, expected: list[str]) -> None:
-    assert names(choose(ROWS, choice)) == expected
+    assert names(choose_images(ROWS, choice)) == expected
 
 
 def test_both_is_the_weighted_mean() -> None:
-    (best, *_) = choose(ROWS, Choice("both", (3.0, 1.0))).rows
+    (best, *_) = choose_images(ROWS, Choice("both", (3.0, 1.0))).rows
     assert (best["name"], best["pick_score"]) == ("c.png", pytest.approx(0.75 * 2.9 + 0.25 * 3.5))
 
 
 def test_what_could_not_be_picked_is_counted() -> None:
-    found = choose(ROWS, Choice("consistency", min_consistency=2))
+    found = choose_images(ROWS, Choice("consistency", min_consistency=2))
     assert found.left_out == {"failed": 1, "no score for consistency (no prompt)": 1, "consistency below 2": 2}
     assert (found.images, found.groups) == (6, 1)
-    assert [r["pick_group"] for r in choose(ROWS, Choice()).rows] == ["a fox", "a house", "(no prompt)"]
+    assert [r["pick_group"] for r in choose_images(ROWS, Choice()).rows] == ["a fox", "a house", "(no prompt)"]
 
 
 def test_images_of_one_folder_are_a_group() -> None:
     rows = [row("1.png", 1.0, path="a/1.png"), row("2.png", 2.0, path="a/2.png"), row("3.png", 0.5, path="b/3.png")]
-    assert names(choose(rows, Choice(group="folder"))) == ["2.png", "3.png"]
+    assert names(choose_images(rows, Choice(group="folder"))) == ["2.png", "3.png"]
 
 
 def test_ties_are_named_and_broken_by_name() -> None:
     equal = [row("b.png", 2.0), row("a.png", 2.0005), row("c.png", 1.0)]
-    (best,) = choose([equal[2], equal[0], equal[1] | {"quality": 2.0}], Choice()).rows
+    (best,) = choose_images([equal[2], equal[0], equal[1] | {"quality": 2.0}], Choice()).rows
     assert (best["name"], best["pick_note"]) == ("a.png", "tie with b.png")
-    assert choose(equal, Choice()).rows[0]["pick_note"] == "tie with b.png"
-    assert [r["pick_note"] for r in choose(equal, Choice(keep=2)).rows] == [None, None]
-    assert choose(equal, Choice(keep=3)).rows[2]["pick_note"] is None
+    assert choose_images(equal, Choice()).rows[0]["pick_note"] == "tie with b.png"
+    assert [r["pick_note"] for r in choose_images(equal, Choice(keep=2)).rows] == [None, None]
+    assert choose_images(equal, Choice(keep=3)).rows[2]["pick_note"] is None
 
 
 def test_a_gap_within_the_noise_is_named() -> None:
@@ -82,11 +82,13 @@ def test_a_gap_within_the_noise_is_named() -> None:
         ends = [{"quality_low": q - half, "quality_high": q + half} for q in (3.0, 2.5)]
         return [row("a.png", 3.0, **ends[0]), row("b.png", 2.5, **ends[1])]
 
-    assert choose(noisy(0.40), Choice()).rows[0]["pick_note"] == "not told apart from b.png"
-    assert choose(noisy(0.30), Choice()).rows[0]["pick_note"] is None
-    assert choose(noisy(0.40), Choice("consistency")).rows[0]["pick_note"] == "tie with b.png"
+    assert choose_images(noisy(0.40), Choice()).rows[0]["pick_note"] == "not clearly better than b.png"
+    assert choose_images(noisy(0.30), Choice()).rows[0]["pick_note"] is None
+    assert choose_images(noisy(0.40), Choice("consistency")).rows[0]["pick_note"] == "tie with b.png"
     as_text = [{**r, **{key: str(r[key]) for key in ("quality_low", "quality_high")}} for r in noisy(0.40)]
-    assert choose(as_text, Choice()).rows[0]["pick_note"] == "not told apart from b.png"  # as a CSV may hold them
+    assert (
+        choose_images(as_text, Choice()).rows[0]["pick_note"] == "not clearly better than b.png"
+    )  # as a CSV may hold them
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_choice_that_makes_no_sense(given: dict[str, Any]) -> None:
 
 def test_a_column_that_is_not_there() -> None:
     with pytest.raises(AigcError, match="Expected a column scheduler to group by, found name, path"):
-        choose(ROWS, Choice(group="scheduler"))
+        choose_images(ROWS, Choice(group="scheduler"))
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -108,45 +110,45 @@ def test_picks_are_a_table_of_scores_again(suffix: str, tmp_path: Path) -> None:
     table, output = tmp_path / f"s{suffix}", tmp_path / f"p{suffix}"
     with TableWriter(table, "scores", {"model_hash": "abc", "inputs": "d"}, extra=("scheduler",)) as writer:
         writer.write([{**r, "scheduler": "euler"} for r in ROWS])
-    picks = pick(table, Choice(group="scheduler", keep=2))
+    picks = pick_images(table, Choice(group="scheduler", keep=2))
     assert names(picks) == ["f.png", "b.png"]
     write_picks(picks, table, output)
-    again = list(iter_rows(output))
+    again = list(iterate_rows(output))
     assert [(r["name"], r["quality"], r["scheduler"], r["pick_rank"]) for r in again] == [
         ("f.png", 4.0, "euler", "1"),
         ("b.png", 3.0, "euler", "2"),
     ]
-    metadata = read_metadata(output)
+    metadata = read_table_metadata(output)
     assert metadata["model_hash"] == "abc"
     assert "inputs" not in metadata  # else it would count as a whole scoring
-    assert names(pick(output, Choice(group="scheduler"))) == ["f.png"]
+    assert names(pick_images(output, Choice(group="scheduler"))) == ["f.png"]
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AigcError) as caught:
-        pick(tmp_path, Choice())
+        pick_images(tmp_path, Choice())
     assert caught.value.hint == f"Score it first: aigc score {tmp_path} -o scores.parquet"
     with pytest.raises(AigcError, match="Expected a table"):
-        pick(tmp_path / "a.txt", Choice())
+        pick_images(tmp_path / "a.txt", Choice())
 
 
 def test_the_files_of_rows(tmp_path: Path) -> None:
     odd = tmp_path / "a\x1b.png"
     odd.write_bytes(b"\x89PNG\r\n\x1a\n")
     rows = [row("a\\x1b.png", 1.0, path=str(tmp_path / "a\\x1b.png")), row("b.png", 1.0, path="x/b.png")]
-    assert files_of(rows) == [odd, Path("x/b.png")]
-    assert files_of(rows, tmp_path) == [odd, tmp_path / "b.png"]
+    assert find_files(rows) == [odd, Path("x/b.png")]
+    assert find_files(rows, tmp_path) == [odd, tmp_path / "b.png"]
     for name in ("../b.png", "/b.png"):
         with pytest.raises(AigcError, match="inside the image folder"):
-            files_of([row(name, 1.0)], tmp_path)
+            find_files([row(name, 1.0)], tmp_path)
     with pytest.raises(AigcError, match="Expected a path"):
-        files_of([row("b.png", 1.0, path=None)])
+        find_files([row("b.png", 1.0, path=None)])
     for path in ("/etc/passwd", "x/ab.png", "b.png/x", ""):  # what is moved is what is shown
         with pytest.raises(AigcError, match=r"Expected a path .*b\.png"):
-            files_of([row("b.png", 1.0, path=path)])
-    assert files_of([row("x/b.png", 1.0, path="/images/x/b.png")]) == [Path("/images/x/b.png")]
+            find_files([row("b.png", 1.0, path=path)])
+    assert find_files([row("x/b.png", 1.0, path="/images/x/b.png")]) == [Path("/images/x/b.png")]
 
 
 def test_a_table_without_rows_picks_nothing(tmp_path: Path) -> None:
     write_table(tmp_path / "s.csv", "scores", [], {})
-    assert pick(tmp_path / "s.csv", Choice()) == Picks([], 0, 0, {})
+    assert pick_images(tmp_path / "s.csv", Choice()) == Picks([], 0, 0, {})

@@ -1,4 +1,4 @@
-"""Scoring: every image has its row, in order, and no other image changes it."""
+"""Scoring: every image has a row, in order, and no score depends on another image."""
 
 import csv
 import json
@@ -11,35 +11,31 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scored import score as score_table
+from tiny import save_tiny_model
 
 from aigc_cli import Scorer
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
-from aigc_cli.progress import Silent
-from aigc_cli.recipe import resolve
-from aigc_cli.storage.results import read_rows
+from aigc_cli.model.trained import load_model
+from aigc_cli.storage.results import read_parquet_rows
 from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.workflows.experiment.source import Source
-from aigc_cli.workflows.score import score as module
 from aigc_cli.workflows.score import scorer as scoring
-from aigc_cli.workflows.score.score import ScoreSummary, score_folder
-from aigc_cli.workflows.train.train import train
+from aigc_cli.workflows.score.score import ScoreSummary
 
 MOS = ("quality", "consistency")
 PARTS = tuple(f"{score}_{part}" for score in MOS for part in ("base", "delta"))
 
 
 @pytest.fixture(scope="module")
-def model(demo: list[Sample], tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small trained run; its scale is 1 to 5."""
-    folder = tmp_path_factory.mktemp("scored")
-    rows = [(s.name, s.prompt, 1 + (s.mos_quality or 0) * 0.8, 1 + (s.mos_align or 0) * 0.8) for s in demo]
-    with (folder / "ratings.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("name", "prompt", "mos_quality", "mos_align"), *rows])
-    quick = {"epochs": "2", "batch_size": "16", "views": "1", "lr": "1e-3", "mos_min": "1"}
-    quick |= {"val_fraction": "0", "checkpoint": "last", "freeze": "all", "backbone": f"local-dir:{tiny_folder}"}
-    source = Source(folder / "ratings.csv", demo[0].path.parent)
-    return train(resolve(quick), source, folder / "run", progress=Silent(), device="cpu").run
+def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an untrained model; its scale is 1 to 5."""
+    run = save_tiny_model(tmp_path_factory.mktemp("scored") / "run", tiny_folder)
+    place = run / "checkpoint" / "model.json"
+    description = json.loads(place.read_text())
+    description["recipe"]["mos_min"] = 1.0
+    place.write_text(json.dumps(description))
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +52,8 @@ def score(model: Path, tmp_path: Path) -> Score:
 
     def run(folder: Path, **options: Any) -> tuple[ScoreSummary, list[dict[str, Any]]]:
         output = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
-        summary = score_folder(folder, output, **{"model": model, "device": "cpu"} | options)
-        return summary, read_rows(output)
+        summary = score_table(folder, output, options.pop("model", model), **options)
+        return summary, read_parquet_rows(output)
 
     return run
 
@@ -118,7 +114,7 @@ def test_a_hundred_rows_with_bad_ones_among_them(demo: list[Sample], tmp_path: P
 
 
 def test_the_schema_and_the_metadata(images: Path, model: Path, tmp_path: Path) -> None:
-    score_folder(images, tmp_path / "t.parquet", model=model, device="cpu", prompt="a fox")
+    score_table(images, tmp_path / "t.parquet", model, prompt="a fox")
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert schema.remove_metadata() == SCHEMAS["scores"]
     said = {key.decode(): value.decode() for key, value in schema.metadata.items()}
@@ -131,7 +127,7 @@ def test_scores_are_in_mos_units_and_add_up(images: Path, score: Score) -> None:
     _, rows = score(images, prompt="a fox")
     for row in rows:
         assert (row["status"], row["prompt"], row["prompt_source"]) == ("ok", "a fox", "option")
-        assert (row["width"], row["height"], row["prompt_truncated"]) == (64, 64, False)
+        assert (row["width"], row["height"], row["prompt_split"]) == (64, 64, False)
         for name in MOS:
             total = row[f"{name}_base"] + row[f"{name}_delta"]
             assert row[name] == pytest.approx(min(5, max(1, total)), abs=1e-5)
@@ -187,30 +183,27 @@ def test_a_blank_prompt_is_none(prompt: str, images: Path, score: Score, scorer:
 
 def test_a_prompt_that_is_too_long_says_so(images: Path, score: Score) -> None:
     _, rows = score(images, prompt="a red fox " * 60)
-    assert {row["prompt_truncated"] for row in rows} == {True}
+    assert {row["prompt_split"] for row in rows} == {True}
 
 
-def test_a_prompt_that_is_no_text_is_no_traceback(images: Path, score: Score) -> None:
-    """A byte that is not UTF-8 on the command line is a lone surrogate in Python."""
-    try:
-        _, rows = score(images, prompt="a fox \udcff")
-        assert len(rows) == 8
-    except AigcError as error:
-        assert error.exit_code == 2
+def test_a_prompt_that_is_no_text_is_refused(images: Path, score: Score) -> None:
+    """A byte on the command line that is not UTF-8 is a lone surrogate in Python."""
+    with pytest.raises(AigcError, match="Expected --prompt as UTF-8 text"):
+        score(images, prompt="a fox \udcff")
 
 
 def test_each_distinct_prompt_is_encoded_once(
     images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "BATCH", 3)
-    monkeypatch.setattr(scoring, "WINDOW", 5, raising=False)
-    loaded, seen = module.load_model(model, "cpu"), []
-    encode = loaded.judge.backbone.encode_text
-    monkeypatch.setattr(loaded.judge.backbone, "encode_text", lambda texts: (seen.extend(texts), encode(texts))[1])
-    monkeypatch.setattr(module, "load_model", lambda place, device: loaded)
+    monkeypatch.setattr(scoring, "WINDOW", 5)
+    loaded, seen = load_model(model, "cpu"), list[str]()
+    encode = loaded.model.backbone.encode_text
+    monkeypatch.setattr(loaded.model.backbone, "encode_text", lambda texts: (seen.extend(texts), encode(texts))[1])
+    monkeypatch.setattr("aigc_cli.model.trained.load_model", lambda place, device: loaded)
     names = [(f"{i}.jpg", f"prompt {i % 3}") for i in range(8)]
     table = prompts_table(tmp_path / "p.csv", names)
-    score_folder(images, tmp_path / "t.parquet", model=model, device="cpu", prompts=table)
+    score_table(images, tmp_path / "t.parquet", model, prompts=table)
     assert seen == ["prompt 0", "prompt 1", "prompt 2"]
 
 
@@ -223,7 +216,7 @@ def test_the_batch_does_not_matter(
 ) -> None:
     _, expected = score(images, prompt="a fox")
     monkeypatch.setattr(scoring, "BATCH", batch)
-    monkeypatch.setattr(scoring, "WINDOW", window, raising=False)
+    monkeypatch.setattr(scoring, "WINDOW", window)
     _, found = score(images, prompt="a fox")
     assert [row["name"] for row in found] == [row["name"] for row in expected]
     for one, other in zip(found, expected, strict=True):
@@ -242,14 +235,14 @@ def test_the_order_does_not_matter(images: Path, scorer: Scorer) -> None:
 def test_every_format_holds_the_same(images: Path, model: Path, tmp_path: Path) -> None:
     (images / "9.jpg").write_bytes(b"")
     for suffix in ("parquet", "csv", "jsonl"):
-        score_folder(images, tmp_path / f"t.{suffix}", model=model, device="cpu", prompt="a fox")
-    rows = read_rows(tmp_path / "t.parquet")
+        score_table(images, tmp_path / f"t.{suffix}", model, prompt="a fox")
+    rows = read_parquet_rows(tmp_path / "t.parquet")
     assert [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()] == rows
     with (tmp_path / "t.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
     texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
     for row in texts:
-        row["prompt_truncated"] = row["prompt_truncated"].lower()
+        row["prompt_split"] = row["prompt_split"].lower()
     assert table == texts
 
 
@@ -312,9 +305,9 @@ def test_alpha_and_orientation_are_as_in_files(demo: list[Sample], tmp_path: Pat
 def test_wrong_input_writes_nothing(images: Path, model: Path, tmp_path: Path) -> None:
     output = tmp_path / "t.csv"
 
-    def refused(part: str, folder: Path = images, **options: Any) -> None:
+    def refused(part: str, folder: Path = images, model: Path = model, **options: Any) -> None:
         with pytest.raises(AigcError) as caught:
-            score_folder(folder, output, **{"model": model, "device": "cpu"} | options)
+            score_table(folder, output, model, **options)
         assert caught.value.exit_code == 2
         assert part in caught.value.message
         assert not output.exists()
@@ -327,7 +320,7 @@ def test_wrong_input_writes_nothing(images: Path, model: Path, tmp_path: Path) -
     refused("found 'tpu'", device="tpu")
     output.write_text("precious")
     with pytest.raises(AigcError, match=r"t\.csv exists"):
-        score_folder(images, output, model=model)
+        score_table(images, output, model)
     assert output.read_text() == "precious"
-    score_folder(images, output, model=model, device="cpu", overwrite=True)
+    score_table(images, output, model, overwrite=True)
     assert output.read_text().startswith("name,path,")

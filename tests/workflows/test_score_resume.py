@@ -1,4 +1,4 @@
-"""`score --resume`: what was finished is kept, what changed is refused, and the table is that of one go."""
+"""`score --resume`: finished rows are kept, changed inputs are refused, and the table equals that of one run."""
 
 import csv
 import json
@@ -11,31 +11,32 @@ from typing import Any
 
 import pytest
 import torch
+from scored import score as score_table
 
-from aigc_cli.errors import AigcError, EnvironmentProblem, Interrupted, RunHeld
+from aigc_cli.errors import AigcError, EnvironmentProblem, FolderConflict, Interruption
 from aigc_cli.images.sample import Sample
 from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.trained import Model, load_model
-from aigc_cli.storage.locks import owned
-from aigc_cli.storage.partial_table import Parts
-from aigc_cli.storage.results import read_rows
+from aigc_cli.model.trained import TrainedModel, load_model
+from aigc_cli.storage.locks import own_folder
+from aigc_cli.storage.partial_table import PartialTable
+from aigc_cli.storage.results import read_parquet_rows
 from aigc_cli.workflows.score import score as module
 from aigc_cli.workflows.score import scorer as scoring
-from aigc_cli.workflows.score.score import ScoreSummary, score_folder
+from aigc_cli.workflows.score.score import ScoreSummary
 
 N = 40
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_model: Path) -> Model:
+def loaded(tiny_model: Path) -> TrainedModel:
     return load_model(tiny_model, "cpu")
 
 
 @pytest.fixture(autouse=True)
-def _small(loaded: Model, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _small(loaded: TrainedModel, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many shards out of few images: a batch is 4 of them, a segment 3 batches, and every batch a shard."""
     choose = lambda place, device: loaded if place == tiny_model else load_model(place, device)  # noqa: E731
-    monkeypatch.setattr(module, "load_model", choose)
+    monkeypatch.setattr("aigc_cli.model.trained.load_model", choose)
     monkeypatch.setattr(scoring, "BATCH", 4)
     monkeypatch.setattr(scoring, "SEGMENT", 3)
     monkeypatch.setattr(module, "SHARD_SECONDS", 0)
@@ -64,7 +65,7 @@ def run(tiny_model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     """Scores the folder to `name`; with `stop` it dies after that many batches of this call."""
 
     def score(name: str = "t.csv", stop: int | None = None, **options: Any) -> ScoreSummary:
-        honest = scoring.Scorer.batches
+        honest = scoring.Scorer.iterate_batches
 
         def batches(*given: Any) -> Iterator[list[dict[str, Any]]]:
             for number, rows in enumerate(honest(*given)):
@@ -72,10 +73,10 @@ def run(tiny_model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
                     raise _Enough
                 yield rows
 
-        given = {"model": tiny_model, "device": "cpu", "prompts": tmp_path / "p.csv"} | options
+        given = {"model": tiny_model, "prompts": tmp_path / "p.csv"} | options
         with monkeypatch.context() as patch:
-            patch.setattr(scoring.Scorer, "batches", batches)
-            return score_folder(folder, tmp_path / name, **given)
+            patch.setattr(scoring.Scorer, "iterate_batches", batches)
+            return score_table(folder, tmp_path / name, **given)
 
     return score
 
@@ -92,7 +93,9 @@ def refused(run: Callable[..., ScoreSummary], part: str, **options: Any) -> None
     assert part in caught.value.message
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize(
+    "suffix", [pytest.param("parquet", marks=pytest.mark.slow), "csv", pytest.param("jsonl", marks=pytest.mark.slow)]
+)
 def test_a_resumed_table_is_byte_for_byte_that_of_one_go(
     suffix: str, run: Callable[..., ScoreSummary], tmp_path: Path
 ) -> None:
@@ -112,20 +115,21 @@ def test_a_resumed_table_is_byte_for_byte_that_of_one_go(
     assert {path.name for path in tmp_path.iterdir()} == beside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caught_up", [True, False])
 def test_prompts_are_embedded_to_the_bit_as_in_one_go(
     caught_up: bool, mini: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last bits of an embedding depend on the prompts beside it: without catching up, some differ."""
     monkeypatch.setattr(scoring, "BATCH", 32)
-    judge: Any = SimpleNamespace(backbone=mini)
+    model: Any = SimpleNamespace(backbone=mini)
     texts = [f"{'a very ' * (i % 7)}red fox number {i}" for i in range(37)]
     batches = [[texts[(i + k) % 37] for i in range(32)] for k in range(5)]  # one more new prompt in each
-    one_go = scoring.Texts(judge)
+    one_go = scoring.BatchTexts(model)
     expected = [one_go(batch)[0] for batch in batches]
     same = []
     for done in range(1, 5):
-        resumed = scoring.Texts(judge)
+        resumed = scoring.BatchTexts(model)
         if caught_up:
             resumed.catch_up([prompt for batch in batches[:done] for prompt in batch])
         same += [
@@ -151,7 +155,7 @@ def test_the_first_rows_are_on_disk_after_one_batch(
     monkeypatch.setattr(module, "SHARD_SECONDS", 1000)
     stopped(run, 6)
     shards = sorted((tmp_path / "t.csv.parts").glob("shard-*"))
-    assert [len(read_rows(path)) for path in shards] == [4]
+    assert [len(read_parquet_rows(path)) for path in shards] == [4]
 
 
 def test_a_repaired_image_gets_its_score(
@@ -164,20 +168,20 @@ def test_a_repaired_image_gets_its_score(
     summary = run("t.parquet", resume=True)
     assert summary.failed == 2
     run("whole.parquet")
-    found = {row["name"]: row for row in read_rows(tmp_path / "t.parquet")}
-    for row in read_rows(tmp_path / "whole.parquet"):
+    found = {row["name"]: row for row in read_parquet_rows(tmp_path / "t.parquet")}
+    for row in read_parquet_rows(tmp_path / "whole.parquet"):
         for name, value in row.items():
             assert found[row["name"]][name] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value)
 
 
 def test_a_complete_table_needs_nothing(run: Callable[..., ScoreSummary], tmp_path: Path) -> None:
-    for name in ("t.csv", "t.parquet", "t.jsonl"):
+    for name in ("t.csv", "t.parquet"):
         whole = run(name, resume=True)
         before = (tmp_path / name).stat()  # but for when it was read
         assert run(name, resume=True) == whole
         after = (tmp_path / name).stat()
         assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
-        with pytest.raises(AigcError, match="is complete, but of other images"):
+        with pytest.raises(AigcError, match="is complete, but was made from other images"):
             run(name, resume=True, prompts=None)
         after = (tmp_path / name).stat()
         assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
@@ -230,13 +234,13 @@ def test_another_model_folder_or_way_of_computing(
     said["recipe"]["mos_max"] = 6.0
     path.write_text(json.dumps(said))
     refused(run, "mos max (5.0 then, 6.0 now)", model=other)
-    honest = Model.metadata
+    honest = TrainedModel.make_metadata
     for key in ("model_hash", "preprocessing", "backbone_hash"):
         with monkeypatch.context() as patch:
-            patch.setattr(Model, "metadata", lambda self, k=key: {**honest(self), k: "another"})
+            patch.setattr(TrainedModel, "make_metadata", lambda self, k=key: {**honest(self), k: "another"})
             refused(run, f"{key.replace('_', ' ')} (")
     with monkeypatch.context() as patch:
-        patch.setattr("aigc_cli.workflows.score.plan.BATCH", 5)
+        patch.setattr("aigc_cli.workflows.score.inputs.BATCH", 5)
         refused(run, "batch (")
     assert run(resume=True).rows == N + 1
 
@@ -313,7 +317,7 @@ def test_an_error_before_the_first_row_leaves_nothing(run: Callable[..., ScoreSu
 
 
 def test_one_at_a_time(run: Callable[..., ScoreSummary], tmp_path: Path) -> None:
-    with owned(tmp_path / "t.csv.parts"), pytest.raises(RunHeld, match=str(os.getpid())) as caught:
+    with own_folder(tmp_path / "t.csv.parts"), pytest.raises(FolderConflict, match=str(os.getpid())) as caught:
         run(overwrite=True)
     assert caught.value.exit_code == 5
 
@@ -321,12 +325,12 @@ def test_one_at_a_time(run: Callable[..., ScoreSummary], tmp_path: Path) -> None
 def test_a_place_that_cannot_take_the_table_keeps_the_rows(
     run: Callable[..., ScoreSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def publish(self: Parts) -> None:
+    def publish(self: PartialTable) -> None:
         (tmp_path / "t.csv").mkdir(exist_ok=True)
         honest(self)
 
-    honest = Parts.publish
-    monkeypatch.setattr(Parts, "publish", publish)
+    honest = PartialTable.publish
+    monkeypatch.setattr(PartialTable, "publish", publish)
     with pytest.raises(EnvironmentProblem, match="could not be written") as caught:
         run()
     assert caught.value.hint.endswith("Then add --resume to go on.")
@@ -338,7 +342,7 @@ def test_a_signal_ends_it_after_the_batch(
     run: Callable[..., ScoreSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SHARD_SECONDS", 1000)
-    honest = scoring.Scorer.batches
+    honest = scoring.Scorer.iterate_batches
 
     def batches(*given: Any) -> Iterator[list[dict[str, Any]]]:
         for number, rows in enumerate(honest(*given)):
@@ -346,10 +350,10 @@ def test_a_signal_ends_it_after_the_batch(
                 os.kill(os.getpid(), 15)
             yield rows
 
-    monkeypatch.setattr(scoring.Scorer, "batches", batches)
-    with pytest.raises(Interrupted) as caught:
+    monkeypatch.setattr(scoring.Scorer, "iterate_batches", batches)
+    with pytest.raises(Interruption) as caught:
         run()
     assert caught.value.exit_code == 143
     assert caught.value.message == f"Terminated; 21 rows are finished and kept in {tmp_path / 't.csv.parts'}."
-    assert caught.value.hint == "The same command with --resume goes on."
+    assert caught.value.hint == "Run the same command with --resume to continue."
     monkeypatch.undo()

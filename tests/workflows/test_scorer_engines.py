@@ -1,4 +1,4 @@
-"""The shipped scorer's scores: the same with every engine, and whatever else is scored beside an image."""
+"""The shipped scorer: engines agree, and no score depends on the other images of a batch."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Stress: a score that ignores the prompt is found out, and so is one that reads it."""
+"""`aigc stress`: every perturbation is measured, and the verdict tells whether a score depends on the prompt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,45 +8,49 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_ablate import write_table
+from rated import write_table
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.degrade import PERTURBATIONS
 from aigc_cli.images.sample import Sample
-from aigc_cli.progress import Silent
-from aigc_cli.recipe import resolve
-from aigc_cli.storage.results import read_rows
+from aigc_cli.progress import SilentProgress
+from aigc_cli.storage.atomic_files import Output
+from aigc_cli.storage.results import read_parquet_rows
 from aigc_cli.storage.schemas import SCHEMAS
 from aigc_cli.workflows.experiment.source import Source
-from aigc_cli.workflows.stress import EMPTIED, SHUFFLED, Stress, _judge, _others, stress
-from aigc_cli.workflows.train.train import train
+from aigc_cli.workflows.stress import (
+    EMPTIED,
+    SHUFFLED,
+    StressPlan,
+    StressResult,
+    shuffle_prompts,
+    stress_model,
+    summarise_stress,
+)
 
 N = 120
 GROUPS = [f"prompt {i // 4}" for i in range(N)]
 
 
-@pytest.fixture(scope="module")
-def run(tiny_folder: Path, demo: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny trained model."""
-    folder = tmp_path_factory.mktemp("stressed")
-    settings = {"backbone": f"local-dir:{tiny_folder}", "freeze": "all", "epochs": "2", "views": "1"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aigc_cli.metrics.by_name.metric_rows.__defaults__", (20,))
-        source = Source(write_table(folder / "t.csv", demo), demo[0].path.parent)
-        train(resolve(settings), source, folder / "run", progress=Silent(), device="cpu")
-    return folder
+@pytest.fixture
+def stress(tiny_model: Path, demo: list[Sample], tmp_path: Path) -> Callable[..., StressResult]:
+    """Return a function that stresses an untrained model with `samples` into the folder `name`."""
+
+    def run(name: str, samples: Sequence[Sample] = demo, folder: Path | None = None, **plan: Any) -> StressResult:
+        source = Source(write_table(tmp_path / "t.csv", samples), folder or demo[0].path.parent)
+        return stress_model(
+            source, StressPlan(tiny_model, device="cpu", **plan), Output(tmp_path / name), SilentProgress()
+        )
+
+    return run
 
 
-def source_of(run: Path, demo: list[Sample]) -> Source:
-    return Source(run / "t.csv", demo[0].path.parent)
-
-
-def test_every_perturbation_is_measured(run: Path, demo: list[Sample], tmp_path: Path) -> None:
+def test_every_perturbation_is_measured(stress: Callable[..., StressResult], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = stress(run / "run", source_of(run, demo), out, progress=Silent(), images=20, device="cpu")
+    found = stress("out", images=20)
     assert sorted(path.name for path in out.iterdir()) == ["stress.md", "stress.parquet"]
     assert pq.read_schema(out / "stress.parquet").remove_metadata() == SCHEMAS["stress"]
-    rows = read_rows(out / "stress.parquet")
+    rows = read_parquet_rows(out / "stress.parquet")
     expected = [(name, target) for name in PERTURBATIONS for target in ("quality", "consistency")]
     expected += [(SHUFFLED, "consistency"), (EMPTIED, "consistency")]
     assert [(row["perturbation"], row["target"]) for row in rows] == expected
@@ -59,42 +63,44 @@ def test_every_perturbation_is_measured(run: Path, demo: list[Sample], tmp_path:
     page = (out / "stress.md").read_text()
     assert found.verdict in page
     assert page.count("\n| ") == len(expected) + 1
-    again = stress(run / "run", source_of(run, demo), tmp_path / "b", progress=Silent(), images=20, device="cpu")
-    assert again == found
+    assert stress("again", images=20) == found
+    assert stress("other", images=20, seed=1) != found
 
 
-def test_an_image_that_cannot_be_read_is_left_out(run: Path, demo: list[Sample], tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_left_out(
+    stress: Callable[..., StressResult], demo: list[Sample], tmp_path: Path
+) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for sample in demo[:16]:
         (folder / sample.name).write_bytes(sample.path.read_bytes())
     (folder / demo[3].name).write_bytes(demo[3].path.read_bytes()[:400])
-    source = Source(write_table(tmp_path / "t.csv", demo[:16]), folder)
-    found = stress(run / "run", source, tmp_path / "out", progress=Silent(), device="cpu")
+    found = stress("out", demo[:16], folder)
     assert {shift.n for shift in found.shifts} == {15}
 
 
-def test_one_prompt_can_not_be_shuffled(run: Path, demo: list[Sample], tmp_path: Path) -> None:
+def test_one_prompt_can_not_be_shuffled(
+    stress: Callable[..., StressResult], demo: list[Sample], tmp_path: Path
+) -> None:
     same = [replace(sample, prompt="a red house") for sample in demo]
-    source = Source(write_table(tmp_path / "t.csv", same), demo[0].path.parent)
     with pytest.raises(AigcError, match="at least 2 prompts to shuffle"):
-        stress(run / "run", source, tmp_path / "out", progress=Silent(), device="cpu")
+        stress("out", same)
     assert not (tmp_path / "out").exists()
 
 
 def test_shuffling_gives_every_image_another_prompt() -> None:
-    swapped = _others(GROUPS, np.random.default_rng(0))
+    swapped = shuffle_prompts(GROUPS, np.random.default_rng(0))
     assert set(swapped) <= set(GROUPS)
     assert all(a != b for a, b in zip(GROUPS, swapped, strict=True))
-    assert swapped == _others(GROUPS, np.random.default_rng(0))
+    assert swapped == shuffle_prompts(GROUPS, np.random.default_rng(0))
 
 
-def judged(consistency_shuffled: Callable[[Any], Any]) -> Stress:
+def judged(consistency_shuffled: Callable[[Any], Any]) -> StressResult:
     """The verdict on scores whose consistency becomes this when prompts are shuffled."""
     quality, matched = (np.random.default_rng(seed).uniform(1, 4, N) for seed in (0, 1))
     changed = {"quality": quality, "consistency": consistency_shuffled(matched)}
     scores = {"": {"quality": quality, "consistency": matched}, SHUFFLED: changed, EMPTIED: changed}
-    return _judge("made up", scores, GROUPS)
+    return summarise_stress("made up", scores, GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -121,5 +127,5 @@ def test_the_verdict_follows_the_numbers(shuffled: Callable[[Any], Any], words: 
 def test_too_few_prompts_give_no_interval() -> None:
     few = np.linspace(1, 4, 8)
     scores = {"": {"quality": few, "consistency": few}, SHUFFLED: {"quality": few, "consistency": few - 1}}
-    (shift,) = _judge("made up", scores, ["a", "b"] * 4).shifts
+    (shift,) = summarise_stress("made up", scores, ["a", "b"] * 4).shifts
     assert (shift.change, shift.ci_low, shift.ci_high) == (-1, None, None)

@@ -1,4 +1,4 @@
-"""A look at the user's ratings: what it finds, and how that moves the recommended settings."""
+"""Recommendations from a table of ratings: what is found in it, and how that changes the settings."""
 
 import csv
 import shlex
@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from aigc_cli.errors import AigcError
-from aigc_cli.workflows.recommend.by_data import recommend_for
-from aigc_cli.workflows.recommend.by_size import Recommendation, recommend
+from aigc_cli.mos_scale import MosScale
+from aigc_cli.workflows.recommend.by_data import recommend_by_data
+from aigc_cli.workflows.recommend.by_size import Recommendation, recommend_by_size
 
 HEADER = ("name", "prompt", "mos_quality", "mos_align")
 Look = Callable[..., Recommendation]
@@ -37,13 +38,13 @@ def ratings(n: int, prompts: int, low: float = 0.5, high: float = 4.5) -> list[t
 
 
 def look(path: Path, images: Path | None = None, scale: tuple[float, float] = (0, 5), **more: Any) -> dict[str, Any]:
-    found = recommend_for(path, images, scale=scale, **more)
+    found = recommend_by_data(path, images, scale=MosScale(*scale), **more)
     return {**found.seen["data"], "found": found}
 
 
 def test_enough_prompts_give_the_row_for_the_size(table: Callable[..., Path]) -> None:
     found = look(table(ratings(600, 50)))["found"]
-    plain = recommend(600)
+    plain = recommend_by_size(600)
     assert (found.n, found.recipe, found.reasons) == (600, plain.recipe, plain.reasons)
     assert found.neighbours == plain.neighbours
 
@@ -51,14 +52,15 @@ def test_enough_prompts_give_the_row_for_the_size(table: Callable[..., Path]) ->
 def test_few_prompts_give_the_row_below_and_say_so(table: Callable[..., Path]) -> None:
     seen = look(table(ratings(600, 49)))
     found = seen["found"]
-    assert found.recipe == recommend(499).recipe
-    assert "one row lower than for 600 images: only 49 prompts" in found.reasons["freeze"]
+    assert found.recipe == recommend_by_size(499).recipe
+    assert "settings for fewer images: there are only 49 prompts" in found.reasons["freeze"]
     assert found.neighbours == [
-        "with 50 prompts or more: freeze partial, freeze_depth 0.8333, scale_q 0.2, scale_c 0.2, lr 3e-05"
+        "with 50 prompts or more: freeze partial, freeze_depth 0.8333, residual_scale_q 0.2, residual_scale_c 0.2, "
+        "lr 3e-05"
     ]
-    assert "49 prompts are few: a split by prompt leaves about 10 to validate on." in seen["notes"]
+    assert "Only 49 prompts: a split by prompt leaves about 10 for validation." in seen["notes"]
     lowest = look(table(ratings(40, 10)))["found"]
-    assert (lowest.recipe, lowest.reasons) == (recommend(40).recipe, recommend(40).reasons)
+    assert (lowest.recipe, lowest.reasons) == (recommend_by_size(40).recipe, recommend_by_size(40).reasons)
 
 
 def test_an_unrated_target_gets_no_weight(table: Callable[..., Path]) -> None:
@@ -86,8 +88,8 @@ def test_a_target_with_little_to_learn_gets_less_weight(table: Callable[..., Pat
 def test_the_reasons_for_the_weights(table: Callable[..., Path]) -> None:
     rows = [(*row[:3], 2.5 + (float(str(row[3])) - 2.5) / 2) for row in ratings(60, 60)]
     found = look(table(rows))["found"]
-    assert found.reasons["w_q"] == "quality has more to learn from"
-    assert found.reasons["w_c"] == "consistency scores hold little beyond noise: a variance of 0.25 of the other's"
+    assert found.reasons["w_q"] == "quality scores carry more signal"
+    assert found.reasons["w_c"] == "consistency scores carry less signal: 0.25 of the variance of quality beyond noise"
     assert "--w-q 0.6 --w-c 0.4" in found.command
 
 
@@ -97,13 +99,13 @@ def test_the_scale_is_kept_and_narrow_scores_are_noted(table: Callable[..., Path
     assert (seen["found"].recipe.mos_min, seen["found"].recipe.mos_max) == (0, 100)
     assert "--mos-max 100 " in seen["found"].command
     assert "--mos-min" not in seen["found"].command
-    assert not any("scores from" in note or "at an end" in note for note in seen["notes"])
+    assert not any("the scores cover" in note or "at one end" in note for note in seen["notes"])
     narrow = look(table(ratings(60, 60, 0.1, 0.9)))["notes"]
-    assert "quality: scores from 0.1 to 0.9 of 0 to 5. Is it the scale? Give --mos-min and --mos-max." in narrow
+    assert any(note.startswith("quality: the scores cover 0.1 to 0.9 of the scale 0 to 5.") for note in narrow)
     crowd = look(
         table([(*row[:2], 5 if index % 4 == 0 else row[2], row[3]) for index, row in enumerate(ratings(60, 60))])
     )
-    assert any(note.startswith("quality: many scores at an end of the scale") for note in crowd["notes"])
+    assert any(note.startswith("quality: many scores are at one end of the scale") for note in crowd["notes"])
 
 
 def test_the_same_bytes_are_found_across_prompts(table: Callable[..., Path], tmp_path: Path) -> None:
@@ -117,14 +119,16 @@ def test_the_same_bytes_are_found_across_prompts(table: Callable[..., Path], tmp
     seen = look(table(rows), images)
     assert seen["duplicates"] == {"images": 2, "across_prompts": 1, "examples": [["a", "b"], ["a", "c"]]}
     assert (seen["found"].n, seen["images"], seen["left_out"]) == (4, 4, {"missing_file": 1, "truncated": 1})
-    assert any(note.startswith("2 images are byte for byte another one, 1 of them") for note in seen["notes"])
+    assert any(
+        note.startswith("2 images are byte-identical copies, 1 of them under another prompt") for note in seen["notes"]
+    )
 
 
 def test_without_images_only_the_table_is_looked_at(table: Callable[..., Path], tmp_path: Path) -> None:
     path = table([*ratings(60, 60), ("blank.jpg", " ", 1, 1)])
     seen = look(path)
     assert (seen["found"].n, seen["left_out"], seen["duplicates"]["images"]) == (60, {"no_prompt": 1}, 0)
-    assert seen["notes"][0].startswith(f"No images looked at: none of the names is in '{tmp_path}'.")
+    assert seen["notes"][0].startswith(f"No images were checked: '{tmp_path}' holds none of the names.")
     assert shlex.split(seen["found"].command)[-4:] == ["--data", str(path), "--images", "images"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(AigcError, match="expected images in"):
@@ -149,4 +153,4 @@ def test_the_raters_columns_may_have_other_names(table: Callable[..., Path]) -> 
     words = shlex.split(named["found"].command)
     assert words[-6:] == ["--columns", "sd=std_quality", "--columns", "people=raters", "--sep", ";"]
     assumed = look(path, sep=";", columns={"sd": "std_quality"})["notes"]
-    assert "Number of raters not known: 15 assumed. Give --raters N, or a column `raters`." in assumed
+    assert "Number of raters unknown: 15 assumed. Give --raters N or a column `raters`." in assumed

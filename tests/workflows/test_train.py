@@ -1,4 +1,4 @@
-"""Training: what a run folder holds, that it can be had again, and what happens when something is wrong."""
+"""Training: the run folder, determinism, and errors in images, tables and settings."""
 
 import dataclasses
 import json
@@ -11,26 +11,26 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-from rated import Told, write_table
+from rated import RecordingProgress, write_table
 from torch import Tensor
 
-from aigc_cli.errors import AigcError, Diverged
+from aigc_cli.errors import AigcError, Divergence
 from aigc_cli.images.sample import Sample
 from aigc_cli.metrics.by_name import METRICS
-from aigc_cli.model.hints import factor_notes
 from aigc_cli.model.loading import load_backbone
-from aigc_cli.progress import Silent
-from aigc_cli.recipe import Recipe, Resolved, read_recipe, resolve
+from aigc_cli.progress import Progress, SilentProgress
+from aigc_cli.recipe import Recipe, ResolvedRecipe, read_recipe, resolve_recipe
+from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.checkpoints import load_checkpoint
-from aigc_cli.storage.results import read_rows
-from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.training import epoch as tally
+from aigc_cli.storage.results import read_parquet_rows
+from aigc_cli.storage.schemas import SCHEMA_VERSION, SCHEMAS
+from aigc_cli.training import losses as epoch_stats
+from aigc_cli.training.rates import describe_rates
 from aigc_cli.workflows.experiment import rated as ratings
-from aigc_cli.workflows.experiment.rated import prompt_digest
-from aigc_cli.workflows.experiment.source import Source
-from aigc_cli.workflows.train.train import TrainResult, default_run, with_frozen_layers
-from aigc_cli.workflows.train.train import train as train_model
+from aigc_cli.workflows.experiment.rated import hash_prompt
+from aigc_cli.workflows.experiment.source import Compute, Source
+from aigc_cli.workflows.train.calibrate import HeldOutSource
+from aigc_cli.workflows.train.train import TrainResult, name_run_folder, train_model
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -53,14 +53,28 @@ Train = Callable[..., TrainResult]
 
 @pytest.fixture
 def train(settings: dict[str, str], source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Return a function that trains into tmp_path/NAME; settings by name."""
+    """Returns a function that trains into tmp_path/NAME; settings by name."""
     monkeypatch.chdir(tmp_path)
 
-    def run(name: str = "run", source: Source = source, recipe: str | None = None, **more: Any) -> TrainResult:
-        options = {key: more.pop(key) for key in ("overwrite", "freeze_layers", "cache", "progress") if key in more}
-        source = replace(source, splits=more.pop("splits", None))
-        resolved = resolve(settings | {key: str(value) for key, value in more.items()}, recipe)
-        return train_model(resolved, source, tmp_path / name, **{"progress": Silent(), "device": "cpu"} | options)
+    def run(
+        name: str = "run",
+        source: Source = source,
+        recipe: str | None = None,
+        overwrite: bool = False,
+        cache: bool = True,
+        progress: Progress | None = None,
+        splits: Path | None = None,
+        **more: Any,
+    ) -> TrainResult:
+        resolved = resolve_recipe(settings | {key: str(value) for key, value in more.items()}, recipe)
+        return train_model(
+            resolved,
+            replace(source, splits=splits),
+            Output(tmp_path / name, overwrite=overwrite),
+            HeldOutSource(),
+            Compute("cpu", cache),
+            progress or SilentProgress(),
+        )
 
     return run
 
@@ -68,17 +82,25 @@ def train(settings: dict[str, str], source: Source, tmp_path: Path, monkeypatch:
 # --- the run folder
 
 
-def test_a_run_folder_is_complete(train: Train, demo: list[Sample], tmp_path: Path, settings: dict[str, str]) -> None:
-    result = train()
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def result(settings: dict[str, str], demo: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """One finished training in the folder `run`."""
+    folder = tmp_path_factory.mktemp("trained")
+    source = Source(write_table(folder / "ratings.csv", demo), demo[0].path.parent)
+    output = Output(folder / "run")
+    return train_model(resolve_recipe(settings), source, output, HeldOutSource(), Compute("cpu"), SilentProgress())
+
+
+def test_a_run_folder_is_complete(result: TrainResult, demo: list[Sample], settings: dict[str, str]) -> None:
+    run = result.run
     tables = ["epochs.parquet", "metrics.parquet", "predictions.parquet", "splits.parquet"]
     assert sorted(p.name for p in run.iterdir()) == sorted(["checkpoint", "recipe.yaml", "run.json", *tables])
     for name in tables:
         found = pq.read_schema(run / name)
         assert found.remove_metadata() == SCHEMAS[name.removesuffix(".parquet")]  # type: ignore[index]
-        assert found.metadata[b"schema_version"] == b"2"
+        assert found.metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
         assert found.metadata[b"run"] == b"run"
-    assert Recipe(**read_recipe(run / "recipe.yaml")) == resolve(settings).recipe
+    assert Recipe(**read_recipe(run / "recipe.yaml")) == resolve_recipe(settings).recipe
     said = json.loads((run / "run.json").read_text())
     assert (said["status"], said["kept_epoch"], said["skipped"]) == ("done", 3, [])
     assert (said["trained_on"], said["group_by"]) == ("ratings.csv", "prompt")
@@ -87,9 +109,8 @@ def test_a_run_folder_is_complete(train: Train, demo: list[Sample], tmp_path: Pa
     assert said["diagnosis"] == result.diagnosis != ""
 
 
-def test_splits_are_apart_by_prompt_and_written_as_used(train: Train, demo: list[Sample], tmp_path: Path) -> None:
-    train()
-    rows = read_rows(tmp_path / "run" / "splits.parquet")
+def test_no_prompt_is_in_both_parts(result: TrainResult, demo: list[Sample]) -> None:
+    rows = read_parquet_rows(result.run / "splits.parquet")
     assert sorted(row["name"] for row in rows) == sorted(sample.name for sample in demo)
     prompts = {split: {row["prompt"] for row in rows if row["split"] == split} for split in ("train", "val")}
     assert prompts["train"]
@@ -97,17 +118,16 @@ def test_splits_are_apart_by_prompt_and_written_as_used(train: Train, demo: list
     assert not prompts["train"] & prompts["val"]
     prompt_of = {sample.name: sample.prompt for sample in demo}
     assert all(prompt_of[row["name"]] == row["prompt"] for row in rows)
-    memory = load_checkpoint(tmp_path / "run").description["prompts"]
-    assert memory == {split: sorted(map(prompt_digest, texts)) for split, texts in prompts.items()}
+    memory = load_checkpoint(result.run).description["prompts"]
+    assert memory == {split: sorted(map(hash_prompt, texts)) for split, texts in prompts.items()}
 
 
-def test_the_curves_and_the_metrics(train: Train, tmp_path: Path) -> None:
-    result = train()
-    epochs = read_rows(tmp_path / "run" / "epochs.parquet")
+def test_the_curves_and_the_metrics(result: TrainResult) -> None:
+    epochs = read_parquet_rows(result.run / "epochs.parquet")
     assert [(row["epoch"], row["split"]) for row in epochs] == [(e, s) for e in (1, 2, 3) for s in ("train", "val")]
     assert all(math.isfinite(row["loss"]) and row["run"] == "run" for row in epochs)
     assert epochs[-2]["loss"] < epochs[0]["loss"]
-    rows = read_rows(tmp_path / "run" / "metrics.parquet")
+    rows = read_parquet_rows(result.run / "metrics.parquet")
     kinds = {(row["target"], row["metric"]) for row in rows}
     both = [(target, metric) for target in ("quality", "consistency") for metric in METRICS]
     assert kinds >= {*both, ("zero_shot_cosine", "srocc"), ("zero_shot_cosine", "plcc")}
@@ -120,20 +140,20 @@ def test_the_curves_and_the_metrics(train: Train, tmp_path: Path) -> None:
 def test_without_a_validation_part(train: Train, tmp_path: Path, demo: list[Sample]) -> None:
     result = train(val_fraction=0, checkpoint="last")
     assert (result.n_train, result.n_val, result.metrics, result.chosen_on_val) == (len(demo), 0, [], False)
-    assert {row["split"] for row in read_rows(tmp_path / "run" / "splits.parquet")} == {"train"}
+    assert {row["split"] for row in read_parquet_rows(tmp_path / "run" / "splits.parquet")} == {"train"}
 
 
 # --- a split that was saved
 
 
-def test_the_parts_of_an_earlier_run(train: Train, tmp_path: Path) -> None:
-    """Another seed would draw other parts; with the first run's table they are its parts."""
-    train("first", seed=3)
+def test_a_saved_split_is_used(train: Train, tmp_path: Path) -> None:
+    """Another seed draws other parts; with the splits table of the first run it has the parts of that run."""
+    train("first", seed=3, epochs=1)
     used = tmp_path / "first" / "splits.parquet"
     other = train("other", seed=0, epochs=1)
     again = train("again", seed=0, epochs=1, splits=used)
     sides = [
-        {row["name"]: row["split"] for row in read_rows(tmp_path / name / "splits.parquet")}
+        {row["name"]: row["split"] for row in read_parquet_rows(tmp_path / name / "splits.parquet")}
         for name in ("first", "other", "again")
     ]
     assert sides[0] == sides[2] != sides[1]
@@ -142,18 +162,13 @@ def test_the_parts_of_an_earlier_run(train: Train, tmp_path: Path) -> None:
     assert (said["group_by"], said["source"]["splits"]) == (None, str(used))
 
 
-def test_a_persons_split_by_image_is_told(train: Train, demo: list[Sample], tmp_path: Path) -> None:
+def test_a_saved_split_with_shared_prompts_is_reported(train: Train, demo: list[Sample], tmp_path: Path) -> None:
     lines = [f"{sample.name},{'val' if row % 3 == 0 else 'train'}" for row, sample in enumerate(demo)]
     (tmp_path / "s.csv").write_text("\n".join(["name,split", *lines]))
-    said: list[str] = []
-
-    class Listening(Silent):
-        def say(self, message: str) -> None:
-            said.append(message)
-
-    result = train(epochs=1, splits=tmp_path / "s.csv", progress=Listening())
+    progress = RecordingProgress()
+    result = train(epochs=1, splits=tmp_path / "s.csv", progress=progress)
     assert (result.n_train, result.n_val) == (32, 16)
-    assert any("prompts are in both parts of the saved split" in message for message in said)
+    assert any("prompts are in both parts of the saved split" in line for line in progress.lines)
 
 
 @pytest.mark.parametrize(
@@ -179,27 +194,23 @@ def test_a_split_that_cannot_be_trained_on(
 # --- the same again
 
 
-@pytest.mark.parametrize("freeze", ["all", "partial"])
-def test_a_seed_decides_everything(freeze: str, train: Train, tmp_path: Path) -> None:
-    results = [train("a", freeze=freeze), train("b", freeze=freeze, cache=False), train("c", freeze=freeze, seed=1)]
-    curves = [
-        [{key: row[key] for key in ("epoch", "split", "loss", "srocc_q", "plcc_c")} for row in result.epochs]
-        for result in results
-    ]
+def test_the_seed_decides_the_run_with_and_without_a_cache(train: Train, tmp_path: Path) -> None:
+    results = [train("a"), train("b", cache=False), train("c", seed=1)]
+    columns = ("epoch", "split", "loss", "srocc_q", "plcc_c")
+    curves = [[{key: row[key] for key in columns} for row in result.epochs] for result in results]
     digests = [load_checkpoint(result.run).digest for result in results]
-    if freeze == "all":
-        assert curves[0] == curves[1]
-        assert digests[0] == digests[1]
-    else:  # stored activations are rounded to float16
-        losses = [[row["loss"] for row in curve] for curve in curves]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-2)
-        assert digests[0] == load_checkpoint(train("d", freeze=freeze).run).digest
-    assert curves[0] != curves[2]
-    assert digests[0] != digests[2]
+    assert curves[0] == curves[1] != curves[2]
+    assert digests[0] == digests[1] != digests[2]
 
 
-def test_labels_that_mean_nothing_are_not_learnt(train: Train, demo: list[Sample], tmp_path: Path) -> None:
-    """Held-out agreement with shuffled scores is noise: a leak between the parts would show here."""
+def test_the_seed_decides_a_partly_frozen_run(train: Train, tmp_path: Path) -> None:
+    digests = [load_checkpoint(train(name, freeze="partial", epochs=1).run).digest for name in ("a", "b")]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+def test_shuffled_scores_are_not_predicted(train: Train, demo: list[Sample], tmp_path: Path) -> None:
+    """Held-out agreement with shuffled scores is noise, unless training rows leak into the validation part."""
     order = np.random.default_rng(3).permutation(len(demo))
     shuffled = [
         dataclasses.replace(sample, mos_quality=demo[i].mos_quality, mos_align=demo[i].mos_align)
@@ -224,8 +235,8 @@ def test_bad_images_are_skipped_and_recorded(train: Train, demo: list[Sample], t
     for name, data in (("empty.jpg", b""), ("blank.jpg", whole), ("cut.jpg", whole[: len(whole) // 2])):
         (folder / name).write_bytes(data)
     table = write_table(tmp_path / "bad.csv", demo, *bad)
-    told = Told()
-    result = train(source=Source(table, folder), progress=told)
+    progress = RecordingProgress()
+    result = train(source=Source(table, folder), progress=progress)
     skipped = {row["name"]: row["reason"] for row in json.loads((result.run / "run.json").read_text())["skipped"]}
     assert skipped == {
         "empty.jpg": "not_an_image",
@@ -234,7 +245,7 @@ def test_bad_images_are_skipped_and_recorded(train: Train, demo: list[Sample], t
         "cut.jpg": "truncated",
     }
     assert result.n_train + result.n_val == len(demo)
-    assert [line for line in told.lines if line.startswith("Left out 4 rows: ")]
+    assert [line for line in progress.lines if line.startswith("Left out 4 rows: ")]
     clean = train("clean")
     assert load_checkpoint(clean.run).digest == load_checkpoint(result.run).digest
 
@@ -267,8 +278,9 @@ def test_a_wrong_table_writes_nothing(content: str, part: str, train: Train, tmp
         ({"group_by": "artist"}, "found 'artist'"),
         ({"loss": "mse+huber"}, "found 'huber'"),
         ({"backbone": "nothing"}, "found 'nothing'"),
-        ({"freeze_layers": 5}, "found 5"),
-        ({"freeze_layers": -1}, "found -1"),
+        ({"freeze": "partial", "freeze_layers": 5}, "the blocks of local-dir:.*'s image tower, found 5"),
+        ({"freeze": "partial", "freeze_layers": -1}, "found -1"),
+        ({"freeze_layers": 2}, "freeze_layers, found all"),
     ],
 )
 def test_a_wrong_setting_writes_nothing(setting: dict[str, Any], message: str, train: Train, tmp_path: Path) -> None:
@@ -315,7 +327,9 @@ def test_images_without_a_table(train: Train, tmp_path: Path) -> None:
 def test_an_output_is_kept_unless_told_otherwise(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_checkpoint(train().run).digest
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    monkeypatch.setattr(ratings, "digest_of", lambda path: pytest.fail("read images before it looked at the output"))
+    monkeypatch.setattr(
+        ratings, "hash_image_file", lambda path: pytest.fail("the images are read before the output is checked")
+    )
     with pytest.raises(AigcError) as caught:
         train(seed=1)
     assert caught.value.message == f"The output {tmp_path / 'run'} exists."
@@ -327,7 +341,7 @@ def test_an_output_is_kept_unless_told_otherwise(train: Train, tmp_path: Path, m
 
 def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = train("good", epochs=1, scheduler="constant", warmup_ratio=0)
-    plain, batches = tally.loss_named, [0]
+    plain, batches = epoch_stats.make_loss, [0]
 
     def breaks(name: str) -> Callable[[Tensor, Tensor], Tensor]:
         loss = plain(name)
@@ -339,8 +353,8 @@ def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monk
         return total
 
     per_epoch = 2 * (math.ceil(good.n_train / 16) + 1)  # both targets, the training batches and one of validation
-    monkeypatch.setattr(tally, "loss_named", breaks)
-    with pytest.raises(Diverged) as caught:
+    monkeypatch.setattr(epoch_stats, "make_loss", breaks)
+    with pytest.raises(Divergence) as caught:
         train(scheduler="constant", warmup_ratio=0)
     assert caught.value.exit_code == 6
     assert caught.value.message == "Training diverged: the loss became nan in epoch 2."
@@ -354,27 +368,21 @@ def test_divergence_keeps_the_last_good_epoch(train: Train, tmp_path: Path, monk
     assert (said["status"], said["kept_epoch"]) == ("diverged: the loss became nan in epoch 2", 1)
 
 
-def test_frozen_layers_are_a_depth(train: Train, tmp_path: Path, settings: dict[str, str]) -> None:
-    result = train(freeze_layers=3)
+def test_frozen_layers_are_counted_in_the_image_tower(train: Train, tmp_path: Path) -> None:
+    result = train(freeze="partial", freeze_layers=3, epochs=1)
     recipe = Recipe(**read_recipe(tmp_path / "run" / "recipe.yaml"))
-    assert (recipe.freeze, recipe.freeze_depth) == ("partial", 0.75)
-    text = (tmp_path / "run" / "recipe.yaml").read_text()
-    assert "freeze_depth: 0.75  # flag, 3 of 4 blocks\n" in text
+    assert (recipe.freeze, recipe.freeze_layers) == ("partial", 3)
     names = {name for name in load_checkpoint(result.run).tensors if name.startswith("backbone.")}
     assert any("resblocks.3." in name for name in names)
     assert not any(f"resblocks.{block}." in name for name in names for block in (0, 1, 2))
-    with pytest.raises(AigcError) as caught:
-        with_frozen_layers(resolve(settings), 5)
-    name = settings["backbone"]
-    assert caught.value.message == (f"Expected --freeze-layers of 0 to 4, the blocks of {name}'s image tower, found 5.")
 
 
-def test_what_is_frozen_stays_as_it_was(train: Train, settings: dict[str, str]) -> None:
-    frozen = load_checkpoint(train("frozen").run).tensors
+def test_a_checkpoint_holds_what_was_trained(train: Train, settings: dict[str, str]) -> None:
+    frozen = load_checkpoint(train("frozen", epochs=1).run).tensors
     assert all(name.startswith("heads.") for name in frozen)
-    learnt = load_checkpoint(train("learnt", freeze="none").run).tensors
+    learnt = load_checkpoint(train("learnt", freeze="none", epochs=1).run).tensors
     before = load_backbone(settings["backbone"]).modules().state_dict(prefix="backbone.")
-    moved = [name for name in before if not torch.equal(before[name], learnt[name])]
+    moved = [name for name in before if not np.array_equal(before[name].numpy(), learnt[name])]
     assert len(moved) > len(before) / 2
 
 
@@ -382,29 +390,31 @@ def test_what_is_frozen_stays_as_it_was(train: Train, settings: dict[str, str]) 
 
 
 def test_a_run_folder_has_a_new_name(tmp_path: Path) -> None:
-    first = default_run("recipes/my.yaml", tmp_path)
+    first = name_run_folder("recipes/my.yaml", tmp_path)
     assert first.name.endswith("-my")
     first.mkdir()
-    assert default_run("recipes/my.yaml", tmp_path) != first
-    assert default_run(None, tmp_path).name.endswith("-default")
+    assert name_run_folder("recipes/my.yaml", tmp_path) != first
+    assert name_run_folder(None, tmp_path).name.endswith("-default")
 
 
 def test_notes_say_what_the_backbone_makes_of_the_rates(settings: dict[str, str]) -> None:
-    assert factor_notes(Recipe(freeze="all")) == {}
-    assert factor_notes(resolve(settings | {"freeze": "none"}).recipe) == {}
-    assert factor_notes(Recipe(freeze="partial")).keys() == {"lr", "lr_backbone", "lr_text"}
-    assert factor_notes(Recipe(freeze="partial", freeze_text="all")).keys() == {"lr", "lr_backbone"}
-    assert factor_notes(Recipe(freeze="all", freeze_text="partial")).keys() == {"lr", "lr_text"}
+    assert describe_rates(Recipe(freeze="all")) == {}
+    assert describe_rates(resolve_recipe(settings | {"freeze": "none"}).recipe) == {}
+    assert describe_rates(Recipe(freeze="partial")).keys() == {"lr", "lr_backbone"}
+    assert describe_rates(Recipe(freeze="partial", freeze_text="all")).keys() == {"lr", "lr_backbone"}
+    assert describe_rates(Recipe(freeze="all", freeze_text="partial")).keys() == {"lr", "lr_backbone"}
 
 
 def test_warnings_are_said(train: Train) -> None:
-    told = Told()
-    train(progress=told, batch_size=4)
-    assert "batch_size = 4 (flag) is outside its sensible range 8 to 128." in told.lines
+    progress = RecordingProgress()
+    train(progress=progress, batch_size=4)
+    assert "batch_size = 4 (flag) is outside its sensible range 8 to 128." in progress.lines
 
 
 def test_a_resolved_recipe_is_enough(settings: dict[str, str], source: Source, tmp_path: Path) -> None:
     """The workflow works from Python without sources or warnings."""
-    recipe = resolve(settings | {"epochs": "1"}).recipe
-    plain = Resolved(recipe, dict.fromkeys(dataclasses.asdict(recipe), "python"), ())
-    assert train_model(plain, source, tmp_path / "deep" / "run", progress=Silent(), device="cpu").kept_epoch == 1
+    recipe = resolve_recipe(settings | {"epochs": "1"}).recipe
+    plain = ResolvedRecipe(recipe, dict.fromkeys(dataclasses.asdict(recipe), "python"), ())
+    output = Output(tmp_path / "deep" / "run")
+    result = train_model(plain, source, output, HeldOutSource(), Compute("cpu"), SilentProgress())
+    assert result.kept_epoch == 1

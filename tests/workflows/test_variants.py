@@ -6,12 +6,12 @@ import pytest
 
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import Recipe, read_recipe
-from aigc_cli.workflows.ablate.variants import IDEAS, from_file, from_grid, from_recipes, recipes_of
+from aigc_cli.workflows.ablate.variants import IDEAS, apply_variants, make_grid, read_recipe_variants, read_variants
 
 
 def test_the_four_ideas() -> None:
     assert list(IDEAS) == ["traditional", "residual", "residual + partial freeze", "residual + all frozen"]
-    found = recipes_of(Recipe(), IDEAS)
+    found = apply_variants(Recipe(), IDEAS)
     assert [(r.residual, r.freeze) for r in found.values()] == [
         (False, "none"),
         (True, "none"),
@@ -23,25 +23,25 @@ def test_the_four_ideas() -> None:
 
 def test_whole_recipes(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: quick\nlr: 2e-4\n")
-    found = from_recipes(["small", str(tmp_path / "mine.yaml")])
+    found = read_recipe_variants(["small", str(tmp_path / "mine.yaml")])
     assert list(found) == ["small", "mine"]
     assert found["mine"] == read_recipe(tmp_path / "mine.yaml")
     with pytest.raises(AigcError, match="found 'smal'"):
-        from_recipes(["smal"])
+        read_recipe_variants(["smal"])
     with pytest.raises(AigcError, match="recipes of different names"):
-        from_recipes(["small", "small"])
+        read_recipe_variants(["small", "small"])
 
 
 def test_a_grid_has_every_combination() -> None:
-    assert from_grid(["lr=1e-5,3e-5", "freeze-depth=0.75"]) == {
+    assert make_grid(["lr=1e-5,3e-5", "freeze-depth=0.75"]) == {
         "lr=1e-5, freeze_depth=0.75": {"lr": 1e-5, "freeze_depth": 0.75},
         "lr=3e-5, freeze_depth=0.75": {"lr": 3e-5, "freeze_depth": 0.75},
     }
-    assert from_grid(["residual=true,false"]) == {
+    assert make_grid(["residual=true,false"]) == {
         "residual=true": {"residual": True},
         "residual=false": {"residual": False},
     }
-    assert from_grid(["loss=mse,l1+plcc"]) == {"loss=mse": {"loss": "mse"}, "loss=l1+plcc": {"loss": "l1+plcc"}}
+    assert make_grid(["loss=mse,l1+plcc"]) == {"loss=mse": {"loss": "mse"}, "loss=l1+plcc": {"loss": "l1+plcc"}}
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_a_grid_has_every_combination() -> None:
 )
 def test_a_grid_that_can_not_be(texts: list[str], message: str) -> None:
     with pytest.raises(AigcError, match=message):
-        from_grid(texts)
+        make_grid(texts)
 
 
 def test_variants_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "variants.yaml"
     file.write_text("as it is:\ndeeper: {freeze_depth: 0.9, lr: 1e-5}\nfrozen:\n  extends: small\n  epochs: 3\n")
-    found = from_file(file)
+    found = read_variants(file)
     assert list(found) == ["as it is", "deeper", "frozen"]
     assert found["as it is"] == {}
     assert found["deeper"] == {"freeze_depth": 0.9, "lr": 1e-5}
@@ -90,4 +90,4 @@ def test_variants_of_ones_own(tmp_path: Path) -> None:
 def test_a_file_of_variants_that_can_not_be(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "v.yaml").write_text(text)
     with pytest.raises(AigcError, match=message):
-        from_file(tmp_path / "v.yaml")
+        read_variants(tmp_path / "v.yaml")

@@ -1,31 +1,43 @@
-"""`aigc verify`: a table that is what the model says passes, and any other is told apart."""
+"""`aigc verify`: accepts a table that the model reproduces, and reports every other one."""
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from scored import score
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
-from aigc_cli.storage.results import TableWriter, iter_rows, read_metadata
-from aigc_cli.workflows.score.score import score_folder
+from aigc_cli.storage.results import TableWriter, iterate_rows, read_table_metadata
 from aigc_cli.workflows.verify import Verification
-from aigc_cli.workflows.verify import verify as run
+from aigc_cli.workflows.verify import verify_table as run
 
 SUFFIXES = ("parquet", "csv", "jsonl")
 
 
-@pytest.fixture
-def images(demo: list[Sample], tmp_path: Path) -> Path:
-    """12 images under names that a CSV has to quote and a terminal must not see, and one that is damaged."""
-    folder = tmp_path / "images"
+@pytest.fixture(scope="module")
+def made(demo: list[Sample], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`images` with 12 images whose names a CSV must quote and a terminal must not show, and a damaged one; and tables.
+
+    The tables t.parquet, t.csv and t.jsonl hold their scores.
+    """
+    place = tmp_path_factory.mktemp("verified")
+    folder = place / "images"
     folder.mkdir()
     for i, sample in enumerate(demo[:12]):
         (folder / f"{'=-+'[i % 3]}{i:02}\x1b[3{i}m\udcff.jpg").write_bytes(sample.path.read_bytes())
     (folder / "bad.jpg").write_bytes(b"")
-    return folder
+    for suffix in SUFFIXES:
+        score(folder, place / f"t.{suffix}", tiny_model, prompt="=a fox")
+    return place
+
+
+@pytest.fixture
+def images(made: Path) -> Path:
+    return made / "images"
 
 
 @pytest.fixture
@@ -34,18 +46,20 @@ def verify(tiny_model: Path, images: Path) -> Callable[..., Verification]:
 
 
 @pytest.fixture
-def table(tiny_model: Path, images: Path, tmp_path: Path) -> Callable[[str], Path]:
-    def make(suffix: str) -> Path:
-        path = tmp_path / f"t.{suffix}"
-        score_folder(images, path, model=tiny_model, device="cpu", prompt="=a fox")
-        return path
+def table(made: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that copies a table with what lies beside it."""
 
-    return make
+    def copy(suffix: str) -> Path:
+        for path in made.glob(f"t.{suffix}*"):
+            shutil.copy(path, tmp_path)
+        return tmp_path / f"t.{suffix}"
+
+    return copy
 
 
 def rewritten(path: Path, change: Callable[[dict], dict] = lambda row: row, **metadata: str) -> None:  # type: ignore[type-arg]
     """The table with changed rows, or with other metadata."""
-    rows, said = list(iter_rows(path)), read_metadata(path)
+    rows, said = list(iterate_rows(path)), read_table_metadata(path)
     said = {key: text for key, text in said.items() if key not in ("schema", "schema_version", "ARROW:schema")}
     with TableWriter(path, "scores", said | metadata) as writer:
         writer.write([change(dict(row)) for row in rows])
@@ -66,7 +80,7 @@ def test_what_was_just_scored_is_verified(
 def test_without_a_folder_the_paths_of_the_table_are_followed(
     table: Callable[[str], Path], verify: Callable[..., Verification]
 ) -> None:
-    """Though they are shown with escapes where a terminal must not see what they hold."""
+    """The table escapes bytes that a terminal must not show; the files are found all the same."""
     found = verify(table("parquet"), images=None)
     assert (found.checked, found.problems) == (12, [])
 
@@ -76,7 +90,7 @@ def test_a_prompt_that_csv_had_to_rewrite_is_not_checked(
 ) -> None:
     for suffix, checked in (("csv", 0), ("parquet", 12)):
         path = tmp_path / f"t.{suffix}"
-        score_folder(images, path, model=tiny_model, device="cpu", prompt="a \x1b[31m fox")
+        score(images, path, tiny_model, prompt="a \x1b[31m fox")
         found = verify(path)
         assert (found.checked, found.problems) == (checked, [])
 
@@ -84,7 +98,7 @@ def test_a_prompt_that_csv_had_to_rewrite_is_not_checked(
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_score_that_moved(suffix: str, table: Callable[[str], Path], verify: Callable[..., Verification]) -> None:
     path = table(suffix)
-    name = next(row["name"] for row in iter_rows(path) if row["status"] == "ok")
+    name = next(row["name"] for row in iterate_rows(path) if row["status"] == "ok")
     rewritten(path, lambda row: row | ({"consistency": row["consistency"] + 0.002} if row["name"] == name else {}))
     (problem,) = verify(path).problems
     assert problem == f"{name}: moved by 0.0020 MOS"
@@ -105,15 +119,16 @@ def test_another_model(key: str, table: Callable[[str], Path], verify: Callable[
 
 
 def test_images_that_changed(
-    table: Callable[[str], Path], verify: Callable[..., Verification], images: Path, demo: list[Sample]
+    table: Callable[[str], Path], verify: Callable[..., Verification], images: Path, demo: list[Sample], tmp_path: Path
 ) -> None:
-    path = table("parquet")
-    one, two, *_ = sorted(images.glob("[!b]*"))
+    path, own = table("parquet"), tmp_path / "images"
+    shutil.copytree(images, own)
+    one, two, *_ = sorted(own.glob("[!b]*"))
     one.write_bytes(demo[40].path.read_bytes())
     two.unlink()
-    first, second = verify(path).problems
+    first, second = verify(path, images=own).problems
     assert "moved by" in first
-    assert "can't be read any more (missing_file)" in second
+    assert "can no longer be read (missing_file)" in second
 
 
 def test_a_sample_follows_its_seed(table: Callable[[str], Path], verify: Callable[..., Verification]) -> None:

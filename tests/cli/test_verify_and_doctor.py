@@ -24,14 +24,14 @@ def test_verify(images: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert aigc("score", images, "-o", table, *options).code == 0
     code, out, err = aigc("verify", table, *options)
     assert (code, err) == (0, "")
-    assert out.startswith("Verified: 4 of 4 rows scored again; the largest change is ")
+    assert out.startswith("Verified: 4 of 4 rows scored again; largest change ")
     lines = table.read_text().splitlines()
     cells = lines[1].split(",")
     cells[4] = "4.99"
     table.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]))
     code, out, err = aigc("verify", table, *options)
     assert (code, err) == (3, "")
-    assert out.startswith(f"Not as the table says (4 of 4 rows scored again):\n  {cells[0]}: moved by ")
+    assert out.startswith(f"Different from the table (4 of 4 rows scored again):\n  {cells[0]}: ")
     code, out, _ = aigc("verify", table, *options, "--json")
     assert (code, json.loads(out)["checked"], len(json.loads(out)["problems"])) == (3, 4, 1)
     code, out, err = aigc("verify", tmp_path / "no.csv", *options)
@@ -48,8 +48,8 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert code == 4
     assert "WRONG cache" in out
     assert "\x1b" not in out + err
-    assert err.splitlines()[-1].strip() == "Set AIGC_CACHE to a folder that can."
-    monkeypatch.setattr(doctor, "examine", lambda backbone: [doctor.Check("x", "y", False, "mend it")])
+    assert err.splitlines()[-1].strip() == "Set AIGC_CACHE to a writable folder."
+    monkeypatch.setattr(doctor, "check_machine", lambda backbone: [doctor.Check("x", "y", False, "Replace it.")])
     code, out, err = aigc("doctor", "--json")
-    assert (code, json.loads(out)) == (4, [{"name": "x", "found": "y", "ok": False, "mend": "mend it"}])
-    assert err == "aigc: x: y.\n      mend it\n"
+    assert (code, json.loads(out)) == (4, [{"name": "x", "found": "y", "ok": False, "remedy": "Replace it."}])
+    assert err == "aigc: x: y.\n      Replace it.\n"

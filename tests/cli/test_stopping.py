@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code", "word"),
     [(signal.SIGTERM, 143, "Terminated"), (signal.SIGINT, 130, "Interrupted")],

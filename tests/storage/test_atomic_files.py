@@ -1,4 +1,4 @@
-"""Plain files: a result is whole or it is not there, and an output that must not be written is refused before."""
+"""Atomic files and folders, and the check of an output before a computation."""
 
 import os
 import stat
@@ -11,21 +11,22 @@ from typing import Literal
 import pytest
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.storage import files
-from aigc_cli.storage.files import (
+from aigc_cli.storage import atomic_files
+from aigc_cli.storage.atomic_files import (
     LOCK,
+    TABLE_SUFFIXES,
     check_output,
     discard_folder,
+    fill_atomic_folder,
+    open_atomic,
     read_json,
-    sweep,
-    whole_file,
-    whole_folder,
+    sweep_leftovers,
     write_json,
     write_text,
 )
 
 
-def refused(call: Callable[[], object], kind: type[AigcError], message: str, hint: str) -> None:
+def expect_error(call: Callable[[], object], kind: type[AigcError], message: str, hint: str) -> None:
     with pytest.raises(AigcError) as caught:
         call()
     assert (type(caught.value), caught.value.message, caught.value.hint) == (kind, message, hint)
@@ -40,7 +41,7 @@ def test_a_block_that_raises_leaves_the_old_file(tmp_path: Path, mode: Literal["
     path.write_text("old")
 
     def stop_half_way() -> None:
-        with whole_file(path, mode) as stream:
+        with open_atomic(path, mode) as stream:
             stream.write("new" if mode == "w" else b"new")
             raise RuntimeError("half way")
 
@@ -52,7 +53,7 @@ def test_a_block_that_raises_leaves_the_old_file(tmp_path: Path, mode: Literal["
 
 def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:
     path = tmp_path / "result.txt"
-    with whole_file(path) as stream:
+    with open_atomic(path) as stream:
         stream.write("new\r\nline")
         stream.flush()
         assert not path.exists()
@@ -67,8 +68,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
-    refused(
+    monkeypatch.setattr(atomic_files.os, "fsync", full)
+    expect_error(
         lambda: write_text(path, "new"),
         EnvironmentProblem,
         f"{path} could not be written: No space left on device.",
@@ -113,18 +114,18 @@ def test_an_output_that_exists(tmp_path: Path) -> None:
     table, run = tmp_path / "t.csv", tmp_path / "run"
     table.write_text("old")
     run.mkdir()
-    check_output(run, overwrite=False, suffixes=())  # an empty folder holds nothing to lose
+    check_output(run, overwrite=False, suffixes=())  # nothing can be lost in an empty folder
     (run / "run.json").write_text("{}")
     hint = "Add --overwrite, or choose another place with -o."
-    refused(lambda: check_output(table, overwrite=False), AigcError, f"The output {table} exists.", hint)
-    refused(lambda: check_output(run, overwrite=False, suffixes=()), AigcError, f"The output {run} exists.", hint)
+    expect_error(lambda: check_output(table, overwrite=False), AigcError, f"The output {table} exists.", hint)
+    expect_error(lambda: check_output(run, overwrite=False, suffixes=()), AigcError, f"The output {run} exists.", hint)
     check_output(run, overwrite=True, suffixes=())
 
 
 @pytest.mark.parametrize("name", ["t.txt", "t", "t.PARQUET", "t.parquet.gz", ".csv"])
 def test_another_suffix(tmp_path: Path, name: str) -> None:
     message = f"Expected an output ending in .parquet, .csv, .jsonl, found {tmp_path / name}."
-    refused(lambda: check_output(tmp_path / name, overwrite=True), AigcError, message, "Change -o.")
+    expect_error(lambda: check_output(tmp_path / name, overwrite=True), AigcError, message, "Change -o.")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -138,7 +139,7 @@ def test_links_devices_and_folders(tmp_path: Path, overwrite: bool) -> None:
     os.mkfifo(pipe)
     for path in (folder, link, dead, pipe):
         message = f"Expected a plain file for the output, found a link, device or folder: {path}."
-        refused(lambda p=path: check_output(p, overwrite=overwrite), AigcError, message, "Change -o.")
+        expect_error(lambda p=path: check_output(p, overwrite=overwrite), AigcError, message, "Change -o.")
     assert (tmp_path / "target.csv").read_text() == "precious"
 
 
@@ -146,13 +147,13 @@ def test_a_file_where_a_folder_is_meant(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_text("precious")
     message = f"Expected a folder for the output, found a file: {path}."
-    refused(lambda: check_output(path, overwrite=True, suffixes=()), AigcError, message, "Change -o.")
+    expect_error(lambda: check_output(path, overwrite=True, suffixes=()), AigcError, message, "Change -o.")
 
 
 def test_a_table_makes_no_folders(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "t.csv"
     message = f"The folder {path.parent} does not exist."
-    refused(lambda: check_output(path, overwrite=False), EnvironmentProblem, message, "Make it, or change -o.")
+    expect_error(lambda: check_output(path, overwrite=False), EnvironmentProblem, message, "Create it, or change -o.")
 
 
 def test_a_run_makes_its_folders(tmp_path: Path) -> None:
@@ -162,14 +163,14 @@ def test_a_run_makes_its_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["run", "deep/run"])
 def test_a_run_below_a_file(tmp_path: Path, below: str) -> None:
-    """Found out before hours of training, not after."""
+    """The error comes before hours of training, not after."""
     (tmp_path / "file").write_text("precious")
     with pytest.raises(AigcError, match="file"):
         check_output(tmp_path / "file" / below, overwrite=False, suffixes=())
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    for path, suffixes in ((tmp_path / f"{'x' * 300}.csv", files.TABLE_SUFFIXES), (tmp_path / ("x" * 300), ())):
+    for path, suffixes in ((tmp_path / f"{'x' * 300}.csv", TABLE_SUFFIXES), (tmp_path / ("x" * 300), ())):
         with pytest.raises(AigcError, match="xxxxx"):
             check_output(path, overwrite=False, suffixes=suffixes)
 
@@ -178,7 +179,7 @@ UNWRITABLE = """
 import os, sys
 from pathlib import Path
 from aigc_cli.errors import AigcError
-from aigc_cli.storage.files import check_output
+from aigc_cli.storage.atomic_files import check_output
 if os.geteuid() == 0:
     os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
 for path, suffixes in ((Path(sys.argv[1], "t.csv"), (".csv",)), (Path(sys.argv[1], "run", "a"), ())):
@@ -190,18 +191,20 @@ for path, suffixes in ((Path(sys.argv[1], "t.csv"), (".csv",)), (Path(sys.argv[1
 
 
 def test_an_unwritable_folder_as_an_ordinary_user() -> None:
-    """In a process of its own: root may write everywhere, so the test gives its rights up."""
+    """In another process: root may write everywhere, so the process gives up its rights."""
     import tempfile
 
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+    with tempfile.TemporaryDirectory() as name:  # other users cannot enter the folders of pytest
         folder = Path(name, "closed")
         folder.mkdir()
         folder.chmod(0o555)
         Path(name).chmod(0o755)
-        plain = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}  # it could not write that
+        plain = {
+            key: value for key, value in os.environ.items() if "COVERAGE" not in key
+        }  # the user may not write coverage data
         line = [sys.executable, "-c", UNWRITABLE, folder]
         done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=plain)
-    shown = f"4 The folder {folder} can't be written. Change its permissions, or -o."
+    shown = f"4 The folder {folder} is not writable. Change its permissions, or -o."
     assert (done.stdout.splitlines(), done.stderr) == ([shown, shown], "")
 
 
@@ -216,14 +219,14 @@ def test_a_folder_appears_whole_or_the_old_one_stays(there: bool, tmp_path: Path
         (path / "old").write_text("old")
 
     def stop_half_way() -> None:
-        with whole_folder(path) as folder:
+        with fill_atomic_folder(path) as folder:
             (folder / "new").write_text("half")
             raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError, match="half way"):
         stop_half_way()
     assert [p.name for p in tmp_path.rglob("*")] == (["checkpoint", "old"] if there else [])
-    with whole_folder(path) as folder:
+    with fill_atomic_folder(path) as folder:
         (folder / "new").write_text("new")
     assert [p.name for p in tmp_path.rglob("*")] == ["checkpoint", "new"]
 
@@ -240,7 +243,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Path, "rename", rename)
     failed = pytest.raises(EnvironmentProblem, match="checkpoint could not be written: Input/output error")
-    with failed, whole_folder(path) as folder:
+    with failed, fill_atomic_folder(path) as folder:
         (folder / "new").write_text("new")
     assert [p.name for p in tmp_path.rglob("*")] == ["checkpoint", "old"]
 
@@ -253,35 +256,35 @@ def test_a_folder_that_is_discarded(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_our_own_leavings_are_swept(tmp_path: Path) -> None:
+def test_only_temporary_files_of_this_project_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".aigc-folder").mkdir()
     (tmp_path / ".aigc-folder" / "x").write_text("x")
     (tmp_path / ".aigc-file").write_text("x")
     (tmp_path / ".aigc-link").symlink_to(tmp_path)
     for name in (LOCK, ".aigc", "mine.txt"):
         (tmp_path / name).write_text("x")
-    sweep(tmp_path, tmp_path / "nowhere")
+    sweep_leftovers(tmp_path, tmp_path / "nowhere")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".aigc", LOCK, "mine.txt"]
 
 
 def test_a_system_that_cannot_open_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = os.open
 
-    def opened(path: Path, flags: int, *more: int) -> int:
+    def open_files_only(path: Path, flags: int, *more: int) -> int:
         if Path(path).is_dir():
             raise PermissionError(13, "Permission denied")
         return honest(path, flags, *more)
 
-    monkeypatch.setattr(files.os, "open", opened)
-    with whole_folder(tmp_path / "a") as folder:
+    monkeypatch.setattr(atomic_files.os, "open", open_files_only)
+    with fill_atomic_folder(tmp_path / "a") as folder:
         (folder / "x").write_text("x")
     assert (tmp_path / "a" / "x").read_text() == "x"
 
 
-# --- what others wrote
+# --- untrusted JSON
 
 
-def test_json_that_is_none(tmp_path: Path) -> None:
+def test_invalid_json_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"name": "caf\udce9", "é": [1]})
     assert read_json(path) == {"name": "caf\udce9", "é": [1]}
@@ -292,6 +295,6 @@ def test_json_that_is_none(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(OSError, match="No such file"):
         read_json(path)
-    os.mkfifo(path)  # would wait for ever
-    with pytest.raises(OSError, match="no regular file"):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="it is a folder, pipe, socket or device"):
         read_json(path)
