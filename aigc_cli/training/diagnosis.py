@@ -187,7 +187,7 @@ RULES: tuple[Rule, ...] = (
         "even the training images are not learnt",
         (_raise_lr, _add_epochs, _freeze_less),
     ),
-    Rule("overfit", _find_overfitting, "images are learnt by heart", (_freeze_more, _raise_dropout, _raise_decay)),
+    Rule("overfit", _find_overfitting, "the model memorises images", (_freeze_more, _raise_dropout, _raise_decay)),
     Rule("saturated residual", _find_saturation, "the scale is too small", (_widen_scale,)),
     Rule("unused residual", _find_unused, "the correction is hardly used", (_narrow_scale, _raise_lr)),
     Rule("one target lagging", _find_lag, "one target is far behind the other", (_shift_weight,)),

@@ -18,6 +18,7 @@ def given(work: Work, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return (*work.rated, "--folds", "2", "--epochs", "1", "-o", "out")
 
 
+@pytest.mark.slow
 def test_ablate_prints_its_result(given: tuple[str, ...], tmp_path: Path) -> None:
     ending = aigc("ablate", *given, "--recipes", "quick,small", "--json")
     assert ending.code == 0
@@ -33,6 +34,7 @@ def test_ablate_prints_its_result(given: tuple[str, ...], tmp_path: Path) -> Non
     assert "images in training" not in resumed.err
 
 
+@pytest.mark.slow
 def test_the_tables_fit_80_columns(given: tuple[str, ...]) -> None:
     ending = aigc("ablate", *given, "--vary", "freeze=all", "--vary", "hidden-q=64,128", "--seeds", "0,1")
     assert ending.code == 0

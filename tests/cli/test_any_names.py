@@ -62,6 +62,7 @@ def test_a_scoring_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(list(iterate_rows(folder / "s.csv"))) == 9
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_and_used(work: Work, folder: Path) -> None:
     given = ("--data", folder / "r.csv", "--images", work.images, "--columns", "image=name", *GIVEN)
     shutil.copy(work.table, folder / "r.csv")

@@ -345,6 +345,7 @@ def test_eval_prints_its_result(work: Work) -> None:
     assert {row["split"] for row in iterate_rows(Path("m.csv"), "metrics")} == {"train", "val"}
 
 
+@pytest.mark.slow
 def test_crossval_prints_its_result_and_goes_on(work: Work, tmp_path: Path) -> None:
     tiny = ("--set", f"backbone={work.backbone}", "--set", "views=1", "--set", "batch-size=16", "--epochs", "1")
     plan = ("--protocol", "image", "--recipe", "quick", "--folds", "2", "--seed", "1")

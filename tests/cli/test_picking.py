@@ -155,6 +155,7 @@ def test_a_process_reads_and_writes_pipes(table: Path) -> None:
     assert process("pick", "-", "--paths", "-q", stdin=text).out == aigc("pick", table, "--paths").out
 
 
+@pytest.mark.slow
 def test_the_comparison_is_shown_within_80_columns(table: Path, tmp_path: Path) -> None:
     assert aigc("pick", table, "-o", "best.csv", "-q").code == 0
     ending = aigc("compare", table, "best.csv", "--by", "status", "--plot", "c.svg", "-o", "c.csv")

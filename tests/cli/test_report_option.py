@@ -79,6 +79,7 @@ def test_thumbs_need_a_report(work: Work) -> None:
     assert aigc("score", work.images, "--thumbs", "t").code == 2
 
 
+@pytest.mark.slow
 def test_compare_shows_the_images_of_all_tables(work: Work, tmp_path: Path) -> None:
     for name in ("a.parquet", "b.csv"):
         assert aigc("score", work.images, "--model", work.run, "-o", name, "--device", "cpu").code == 0

@@ -299,6 +299,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_any_json(data: st.DataObject) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from aigc_cli.report.plots import draw_ablation, draw_comparison
@@ -35,6 +36,7 @@ def test_trainings_of_less_than_a_second_have_an_axis(tmp_path: Path) -> None:
     assert all(f">{tick}<" in text for tick in ("0.0", "0.4", "1.0"))
 
 
+@pytest.mark.slow
 def test_the_same_points_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         draw_ablation(POINTS, [tmp_path / f"{name}.png", tmp_path / f"{name}.svg"])

@@ -56,7 +56,7 @@ def drop_seconds(facts: dict[str, Any]) -> dict[str, Any]:
     "recipe",
     [
         pytest.param(RECIPE, id="all", marks=pytest.mark.slow),
-        pytest.param(PARTIAL, id="partial"),
+        pytest.param(PARTIAL, id="partial", marks=pytest.mark.slow),
         pytest.param(PATIENT, id="patient"),
         pytest.param(NONE, id="none", marks=pytest.mark.slow),
     ],

@@ -144,6 +144,7 @@ def test_the_page_shows_every_variant(ablated: Ablated, demo: list[Sample]) -> N
     assert format_estimate(summaries[1].difference["quality"], "+.3f") in page
 
 
+@pytest.mark.slow
 def test_undecodable_images_are_not_counted(base: Recipe, demo: list[Sample], tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -237,6 +238,7 @@ def test_a_changed_plan_is_not_resumed(
 # --- failures
 
 
+@pytest.mark.slow
 def test_a_failed_variant_has_rows_with_the_reason(base: Recipe, source: Source, tmp_path: Path) -> None:
     missing = {"backbone": f"local-dir:{tmp_path / 'none'}"}
     fit = fold_driver.fit_model

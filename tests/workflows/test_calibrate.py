@@ -206,6 +206,7 @@ def test_earlier_predictions_give_the_same_calibration(
         assert place.name in found.calibration["held_out"]
 
 
+@pytest.mark.slow
 def test_other_predictions_are_refused_before_training(
     folds: TrainResult, resolved: ResolvedRecipe, source: Source, samples: list[Sample], tmp_path: Path
 ) -> None:
@@ -231,6 +232,7 @@ def test_other_predictions_are_refused_before_training(
     assert found.calibration["targets"]["quality"]["images"] == N // 2
 
 
+@pytest.mark.slow
 def test_an_ablation_without_this_recipe_names_its_variants(
     ablated: Path, resolved: ResolvedRecipe, source: Source, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_equal_names_under_other_prompts_are_no_pairs(table: Make) -> None:
         compare_tables(tables, ComparisonPlan(pair="image"))
 
 
+@pytest.mark.slow
 def test_intervals_are_as_wide_as_they_should_be(table: Make) -> None:
     """Without a difference about 1 of 20 verdicts is wrong: 6 of 20 would be far too many."""
     called = 0
@@ -201,6 +202,7 @@ def everything_in(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_folders_are_compared_as_their_tables_would_be(
     folders: tuple[Path, Path, Path], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,7 @@ def test_the_tables_of_a_cross_validation(prompts: Validated, demo: list[Sample]
         assert predicted[sample.name]["human_quality"] == pytest.approx(sample.mos_quality)
 
 
+@pytest.mark.slow
 def test_an_image_split_is_followed_by_a_prompt_split_and_warns(validate: Validate, tmp_path: Path) -> None:
     found = validate(tmp_path / "run", CrossvalPlan("tiny", "image", 2))
     names = ["image-level 2-fold", "prompt-disjoint 2-fold"]
@@ -222,6 +223,7 @@ def test_folds_by_a_column(validate: Validate, demo: list[Sample], tmp_path: Pat
         assert row["n"] == (48 if row["group"] == "all" else counts[row["group"].removeprefix("distortion=")])
 
 
+@pytest.mark.slow
 def test_repeats_draw_other_folds_and_measure_the_noise(validate: Validate, tmp_path: Path) -> None:
     found = validate(tmp_path / "run", CrossvalPlan("tiny", folds=3, repeats=2))
     assert {row["split"] for row in found.metrics} == {"prompt-disjoint 3-fold x 2"}

@@ -103,6 +103,7 @@ def test_the_figures_are_those_of_scipy(score: Evaluate, run: Path, demo: list[S
         assert {name: shown[name] for name in expected} == pytest.approx(expected, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_the_cosine_is_of_the_untrained_backbone(
     score: Evaluate, demo: list[Sample], seen: list[Sample], tiny_folder: Path, tiny_model: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_an_unknown_group_names_the_columns(score: Evaluate) -> None:
     assert caught.value.message == "Expected a column to group by out of prompt, name, distortion, found 'artist'."
 
 
+@pytest.mark.slow
 def test_another_range_of_scores(score: Evaluate, demo: list[Sample]) -> None:
     """Scores 1 to 9 instead of 0 to 5: correlations stay, errors grow with the scale."""
     moved = [
@@ -173,6 +175,7 @@ def test_what_cannot_be_rated_is_left_out(score: Evaluate, demo: list[Sample]) -
     assert found.metrics == score(kept).metrics
 
 
+@pytest.mark.slow
 def test_one_target_or_one_image(score: Evaluate, demo: list[Sample]) -> None:
     rows = score([replace(sample, mos_align=None) for sample in demo]).metrics
     assert {(row["value"], row["n"]) for row in rows if row["target"] == "consistency"} == {(None, 0)}

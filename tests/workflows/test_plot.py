@@ -67,6 +67,7 @@ def test_a_training_run(tmp_path: Path) -> None:
     assert "validation part" in text(found.files, "calibration")
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     metric = {"run": "r", "split": "unseen", "metric": "srocc", "value": 0.2, "n": 9, "group": "all"}
     table = tmp_path / "m.parquet"
@@ -84,6 +85,7 @@ def test_many_dots_are_pixels_in_an_svg(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "agreement.svg").stat().st_size < 200_000
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_left_out_and_said(tmp_path: Path) -> None:
     rows = epochs(1, srocc_c=None, saturated_q=None, saturated_c=None)
     write_table(tmp_path / "epochs.parquet", "epochs", [row for row in rows if row["split"] == "train"], {})
@@ -102,6 +104,7 @@ def test_what_is_missing_is_left_out_and_said(tmp_path: Path) -> None:
     assert half.files[0].parent == tmp_path / "half-plots"
 
 
+@pytest.mark.slow
 def test_splits_have_panels_of_their_own_and_one_repeat_is_drawn(tmp_path: Path) -> None:
     rows = predictions(split="unseen", repeat="0") + predictions(split="unseen", repeat="1")
     rows += predictions(split="train", repeat="0")
@@ -172,6 +175,7 @@ def ablation(folder: Path, cells: Sequence[tuple[str, int]]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_ablation(tmp_path: Path) -> None:
     cells = [(name, fold) for name in ("plain", "$residual$ <b>") for fold in (0, 1)]
     run = ablation(tmp_path / "run", [*cells, ("部分冻结", 0), ("unknown", 0)])

@@ -198,6 +198,7 @@ def test_another_list_of_images(run: Callable[..., ScoreSummary], folder: Path) 
     assert run(resume=True).rows == N + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["01.jpg", "35.jpg"])
 def test_other_bytes(name: str, run: Callable[..., ScoreSummary], folder: Path) -> None:
     stopped(run, 3)
@@ -223,6 +224,7 @@ def test_another_prompt(run: Callable[..., ScoreSummary], tmp_path: Path) -> Non
     assert run(resume=True).rows == N + 1
 
 
+@pytest.mark.slow
 def test_another_model_folder_or_way_of_computing(
     run: Callable[..., ScoreSummary], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ def test_a_split_that_cannot_be_trained_on(
 # --- the same again
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_run_with_and_without_a_cache(train: Train, tmp_path: Path) -> None:
     results = [train("a"), train("b", cache=False), train("c", seed=1)]
     columns = ("epoch", "split", "loss", "srocc_q", "plcc_c")
@@ -203,6 +204,7 @@ def test_the_seed_decides_the_run_with_and_without_a_cache(train: Train, tmp_pat
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_a_partly_frozen_run(train: Train, tmp_path: Path) -> None:
     digests = [load_checkpoint(train(name, freeze="partial", epochs=1).run).digest for name in ("a", "b")]
     assert digests[0] == digests[1]

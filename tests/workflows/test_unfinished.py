@@ -63,6 +63,7 @@ def break_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException, 
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
