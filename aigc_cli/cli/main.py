@@ -15,6 +15,7 @@ from aigc_cli.cli.cache import cache_app
 from aigc_cli.cli.help import SHOW_ALL, CommandList, HelpfulCommand
 from aigc_cli.cli.options import add_bundles
 from aigc_cli.errors import AigcError
+from aigc_cli.text import show_path
 
 if TYPE_CHECKING:
     from typer._click import ClickException, Context
@@ -121,6 +122,9 @@ def _explain_unexpected(error: Exception) -> int:
     no_memory = type(error).__name__ == "OutOfMemoryError" or "enough memory: you tried to allocate" in str(error)
     if isinstance(error, MemoryError) or no_memory:
         return _print_error("Out of memory; finished parts are kept.", "Close other programs and try again.", 4)
+    if isinstance(error, PermissionError) and error.filename:  # even asking whether a path exists may be forbidden
+        message = f"Expected access to {show_path(os.fsdecode(error.filename))}, found it forbidden."
+        return _print_error(message, "Change the permissions of its folders, or use another path.", 4)
     name = f"{type(error).__name__}: {error}".splitlines()[0]
     return _print_error(f"A bug in aigc: {name}", "Run again with --debug and report the output.", 1)
 

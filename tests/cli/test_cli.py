@@ -1,6 +1,7 @@
 """The command line: exit codes, what goes to stdout and what to stderr, and errors that say what to do."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -489,3 +490,26 @@ def test_what_is_no_run(place: str) -> None:
     ending = aigc("recommend", "--run", place)
     assert (ending.code, ending.out) == (2, "")
     assert ending.err.startswith(f"aigc: Expected a run folder of `aigc train` at {place}, found none of its files.\n")
+
+
+@pytest.mark.parametrize(
+    "line", ["plot FOLDER", "recommend --run FOLDER", "score . --model FOLDER", "train --recipe FOLDER"]
+)
+def test_a_path_that_may_not_be_looked_at(line: str, tmp_path: Path) -> None:
+    """Asking whether a file exists fails where a folder above it may not be entered."""
+    locked = tmp_path / "locked"
+    arguments = line.replace("FOLDER", str(locked / "inner" / "run")).split()
+    assert aigc(*arguments).code == 2  # nothing there; and everything is imported from here on
+    (locked / "inner").mkdir(parents=True)
+    locked.chmod(0)
+    user = os.geteuid()
+    if user == 0:  # whom nothing is forbidden
+        os.seteuid(65534)
+    try:
+        ending = aigc(*arguments)
+    finally:
+        os.seteuid(user)
+        locked.chmod(0o755)
+    assert ending.code == 4
+    assert "Expected access to" in ending.err
+    assert "Change the permissions" in ending.err
