@@ -15,7 +15,7 @@ from aigc_cli.cli.cache import cache_app
 from aigc_cli.cli.help import SHOW_ALL, CommandList, HelpfulCommand
 from aigc_cli.cli.options import add_bundles
 from aigc_cli.errors import AigcError
-from aigc_cli.text import show_path
+from aigc_cli.text import show_path, to_printable
 
 if TYPE_CHECKING:
     from typer._click import ClickException, Context
@@ -147,15 +147,18 @@ def _hint_usage(error: "ClickException") -> str:
 
         if (setting := unknown.removeprefix("--").replace("-", "_")) in FORMER_SETTINGS:
             return FORMER_SETTINGS[setting].replace("residual_scale_", "--residual-scale-")
-        known = [name for parameter in context.command.params for name in parameter.opts + parameter.secondary_opts]
+        known = []
+        for parameter in context.command.params:
+            if parameter.param_type_name == "option":
+                known += parameter.opts + parameter.secondary_opts
+            elif unknown == f"--{parameter.name}":
+                return f"Give it without {unknown}: `{context.command_path} {unknown.removeprefix('--').upper()}`."
         if near := difflib.get_close_matches(unknown, known, 1):
             return f"Did you mean {near[0]}?"
     return f"See `{context.command_path} --help`."
 
 
 def _print_error(message: str, hint: str, code: int) -> int:
-    from aigc_cli.text import to_printable
-
     lines = [f"aigc: {message}", *([f"      {hint}"] if hint else [])]
     for line in lines:
         print("\n".join(to_printable(part) for part in line.split("\n")), file=sys.stderr)

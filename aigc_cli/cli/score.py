@@ -14,7 +14,7 @@ from aigc_cli.cli.streams import STREAM, receive_table
 from aigc_cli.errors import AigcError
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
-from aigc_cli.report.numbers import format_interval, format_number
+from aigc_cli.report.numbers import MISSING, format_interval, format_number
 from aigc_cli.text import format_count, to_printable
 
 if TYPE_CHECKING:
@@ -151,6 +151,6 @@ def _shorten(text: str | None, width: int) -> str:
     from rich.cells import cell_len, set_cell_size
 
     if text is None:
-        return "-"
+        return MISSING
     shown = to_printable(text[: 4 * width])
     return shown if cell_len(shown) <= width else set_cell_size(shown, width - 3).rstrip() + "..."

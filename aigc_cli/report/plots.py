@@ -174,7 +174,7 @@ def draw_training(rows: Sequence[Mapping[str, Any]], kept: int | None, paths: Se
             axis.set(title=title, xlabel="epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.25)
-            axis.legend(fontsize=7)
+            axis.legend(fontsize=7, handlelength=3.5)  # long enough to show dashes
         for axis in flat[len(known) :]:
             axis.set_axis_off()
 
@@ -214,7 +214,7 @@ def _draw_cloud(axis: Any, panel: Mapping[str, Any], as_pixels: bool) -> None:
     _draw_bins(axis, bins, [one.human.value for one in bins], label="mean of a bin, 95% interval", **look)
     axis.set_title(f"{panel['title']}\n{panel['note']}", fontsize=8)
     axis.set(xlabel="predicted (MOS)", ylabel="human score (MOS)")
-    axis.set(xlim=panel["limits"], ylim=panel["limits"], aspect="equal")
+    axis.set(xlim=panel["limits"], ylim=panel["limits"], aspect="equal", anchor="N")
     axis.set_xticks([tick for tick in axis.get_yticks() if panel["limits"][0] <= tick <= panel["limits"][1]])
     axis.grid(alpha=0.25)
 

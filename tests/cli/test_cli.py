@@ -513,3 +513,10 @@ def test_a_path_that_may_not_be_looked_at(line: str, tmp_path: Path) -> None:
     assert ending.code == 4
     assert "Expected access to" in ending.err
     assert "Change the permissions" in ending.err
+
+
+@pytest.mark.parametrize(("command", "flag"), [("eval", "--model"), ("score", "--folder"), ("pick", "--table")])
+def test_an_argument_as_an_option_is_explained(command: str, flag: str) -> None:
+    ending = aigc(command, flag, "runs/first")
+    assert ending.code == 2
+    assert f"Give it without {flag}: `aigc {command} {flag[2:].upper()}`." in ending.err

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,6 +24,14 @@ def test_the_first_signal_is_delayed(sent: signal.Signals, kind: type[BaseExcept
     assert isinstance(found, kind)
     assert getattr(found, "code", 143) == 143
     assert signal.getsignal(sent) == usual
+
+
+@pytest.fixture(autouse=True)
+def _usual_interrupt() -> Iterator[None]:
+    """Python's own handler of Ctrl-C: a shell starts what runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_delayed_signal_takes_effect_when_the_block_ends() -> None:
