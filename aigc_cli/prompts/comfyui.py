@@ -1,275 +1,319 @@
 """Finds the prompt of the saved image in a graph of ComfyUI.
 
 A graph is `{id: {"class_type": ..., "inputs": {name: value or [id, output]}}}`; ComfyUI stores it as `prompt`. The
-search starts at the nodes that save images, goes back to the samplers that feed them, and from there along their
-positive conditioning to the texts. It never guesses: if samplers have different prompts, or a path ends at an unknown
-node, the graph is ambiguous.
+search starts at the nodes that save images and goes back to the nodes that made the pixels: samplers, and partner nodes
+that send a prompt to a service. From there it goes along the positive conditioning to the texts. It never guesses: if
+these nodes have different prompts, or a path ends at an unknown node, the graph is ambiguous.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
-from aigc_cli.prompts.clean import MAX_PROMPT, to_text
-from aigc_cli.prompts.programs import GenerationRecord, join_prompts, make_record
+from aigc_cli.prompts import comfyui_nodes as known
+from aigc_cli.prompts.clean import collapse_spaces
+from aigc_cli.prompts.comfyui_graph import (
+    MAX_NODES,
+    AmbiguousGraphError,
+    Link,
+    Node,
+    NodeGraph,
+    is_prose,
+    parse_link,
+    parse_nodes,
+    shorten,
+)
+from aigc_cli.prompts.comfyui_settings import read_settings
+from aigc_cli.prompts.comfyui_texts import Request, TextReader, drop_instruction, join_pieces
+from aigc_cli.prompts.comfyui_workflow import convert_workflow
+from aigc_cli.prompts.programs import GenerationRecord, make_record
 
-MAX_NODES = 20_000
-MAX_STEPS = 50_000  # visits of nodes for one image
-Node = Mapping[str, Any]
-Graph = Mapping[str, Node]
-
-# Inputs that hold a prompt: of nodes that encode texts, in the order of the joined prompt; of nodes of plain text.
-_TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "llama", "bert", "mt5xl", "prompt", "user_prompt")
-_STRINGS = (*_TEXTS, "value", "string", "String", "positive", "populated_text", "multiline_text")
-_CONDITIONINGS = ("conditioning", "positive", "cond", "conditioning_1", "conditioning_2", "cond1", "cond2")
-_NAMED = re.compile(r"conditioning_?(?:to|from|[0-9]{1,3}|[a-z])")
-_PART = re.compile(r"(?:text|string|prompt|input|str)(?:_?[0-9]{1,3}|_[a-z])?")  # of nodes that join texts
-# Nodes of plain text that may have more inputs than the text.
-_KNOWN = ("StringTrim", "ShowText|pysssss", "ImpactWildcardProcessor", "Power Prompt (rgthree)", "easy positive")
-# Inputs that are neither images nor latents; any other linked input may be one of these.
-_CONDITIONS = ("positive", "negative", "conditioning", "control_net", "style_model", "clip_vision_output")
-_TOOLS = ("model", "clip", "vae", "clip_vision", "upscale_model", "ipadapter", "lora_stack", "pipe")
-_SAMPLING = ("noise", "guider", "sampler", "sigmas", "mask", "text", "prompt", "seed", "steps", "cfg")
-_NO_PIXELS = frozenset([*_CONDITIONS, *_TOOLS, *_SAMPLING])
-_PASSES = ("Reroute", "Bypassed")  # nodes that pass on their only input
+_MAX_STEPS = 200_000  # nodes and inputs that are looked at in the search for the nodes that made the pixels
+_AMBIGUOUS = "ambiguous_prompt"
 
 
-class _Ambiguous(Exception):
-    """The graph does not determine the prompt."""
+def read_workflow(workflow: Mapping[str, Any]) -> GenerationRecord | None:
+    """Read the editor's graph, as `read_graph` does; None if `workflow` is none.
+
+    A text with wildcards such as {red|blue} is ambiguous: the editor keeps the template, not what was chosen.
+    """
+    graph = convert_workflow(workflow)
+    return None if graph is None else read_graph(graph, template=True)
 
 
-def read_graph(graph: Mapping[str, Any]) -> GenerationRecord:
+def read_graph(
+    graph: Mapping[str, Any], *, template: bool = False, workflow: Mapping[str, Any] | None = None
+) -> GenerationRecord:
     """Read the prompt and settings of the image that a graph saved.
 
     The texts of a node with several encoders, and of combined or concatenated conditionings, are joined with commas to
-    one prompt. The settings are those of the sampler that starts from noise; if the graph saves several images, only
-    the settings on which all agree. The fault is ambiguous_prompt if there are several prompts or the prompt cannot be
-    determined, and bad_metadata if `graph` is not a graph or has more than MAX_NODES nodes.
+    one prompt. The settings are those of the pass that made the content: the sampler that starts from noise, and stage
+    C of Stable Cascade. If the graph saves several images, only the settings on which all agree. The fault is
+    ambiguous_prompt if there are several prompts or the prompt cannot be determined, and bad_metadata if `graph` is not
+    a graph or has more than MAX_NODES nodes.
+
+    Args:
+        graph: the graph that ran.
+        template: whether wildcards in texts are not filled in yet.
+        workflow: the editor's graph of the same image; it tells outputs of unknown nodes apart.
     """
-    nodes = {
-        str(key): node
-        for key, node in graph.items()
-        if isinstance(node, Mapping) and isinstance(node.get("inputs"), Mapping) and _get_class(node)
-    }
-    if not nodes or len(nodes) > MAX_NODES:
+    if len(graph) > MAX_NODES:
         return GenerationRecord("comfyui", fault="bad_metadata")
-    reader = _GraphReader(nodes)
+    nodes = parse_nodes(graph, convert_workflow(workflow) if workflow else None)
+    if not nodes:
+        return GenerationRecord("comfyui", fault="bad_metadata")
+    search = _Search(NodeGraph(nodes), template)
+    unclear = _AMBIGUOUS if _holds_text(nodes) else None
     try:
-        chains = [reader.find_samplers(end) for end in _find_ends(nodes)]
-    except _Ambiguous:
-        return GenerationRecord("comfyui", fault="ambiguous_prompt")
-    samplers = dict.fromkeys(sampler for chain in chains for sampler in chain)
-    if not samplers and not any(name in node["inputs"] for node in nodes.values() for name in _TEXTS):
-        return GenerationRecord("comfyui")  # such as a graph that only enlarges an image
-    first, *others = [reader.read_settings(chain[-1]) for chain in chains if chain] or [{}]
+        chains = [search.find_makers(start) for start in _find_starts(nodes)]
+    except AmbiguousGraphError:
+        return GenerationRecord("comfyui", fault=unclear)
+    makers = dict.fromkeys(maker for chain in chains for maker in chain)
+    if not makers:  # such as a graph that only enlarges an image
+        return GenerationRecord("comfyui", fault=unclear)
+    first, *others = [read_settings(search.graph, key) for key in dict.fromkeys(chain[-1] for chain in chains if chain)]
     settings = {name: value for name, value in first.items() if all(other[name] == value for other in others)}
     try:
-        prompts = dict.fromkeys(reader.read_prompt(sampler) for sampler in samplers)
-    except _Ambiguous:
-        prompts = {}
-    if len(prompts) != 1:
-        return make_record("comfyui", "", settings, fault="ambiguous_prompt")
-    return make_record("comfyui", next(iter(prompts)), settings)
+        found = dict.fromkeys(search.read_prompt(maker) for maker in makers)
+    except AmbiguousGraphError:
+        found = {}
+    prompts = {collapse_spaces(prompt): prompt for prompt in reversed(found)}
+    if len(prompts) != 1 or not all(chains):  # an image that is saved without a prompt may be the one
+        return make_record("comfyui", "", settings, fault=unclear)
+    return make_record("comfyui", next(iter(prompts.values())), settings)
 
 
-def _get_class(node: Node) -> str:
-    return to_text(node.get("class_type"))
+def _holds_text(nodes: Mapping[str, Node]) -> bool:
+    """Whether a text in the graph may be a prompt."""
+    for node in nodes.values():
+        if any(map(is_prose, node.loose)):
+            return True
+        for name, value in node.inputs.items():
+            if shorten(name) in (*known.TEXTS, *known.WORDS) and node.has_text(name):
+                return True
+            if is_prose(value, 2) and not known.OTHER_TEXT.fits(shorten(name)):
+                return True
+    return False
 
 
-def _find_ends(nodes: Graph) -> list[str]:
-    """The nodes that save images; without any, those that show previews; without any, those with unused outputs."""
-    for word in ("save", "preview"):
-        showing = [key for key, node in nodes.items() if word in _get_class(node).lower() and _get_links(node)]
-        if showing:
-            return showing
-    used = {link[0] for node in nodes.values() for link in _get_links(node).values()}
-    return [key for key in nodes if key not in used]
+def _find_starts(nodes: Mapping[str, Node]) -> list[list[Link]]:
+    """For each saved image, the links to it. Without any, the shown images; without any, unused outputs."""
+    savers = [key for key, node in nodes.items() if _saves_images(node)]
+    if not savers:
+        savers = [key for key, node in nodes.items() if known.SAVERS.fits(node.kind) and node.links]
+    if not savers:
+        savers = [key for key, node in nodes.items() if "preview" in node.kind.lower() and node.links]
+    if not savers:
+        used = {link[0] for node in nodes.values() for link in node.links.values()}
+        savers = [key for key in nodes if key not in used]
+    return [
+        [(key, 0)]
+        if _is_sampler(nodes[key]) or not nodes[key].links
+        else [nodes[key].links[name] for name in _name_pictures(nodes[key])]
+        for key in savers
+    ]
 
 
-def _get_links(node: Node) -> dict[str, tuple[str, int]]:
-    """The linked inputs of a node: {input: (id of the other node, number of its output)}."""
-    return {name: link for name, value in node["inputs"].items() if (link := _parse_link(value)) is not None}
+def _saves_images(node: Node) -> bool:
+    if "save" in str(node.inputs.get("image_output", "")).lower():  # samplers that save their image
+        return True
+    named = known.SAVERS.fits(node.kind) and not known.OTHER_SAVERS.fits(node.kind)
+    return bool(named and _name_pictures(node))
 
 
-def _parse_link(value: Any) -> tuple[str, int] | None:
-    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and type(value[1]) is int:
-        return str(value[0]), value[1]
-    return None
+def _name_pictures(node: Node) -> list[str]:
+    """The linked inputs that may be images or latents."""
+    names = []
+    for name in node.links:
+        short = shorten(name)
+        conditions = (known.POSITIVE, known.NEGATIVE, known.CONDITIONING, known.EMBEDS, known.NO_PICTURE)
+        if node.types.get(name) in known.NO_PICTURE_TYPES or any(pattern.fits(short) for pattern in conditions):
+            continue
+        names.append(name)
+    return names
 
 
-class _GraphReader:
-    """Searches one graph, with at most MAX_STEPS visits of nodes in all searches together."""
-
-    def __init__(self, nodes: Graph) -> None:
-        self.nodes = nodes
-        self.steps = 0
-
-    def visit(self, key: str) -> Node:
-        """Get a node and count the visit. Raises _Ambiguous if it is missing or the visits are used up."""
-        self.steps += 1
-        if key not in self.nodes or self.steps > MAX_STEPS:
-            raise _Ambiguous
-        return self.nodes[key]
-
-    def find_samplers(self, end: str) -> list[str]:
-        """The samplers that made the image of the node `end`, the nearest first."""
-        found, seen, waiting = [], {end}, [end]
-        while waiting:
-            key = waiting.pop(0)
-            node = self.visit(key)
-            if key != end and _is_sampler(node):
-                found.append(key)
-                if self._begins_from_noise(node):
-                    continue
-            for name, (other, _) in _get_links(node).items():
-                if name not in _NO_PIXELS and other in self.nodes and other not in seen:
-                    seen.add(other)
-                    waiting.append(other)
-        return found
-
-    def _begins_from_noise(self, node: Node) -> bool:
-        """Whether a sampler replaces its input by noise, so that earlier samplers do not affect the image."""
-        inputs = node["inputs"]
-        if "sampler_name" in inputs and "latent_image" in inputs:
-            if "start_at_step" in inputs:
-                return _get_number(inputs["start_at_step"]) == 0 and inputs.get("add_noise") == "enable"
-            return _get_number(inputs.get("denoise", 1)) == 1
-        sigmas = _parse_link(inputs.get("sigmas"))
-        if sigmas is None or sigmas[0] not in self.nodes:
-            return False
-        schedule = self.visit(sigmas[0])
-        return "sigmas" not in _get_links(schedule) and _get_number(schedule["inputs"].get("denoise", 1)) == 1
-
-    def read_prompt(self, key: str) -> str:
-        """The positive prompt of a sampler."""
-        inputs = self.visit(key)["inputs"]
-        if guider := _parse_link(inputs.get("guider")):
-            inputs = self._follow(guider)[1]["inputs"]
-        names = [name for name in ("positive", "conditioning", "cond1", "cond2") if _parse_link(inputs.get(name))]
-        texts = [join_prompts(self._read_conditioning(_parse_link(inputs[name]), frozenset())) for name in names]
-        if not names or len(set(filter(None, texts))) > 1:  # a second condition may be a negative one
-            raise _Ambiguous
-        return join_prompts(texts)
-
-    def _follow(self, link: tuple[str, int]) -> tuple[tuple[str, int], Node]:
-        """The link and its node, after skipping nodes that only pass on their input."""
-        node = self.visit(link[0])
-        while _get_class(node) in _PASSES:
-            onward = list(_get_links(node).values())
-            if len(onward) != 1:
-                raise _Ambiguous
-            link, node = onward[0], self.visit(onward[0][0])
-        return link, node
-
-    def _read_conditioning(self, link: tuple[str, int] | None, visited: frozenset[str]) -> list[str]:
-        """The texts of a conditioning in their order. `visited` are the nodes on the path so far, to detect cycles."""
-        if link is None or link[0] in visited or len(visited) > 200:
-            raise _Ambiguous
-        link, node = self._follow(link)
-        kind, inputs, links = _get_class(node), node["inputs"], _get_links(node)
-        visited |= {link[0]}
-        if kind == "ConditioningZeroOut":
-            return []
-        if kind == "ConditioningAverage" and (share := _get_number(inputs.get("conditioning_to_strength"))) in (0, 1):
-            return self._read_conditioning(links.get("conditioning_to" if share else "conditioning_from"), visited)
-        if "positive" in links and "negative" in links:  # its outputs are in the same order
-            names = {0: ["positive"], 1: ["negative"]}.get(link[1], [])
-        else:
-            names = [name for name in links if name in _CONDITIONINGS or _NAMED.fullmatch(name)]
-            names.sort(key=lambda name: (name == "conditioning_from", len(name), name))
-        texts = [text for name in names for text in self._read_conditioning(links[name], visited)]
-        own = [name for name in _TEXTS if name in inputs]
-        if not names and not own and isinstance(inputs.get("positive"), str):  # loaders with their own prompts
-            own = ["positive"]
-        texts += [self._read_string(inputs[name], visited) for name in own]
-        if not names and not own:
-            raise _Ambiguous
-        return texts
-
-    def _read_string(self, value: Any, visited: frozenset[str]) -> str:
-        """A text value, or the text that linked nodes of known types make."""
-        link = _parse_link(value)
-        if link is None:
-            if not isinstance(value, str):
-                raise _Ambiguous
-            return to_text(value)
-        if link[0] in visited or len(visited) > 200:
-            raise _Ambiguous
-        link, node = self._follow(link)
-        inputs, kind = node["inputs"], _get_class(node)
-        visited |= {link[0]}
-        if "concat" in kind.lower() or "join" in kind.lower():
-            names = [name for name in inputs if _PART.fullmatch(name.lower())]
-            names.sort(key=lambda name: (len(name), name))  # text2 before text10
-            texts = [self._read_string(inputs[name], visited) for name in names]
-            delimiter = next((inputs[name] for name in ("delimiter", "separator", "sep") if name in inputs), " ")
-            if not isinstance(delimiter, str) or sum(map(len, texts)) > MAX_PROMPT:
-                raise _Ambiguous
-            return to_text(delimiter).replace("\\n", "\n").join(filter(None, texts))
-        if kind == "StringReplace":
-            text, find, new = (self._read_string(inputs.get(key, ""), visited) for key in ("string", "find", "replace"))
-            if len(text) + len(new) * (text.count(find) + 1) > MAX_PROMPT:
-                raise _Ambiguous
-            return text.replace(find, new)
-        holding = [name for name in _STRINGS if isinstance(inputs.get(name), str) or _parse_link(inputs.get(name))]
-        if len(holding) != 1 or (len(inputs) > 1 and kind not in _KNOWN):
-            raise _Ambiguous  # such as a language model: its answer is not in the graph
-        return self._read_string(inputs[holding[0]], visited)
-
-    def read_settings(self, key: str) -> dict[str, Any]:
-        """The settings of a sampler and of its linked nodes."""
-        node = self.nodes[key]
-        parts = [node, *self._list_linked(node, ("guider", "noise", "sampler", "sigmas"))]
-        sampler, schedule = self._find_value(parts, "sampler_name"), self._find_value(parts, "scheduler")
-        if isinstance(sampler, str) and isinstance(schedule, str) and schedule != "normal":
-            sampler += f" {schedule}"
-        settings = {"model": self._find_model(parts), "sampler": sampler, "steps": self._find_value(parts, "steps")}
-        return settings | {"cfg": self._find_value(parts, "cfg"), "seed": self._find_value(parts, "noise_seed", "seed")}
-
-    def _list_linked(self, node: Node, names: Sequence[str]) -> Iterator[Node]:
-        for name in names:
-            here = node
-            for _ in range(8):  # other nodes may split a schedule
-                key = _get_links(here).get(name, ("", 0))[0]
-                if key not in self.nodes:
-                    break
-                here = self.nodes[key]
-                yield here
-
-    def _find_value(self, nodes: Sequence[Node], *names: str) -> Any:
-        for node in nodes:
-            for name in names:
-                value = node["inputs"].get(name)
-                link = _parse_link(value)
-                if link is not None and link[0] in self.nodes:  # a node of one value that several nodes share
-                    inside = self.nodes[link[0]]["inputs"]
-                    value = next((inside[n] for n in (*names, "value", "int", "float", "Number") if n in inside), None)
-                if isinstance(value, str | int | float):
-                    return value
-        return None
-
-    def _find_model(self, parts: Sequence[Node]) -> str | None:
-        key = next((links["model"][0] for node in parts if "model" in (links := _get_links(node))), "")
-        for _ in range(200):
-            if key not in self.nodes:
-                return None
-            inputs = self.nodes[key]["inputs"]
-            names = ("ckpt_name", "unet_name", "model_name", "gguf_name", "base_ckpt_name")
-            if files := [inputs[name] for name in names if isinstance(inputs.get(name), str)]:
-                return str(files[0])
-            links = _get_links(self.nodes[key])
-            key = links.get("model", next(iter(links.values()), ("", 0)))[0]
-        return None
+def _name_sources(node: Node) -> list[str]:
+    """The linked inputs with the prompt of a sampler or guider: conditionings, or else what carries them."""
+    patterns = (known.POSITIVE, known.CONDITIONING, known.EMBEDS)
+    direct = [name for name in node.links if any(pattern.fits(shorten(name)) for pattern in patterns)]
+    direct = [name for name in direct if not known.NEGATIVE.fits(name) and not name.startswith("empty")]
+    return direct or [name for name in node.links if known.BUNDLE.fits(shorten(name))]
 
 
 def _is_sampler(node: Node) -> bool:
-    """Whether a node makes an image from a prompt."""
-    links = _get_links(node)
-    if "guider" in links:
+    """Whether a node makes an image from a conditioning."""
+    if "guider" in node.links:
         return True
-    makes = "sampler_name" in node["inputs"] or "sampler" in links or "noise_seed" in node["inputs"]
-    return "positive" in links and (makes or "ksampler" in _get_class(node).lower())
+    inputs = node.inputs
+    makes = "sampler_name" in inputs or "sampler" in node.links or "noise_seed" in inputs
+    makes = makes or ("seed" in inputs and "steps" in inputs) or known.DETAILERS.fits(node.kind)
+    if not _name_sources(node) and (
+        known.UNFINISHED.fits(node.kind) or ("sampler_name" in inputs and "steps" in inputs)
+    ):
+        raise AmbiguousGraphError  # its prompt comes over links that the file does not hold
+    return makes and bool(_name_sources(node))
 
 
-def _get_number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e9 else None
+class _Search:
+    """Searches one graph for the nodes that made the pixels, and reads their prompts."""
+
+    def __init__(self, graph: NodeGraph, template: bool) -> None:
+        self.graph = graph
+        self.texts = TextReader(graph, template)
+        self._steps = 0
+        self._masked: dict[str, bool] = {}
+        self._joined: dict[Any, str] = {}
+
+    def find_makers(self, start: list[Link]) -> list[str]:
+        """The nodes that made an image, the nearest first."""
+        found: dict[str, None] = {}
+        seen: set[str] = set()
+        waiting = deque((link, False) for link in start)
+        while waiting:
+            place, carried = waiting.popleft()
+            link = self.graph.settle(place)
+            self._steps += 1
+            if self._steps > _MAX_STEPS:
+                raise AmbiguousGraphError
+            node = self.graph.get(link)
+            if link[0] in seen or known.MAKES_NUMBERS.fits(node.kind):
+                continue
+            seen.add(link[0])
+            self._steps += len(node.inputs)
+            chosen = self.graph.choose(node)
+            if chosen is not None:
+                links = map(parse_link, chosen)
+                waiting.extend((onward, carried) for onward in links if onward is not None)
+                continue
+            if _is_sampler(node):
+                found[link[0]] = None
+                waiting.extend((stage, False) for stage in self._list_stages(node))
+                if self._begins_from_noise(node):
+                    continue
+            elif not carried and self._makes_of_words(node):
+                found[link[0]] = None
+                continue
+            for name in _name_pictures(node):
+                waiting.append((node.links[name], known.BUNDLE.fits(shorten(name))))
+        return list(found)
+
+    def _list_stages(self, node: Node) -> list[Link]:
+        """The latents behind a conditioning that made the content, such as stage C of Stable Cascade."""
+        stages = []
+        for name in _name_sources(node):
+            behind = self.graph.get(self.graph.settle(node.links[name]))
+            stages += [behind.links["stage_c"]] if "stage_c" in behind.links else []
+        return stages
+
+    def _makes_of_words(self, node: Node) -> bool:
+        """Whether a node makes an image out of its own words. Raises if that is not known."""
+        words = self._name_words(node)
+        if known.UPSCALERS.fits(node.kind) and (words or "positive" in node.links):
+            raise AmbiguousGraphError
+        if known.PARTNERS.fits(node.kind):
+            if words or self._find_loose(node):
+                return True
+            if node.loose or not known.KEEPING.fits(node.kind):
+                raise AmbiguousGraphError  # it makes a new image without words, or with words that are not known
+            return False
+        if known.NOT_MAKING.fits(node.kind) or any(known.POSITIVE.fits(name) for name in node.links):
+            return False
+        remote = isinstance(node.inputs.get("model"), str) or ("seed" in node.inputs and "model" not in node.links)
+        if words and (remote or not _name_pictures(node)):
+            return True
+        others = any(is_prose(text) and not known.OTHER_TEXT.fits(name) for name, text in node.inputs.items())
+        if words or others or any(is_prose(text, 4) for text in node.loose):
+            raise AmbiguousGraphError
+        return False
+
+    def _name_words(self, node: Node) -> list[str]:
+        return [name for name in node.inputs if shorten(name) in known.WORDS and node.has_text(name)]
+
+    def _find_loose(self, node: Node) -> list[str]:
+        """Texts that may be the prompt: not names of models, of which each word has a capital or a digit."""
+        return [text for text in node.loose if any(word[0].islower() for word in text.split()) or not text.isascii()]
+
+    def _begins_from_noise(self, node: Node) -> bool:
+        """Whether a sampler replaces its whole input by noise, so that earlier samplers do not affect the image."""
+        inputs, constant = node.inputs, self.graph.find_constant
+        if "latent_image" in node.links and self._is_masked(node.links["latent_image"]):
+            return False
+        if "sampler_name" in inputs and "latent_image" in inputs:
+            if "start_at_step" in inputs:
+                return bool(constant(inputs["start_at_step"]) == 0 and constant(inputs.get("add_noise")) == "enable")
+            return bool(constant(inputs.get("denoise", 1)) == 1)
+        if "sigmas" not in node.links or inputs.get("add_noise") is False:
+            return False
+        noise = self.graph.nodes.get(self.graph.settle(node.links["noise"])[0]) if "noise" in node.links else None
+        schedule = self.graph.get(self.graph.settle(node.links["sigmas"]))
+        if "sigmas" in schedule.inputs or (noise is not None and noise.kind == "DisableNoise"):
+            return False
+        return bool(constant(schedule.inputs.get("denoise", 1)) == 1) and schedule.kind != "ManualSigmas"
+
+    def _is_masked(self, link: Link) -> bool:
+        """Whether a latent has a mask, so that a part of it stays as it is."""
+        way: list[str] = []
+        masked = False
+        while True:
+            key = self.graph.settle(link)[0]
+            node = self.graph.nodes.get(key)
+            if key in self._masked or node is None:
+                masked = self._masked.get(key, False)
+                break
+            way.append(key)
+            self._masked[key] = False  # for circles
+            if known.MASKS.fits(node.kind) or any(known.MASK.fits(name) for name in node.links):
+                masked = True
+                break
+            onward = [name for name in ("samples", "latent_image", "latent", "latents") if name in node.links]
+            if not onward:
+                break
+            link = node.links[onward[0]]
+        self._masked.update(dict.fromkeys(way, masked))
+        return masked
+
+    def read_prompt(self, key: str) -> str:
+        """The positive prompt of a node that made an image."""
+        node = self.graph.nodes[key]
+        if not _is_sampler(node):
+            return self._read_words(node)
+        if isinstance(node.inputs.get("wildcard"), str) and node.inputs["wildcard"].strip():
+            raise AmbiguousGraphError  # the prompt of a detailer
+        if "guider" in node.links:
+            node = self.graph.get(self.graph.settle(node.links["guider"]))
+        names = [name for name in _name_sources(node) if not self._is_negative(node.links[name])]
+        rival = next((link for name, link in node.links.items() if known.NEGATIVE.fits(name)), None)
+        rival = None if rival is None else self.graph.settle(rival)
+        texts = []
+        for name in names:
+            short = shorten(name)
+            way = "bundle" if known.BUNDLE.fits(short) or known.EMBEDS.fits(short) else "conditioning"
+            pieces = self.texts.read(Request(way, node.links[name], rival))
+            if pieces not in self._joined:
+                self._joined[pieces] = join_pieces(pieces)
+            texts.append(self._joined[pieces])
+        distinct = set(filter(None, texts))
+        if len(distinct) > 1 and rival is not None:  # guiders may take the negative condition as the second, too
+            distinct.discard(join_pieces(self.texts.read(Request("conditioning", rival))))
+        if not names or len(distinct) > 1:
+            raise AmbiguousGraphError
+        return distinct.pop() if distinct else ""
+
+    def _is_negative(self, link: Link) -> bool:
+        """Whether an output is known as the negative one; guiders with two conditions may take it as the second."""
+        key, number = self.graph.settle(link)
+        node = self.graph.get((key, number))
+        name = node.name_output(number)
+        return known.NEGATIVE.fits(name) or (not name and (node.kind, number - 1) in known.POSITIVE_OUTPUTS)
+
+    def _read_words(self, node: Node) -> str:
+        names = self._name_words(node)
+        loose = self._find_loose(node)
+        if names:
+            texts = {self.texts.read_words(node, node.inputs[name]) for name in names}
+        else:
+            texts = {drop_instruction(text) for text in loose}
+        if len(texts) != 1:
+            raise AmbiguousGraphError
+        return texts.pop()

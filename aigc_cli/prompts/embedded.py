@@ -1,6 +1,7 @@
 """Reads the generation record from an image's metadata."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +9,7 @@ from typing import Any
 from PIL import Image
 
 from aigc_cli.prompts.clean import to_text
-from aigc_cli.prompts.comfyui import read_graph
-from aigc_cli.prompts.comfyui_workflow import convert_workflow
+from aigc_cli.prompts.comfyui import read_graph, read_workflow
 from aigc_cli.prompts.programs import (
     MAX_TEXT,
     GenerationRecord,
@@ -25,6 +25,7 @@ from aigc_cli.prompts.programs import (
 _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE, _SOFTWARE = 0x8769, 0x9286, 0x927C, 0x0131
 _COMMENT_CODES = {b"ASCII\0\0\0": "utf-8", b"JIS\0\0\0\0\0": "iso2022_jp", bytes(8): "utf-8"}
 _READ = ("parameters", "prompt", "workflow", "invokeai_metadata", "sd-metadata", "Dream", "Comment", "Description")
+_PLACEHOLDERS = ("unknown", "none", "null", "prompt", "positive prompt")
 NO_RECORD = GenerationRecord()
 
 
@@ -45,7 +46,10 @@ def read_embedded(image: Image.Image) -> GenerationRecord:
 def _parse_texts(texts: Mapping[str, str]) -> GenerationRecord:
     if any(len(texts.get(key, "")) > MAX_TEXT for key in _READ):
         return GenerationRecord(fault="bad_metadata")
-    candidates = (_read_parameters(texts), _read_comfyui(texts), read_invokeai(texts), read_novelai(texts))
+    parameters, graph = _read_parameters(texts), _read_comfyui(texts)
+    if parameters is not None and graph is not None:
+        parameters = _fill_placeholders(parameters, graph)
+    candidates = (parameters, graph, read_invokeai(texts), read_novelai(texts))
     found = [one for one in candidates if one is not None]
     decided = [one for one in found if one.prompt or one.fault == "ambiguous_prompt"]
     return next(iter(decided + found), NO_RECORD)
@@ -64,17 +68,31 @@ def _read_parameters(texts: Mapping[str, str]) -> GenerationRecord | None:
     return read_infotext(text, "fooocus" if scheme else "a1111")
 
 
+def _fill_placeholders(record: GenerationRecord, graph: GenerationRecord) -> GenerationRecord | None:
+    """Correct the record that nodes of ComfyUI write beside the graph; None if the graph alone counts.
+
+    These nodes write placeholders for inputs that are not connected: the prompt "unknown", no model, the seed 0.
+    """
+    if (record.prompt or "unknown").lower().strip(" .") in _PLACEHOLDERS:
+        return None
+    settings = {name: value for name, value in graph.get_settings().items() if value is not None}
+    given = record.get_settings()
+    unset = {name: value for name, value in settings.items() if given[name] in (None, "unknown", "0")}
+    return dataclasses.replace(record, **unset)
+
+
 def _read_comfyui(texts: Mapping[str, str]) -> GenerationRecord | None:
     if "prompt" not in texts and "workflow" not in texts:
         return None
-    graph = parse_json_object(texts.get("prompt"))
-    if graph is None and (workflow := parse_json_object(texts.get("workflow"))) is not None:
-        graph = convert_workflow(workflow)
-    if graph is None:
+    graph, workflow = (parse_json_object(texts.get(name)) for name in ("prompt", "workflow"))
+    if graph:
+        return read_graph(graph, workflow=workflow)
+    record = read_workflow(workflow) if workflow else None
+    if record is None:
         # Easy Diffusion and others store a plain text as `prompt`
         starts = texts.get("prompt", texts.get("workflow", "")).lstrip()[:1]
         return GenerationRecord("comfyui", fault="bad_metadata") if starts == "{" else None
-    return read_graph(graph)
+    return record
 
 
 def _decode_text(value: str) -> str:

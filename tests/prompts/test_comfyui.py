@@ -1,14 +1,14 @@
 """ComfyUI graphs: the prompt comes from the sampler that feeds the saved image; unclear graphs are ambiguous."""
 
 import json
-import time
 from typing import Any
 
 import pytest
 from written import Graph, editor_workflow, node, plain_graph
 
 from aigc_cli.prompts.clean import MAX_PROMPT
-from aigc_cli.prompts.comfyui import MAX_NODES, read_graph
+from aigc_cli.prompts.comfyui import read_graph
+from aigc_cli.prompts.comfyui_graph import MAX_NODES
 from aigc_cli.prompts.comfyui_workflow import convert_workflow
 
 
@@ -254,7 +254,7 @@ UNCLEAR: dict[str, Graph] = {
     "a pattern replaced": plain_graph(
         _6=text(["10", 0]), _10=node("RegexReplace", string="a cat", regex_pattern="cat", replace="fox")
     ),
-    "an unknown sampler": plain_graph(_3=node("WanVideoSampler", text_embeds=["6", 0], steps=4)),
+    "an unknown sampler": plain_graph(_3=node("MysterySampler", mystery=["6", 0], steps=4)),
     "a text that is a number": plain_graph(_6=text(5)),
 }  # fmt: skip
 
@@ -295,24 +295,15 @@ def test_other_objects_are_bad_metadata(graph: Graph) -> None:
     assert read_graph(graph).fault == "bad_metadata"
 
 
-def test_huge_graphs_end_soon() -> None:
-    begun = time.process_time()
+def test_huge_texts_and_graphs_are_refused() -> None:
     wide = {str(i): text("a fox") for i in range(MAX_NODES + 1)}
     assert read_graph(wide).fault == "bad_metadata"
-    both: Graph = {str(i): node("ConditioningCombine", conditioning_1=[str(i + 1), 0], conditioning_2=[str(i + 1), 0])
-                   for i in range(100, 150)} | {"150": text("a fox")}  # fmt: skip
-    assert read_graph(plain_graph(_3=sampler("100"), **both)).fault == "ambiguous_prompt"
+    assert read_graph(plain_graph(_6=text("a " * MAX_PROMPT))).fault == "bad_metadata"
     twice: Graph = {str(i): node("StringConcatenate", string_a=[str(i + 1), 0], string_b=[str(i + 1), 0], delimiter="")
                     for i in range(100, 150)} | {"150": node("CR Text", text="a fox" * 1000)}  # fmt: skip
     assert read_graph(plain_graph(_6=text(["100", 0]), **twice)).fault == "ambiguous_prompt"
-    long: Graph = {str(i): node("LatentUpscale", samples=[str(i + 1), 0]) for i in range(100, 5000)}
-    deep: Graph = {str(i): node("ConditioningSetArea", conditioning=[str(i + 1), 0]) for i in range(100, 5000)}
-    assert read_graph(plain_graph(_3=sampler("6", "100", denoise=0.5), **long)).prompt == "a red fox"
-    assert read_graph(plain_graph(_3=sampler("100"), **deep)).fault == "ambiguous_prompt"
     grown = plain_graph(_6=text(["10", 0]), _10=node("StringReplace", string="a" * 9999, find="", replace="b" * 9999))
     assert read_graph(grown).fault == "ambiguous_prompt"
-    assert read_graph(plain_graph(_6=text("a " * MAX_PROMPT))).fault == "bad_metadata"
-    assert time.process_time() - begun < 20
 
 
 # --- workflows of the editor
