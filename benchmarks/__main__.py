@@ -1,4 +1,4 @@
-"""Measures speed and memory of aigc: `python -m benchmarks [PART ...] [--short] [--images FOLDER]`.
+"""Measures speed and memory of aigc: `python -m benchmarks [PART ...] [--short] [--images FOLDER] [--against PATH]`.
 
 A full run writes benchmarks/RESULTS.md. A short run only prints, and fails if a ratio misses its target by far.
 """
@@ -17,13 +17,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.data import make_images
+from benchmarks.formats import measure_formats
 from benchmarks.measure import Row
 from benchmarks.memory import measure_memory
 from benchmarks.score import measure_scoring
 from benchmarks.startup import measure_startup
 from benchmarks.train import measure_finetuning, measure_training
+from benchmarks.whole import measure_whole
 
-PARTS = ("score", "train", "finetune", "cli", "memory")
+PARTS = ("whole", "score", "formats", "train", "finetune", "cli", "memory")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 LIBRARIES = ("torch", "onnxruntime", "open_clip_torch", "timm", "pillow", "numpy")
 INTRODUCTION = """# Speed and memory
@@ -31,6 +33,8 @@ INTRODUCTION = """# Speed and memory
 Written by `python -m benchmarks`. Each section holds the last measurement of its part.
 
 - Both sides of a ratio take turns and use all cores. Median and spread are over rounds.
+- `whole` measures processes from start to end; `score`, `limits` and `formats` measure a model that is loaded.
+- With `--against PATH`, scoring with the code of another checkout takes turns with ours.
 - The plain training loop is timed for one epoch; 20 epochs count as 20 times that.
 - A short run (`--short`, in continuous integration) fails if a ratio reaches less than half of its target. It never
   fails on seconds, nor on the share of matrix products, which no engine reaches on every machine.
@@ -44,7 +48,10 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--short", action="store_true", help="few images, one round; for continuous integration")
     parser.add_argument("--images", type=Path, help="folder of JPEGs to use instead of generated ones")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="checkout of other code, measured beside ours")
     arguments = parser.parse_args()
+    if arguments.against and not (arguments.against / "aigc_cli" / "__init__.py").is_file():
+        parser.error(f"expected a checkout of aigc, found no aigc_cli in {arguments.against}")
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -53,7 +60,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="aigc-benchmark-") as name:
         os.environ.setdefault("AIGC_CACHE", str(Path(name) / "cache"))
         rows: list[Row] = []
-        for part, found in measure_parts(arguments.parts or PARTS, arguments.short, arguments.images, Path(name)):
+        for part, found in measure_parts(arguments, Path(name)):
             rows += found
             if not arguments.short:  # after each part, because later ones take long
                 before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
@@ -66,20 +73,21 @@ def main() -> int:
     return 1 if far else 0
 
 
-def measure_parts(
-    parts: list[str] | tuple[str, ...], short: bool, given: Path | None, scratch: Path
-) -> Iterator[tuple[str, list[Row]]]:
+def measure_parts(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, list[Row]]]:
     """Yields (part, rows) for each part and prints the rows."""
-    rounds = 1 if short else 5
-    pictures = make_images(scratch, 192 if short else 384, given)
+    short, against = arguments.short, arguments.against and arguments.against.absolute()
+    rounds = 3 if short else 5
+    pictures = make_images(scratch, 192 if short else 384, arguments.images)
     runs = {
-        "score": lambda: measure_scoring(pictures.first(64 if short else 320), 3 if short else rounds),
+        "whole": lambda: measure_whole(pictures, scratch, short, against),
+        "score": lambda: measure_scoring(pictures.first(64 if short else 320), rounds),
+        "formats": lambda: measure_formats(pictures.first(24 if short else 96), scratch, rounds, against),
         "train": lambda: measure_training(pictures, scratch, short),
         "finetune": lambda: measure_finetuning(pictures, scratch, short),
         "cli": lambda: measure_startup(3 if short else 10),
         "memory": lambda: measure_memory(pictures, scratch, short),
     }
-    for part in parts:
+    for part in arguments.parts or PARTS:
         rows = runs[part]()
         for row in rows:
             print("  ".join(row.cells()).rstrip(), flush=True)

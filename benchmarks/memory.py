@@ -4,28 +4,26 @@ Memory could grow with what is kept of each image: its name, its row, its shard.
 the size of images, so a very small model scores small images: 100,000 take minutes, and growth shows clearly.
 """
 
-import subprocess
-import sys
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.data import Images
-from benchmarks.measure import Row
+from benchmarks.measure import Row, divide_rounds
 from benchmarks.models import train_tiny
+from benchmarks.process import make_command, make_environment, watch_process
 
-FIRST_ROWS = 10.0  # seconds
-GROWTH = 1.1
-WHY = "Importing PyTorch, pandas and open_clip takes most of the time, listing images and exporting the graph the rest."
+FIRST_ROWS = 3.0  # seconds
+GROWTH, LARGEST = 1.1, 500.0  # MB
+WHY = "Listing the images takes most of the time, loading the model the rest."
 LINKED, SIDE = 64, 128  # distinct images (all others are hard links to them), and their side in pixels
 
 
 @dataclass
 class Run:
-    """One run of `aigc score`: images, peak memory in MiB, seconds, and seconds until the first rows were on disk."""
+    """One run of `aigc score`: images, peak memory in MB, seconds, and seconds until the first rows were on disk."""
 
     images: int
     peak: float
@@ -41,60 +39,36 @@ def measure_memory(images: Images, scratch: Path, short: bool) -> list[Row]:
     small, large = (score_links(little, n, scratch / f"tiny-{n}", model) for n in (few, many))
     shipped = score_links(little, many, scratch / "shipped", until_rows=True)
     sizes = f"{large.images:,} images over {small.images:,}"
-    each = [run.seconds / run.images for run in (large, small)]
-    peak = Row("memory", f"peak memory, {sizes}", [large.peak / max(small.peak, 1.0)], GROWTH, False)
-    return [
-        *([replace(peak, note=f"{large.peak:.0f} MiB")] if small.peak else []),
-        Row(
-            "memory", f"time for each image, {sizes}", [each[0] / each[1]], GROWTH, False, note=f"{large.seconds:.0f} s"
-        ),
-        Row(
-            "memory",
-            f"first rows of {shipped.images:,} on disk, shipped model",
-            [shipped.first_rows],
-            FIRST_ROWS,
-            at_least=False,
-            unit="s",
-            why=WHY,
-        ),
-    ]
+    each = divide_rounds([large.seconds / large.images], [small.seconds / small.images])
+    rows = [Row("memory", f"time for each image, {sizes}", each, GROWTH, False, note=f"{large.seconds:.0f} s")]
+    if small.peak:  # 0 without /proc
+        grown, note = [large.peak / small.peak], "the largest process"
+        rows = [
+            Row("memory", f"peak memory, {sizes}", grown, GROWTH, False),
+            Row("memory", f"peak memory, {large.images:,} images", [large.peak], LARGEST, False, "MB", note),
+            *rows,
+        ]
+    what = f"first rows of {shipped.images:,} on disk, shipped model"
+    return [*rows, Row("memory", what, [shipped.first_rows], FIRST_ROWS, False, "s", why=WHY)]
 
 
 def score_links(images: Images, n: int, scratch: Path, model: Path | None = None, *, until_rows: bool = False) -> Run:
     """Scores a folder of n hard links to `images` in a new process; stops after the first rows with `until_rows`."""
-    folder, results = scratch / "links", scratch / "results"
-    folder.mkdir(parents=True)
-    results.mkdir()
-    for i in range(n):
-        path = images.paths[i % len(images.paths)]
-        (folder / f"{i:06}{path.suffix}").hardlink_to(path)
-    command = [sys.executable, "-m", "aigc_cli", "score", str(folder), "-o", str(results / "scores.parquet"), "-q"]
-    command += ["--prompt", "a red boat", "--device", "cpu", "--engine", "onnx"]
-    command += [] if model is None else ["--model", str(model)]
-    begun, first, peak = time.perf_counter(), 0.0, 0.0
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while child.poll() is None and not (first and until_rows):
-        peak = max(peak, _read_peak(child.pid))
+    results = scratch / "results"
+    results.mkdir(parents=True)
+    folder = images.link(n, scratch / "links").paths[0].parent
+    command = make_command("score", folder, "-o", results / "scores.parquet", "-q", "--device", "cpu")
+    command += ["--prompt", "a red boat", *([] if model is None else ["--model", str(model)])]
+    first = 0.0
+
+    def find_rows(seconds: float) -> bool:
+        nonlocal first
         if not first and any(_count_rows(path) for path in results.rglob("*.parquet")):
-            first = time.perf_counter() - begun
-        time.sleep(0.1)
-    seconds = time.perf_counter() - begun
-    child.terminate()
-    if child.wait() and not until_rows:
-        raise RuntimeError(f"aigc score ended with {child.returncode}")
-    return Run(n, peak, seconds, first or seconds)
+            first = seconds
+        return until_rows and first > 0
 
-
-def _read_peak(pid: int) -> float:
-    """Peak resident memory of a process in MiB; 0 if it has ended or the system has no /proc.
-
-    wait4 and getrusage also count the parent's memory before exec, which can be much more.
-    """
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+    usage = watch_process(command, make_environment(), find_rows)
+    return Run(n, usage.peak, usage.seconds, first or usage.seconds)
 
 
 def _count_rows(path: Path) -> int:

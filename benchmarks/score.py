@@ -8,60 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import median
 
+import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from aigc_cli import Scorer
+from aigc_cli.images.reader import decode_image
 from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.engines import choose_engine
-from aigc_cli.model.loading import load_backbone
 from benchmarks.data import Images
 from benchmarks.measure import Row, divide_rounds, time_in_turns
-from benchmarks.models import make_open_clip_transform
+from benchmarks.plain import BATCH, PlainLoop
 
-BATCH = 32
 TARGET_RATIO, TARGET_RATE, SHARE, SERIAL_SHARE = 4.0, 80.0, 0.6, 0.8
 MATRIX = 2048
-
-
-class PlainLoop:
-    """The usual way to run a model over a folder: decode, transform, both towers for every row; batches of 32, float32.
-
-    It uses all cores, no gradients, and the memory format that is faster on this machine.
-    """
-
-    def __init__(self, backbone: Backbone, images: Images) -> None:
-        self.backbone, self.transform = backbone, make_open_clip_transform(backbone)
-        self.format = torch.contiguous_format
-        seconds = {}
-        for memory_format in (torch.contiguous_format, torch.channels_last):
-            self._use(memory_format)
-            self(images.first(BATCH))
-            begun = time.perf_counter()
-            self(images.first(BATCH))
-            seconds[memory_format] = time.perf_counter() - begun
-        self._use(min(seconds, key=seconds.__getitem__))
-
-    def _use(self, memory_format: torch.memory_format) -> None:
-        self.format = memory_format
-        self.backbone.image.module.to(memory_format=memory_format)
-
-    @torch.inference_mode()
-    def __call__(self, images: Images) -> list[float]:
-        scores: list[float] = []
-        for start in range(0, len(images.paths), BATCH):
-            rows = slice(start, start + BATCH)
-            pixels = []
-            for path in images.paths[rows]:
-                with Image.open(path) as image:
-                    pixels.append(self.transform(image.convert("RGB")))
-            batch = torch.stack(pixels).contiguous(memory_format=self.format)
-            image_features = F.normalize(self.backbone.image.module(batch), dim=-1)
-            text_features = F.normalize(self.backbone.text.module(self.backbone.tokenize(images.prompts[rows])), dim=-1)
-            scores += (image_features * text_features).sum(1).tolist()
-        return scores
+DECODERS = ("Pillow", "our reader")
 
 
 def measure_scoring(images: Images, rounds: int) -> list[Row]:
@@ -70,24 +31,25 @@ def measure_scoring(images: Images, rounds: int) -> list[Row]:
     begun = time.perf_counter()
     engines = {"onnx": Scorer.load(device="cpu", engine="onnx")}
     loaded = time.perf_counter() - begun
-    shipped = engines["onnx"].trained.recipe
-    loop = PlainLoop(load_backbone(shipped.backbone, shipped.image_size), images)
+    loop = PlainLoop(images)
     engines["eager"] = Scorer.load(device="cpu", engine="eager")
     new = map("the {}th of all prompts, a boat on a quiet lake at dawn".format, itertools.count())
     for scorer in engines.values():
         scorer.score(images=images.paths[:BATCH], prompts=images.prompts[:BATCH])
-    sides: dict[str, Callable[[], object]] = {"plain": lambda: loop(images)}
+    sides: dict[str, Callable[[], object]] = {"plain": lambda: loop(images.paths, images.prompts)}
     for name, scorer in engines.items():
         sides[name] = partial(scorer.score, images=images.paths, prompts=images.prompts)
     onnx = engines["onnx"]
     sides["different"] = lambda: onnx.score(images=images.paths, prompts=list(itertools.islice(new, n)))
-    limits = Limits(loop.backbone, images)
-    sides |= {"decode": limits.decode, "matrix": limits.multiply, "engine": limits.run_engine}
+    limits = Limits(loop.backbone, onnx, images)
+    sides |= {name: partial(limits.decode, name) for name in DECODERS}
+    sides |= {"matrix": limits.multiply, "engine": limits.run_engine}
     seconds = time_in_turns(rounds, sides)
     plain = seconds["plain"]
     memory = "channels last" if loop.format == torch.channels_last else "channels first"
     note = f"{n} images, {memory}, {n / median(plain):.0f} img/s"
-    reachable = n / (median(seconds["decode"]) + median(seconds["engine"]))
+    decoding = min(median(seconds[name]) for name in DECODERS)
+    reachable = n / (decoding + median(seconds["engine"]))
     target = TARGET_RATIO * n / median(plain)
     why = (
         f"{TARGET_RATIO:g} times the plain loop would be {target:.0f} img/s; decoder and engine alone, one after the "
@@ -104,7 +66,7 @@ def measure_scoring(images: Images, rounds: int) -> list[Row]:
             divide_rounds(plain, seconds["different"]),
         ),
         Row("score", "onnx", [n / s for s in seconds["onnx"]], TARGET_RATE, unit="img/s"),
-        Row("score", "loading the model, onnx", [loaded], unit="s", note="exports the graph if the cache has none"),
+        Row("score", "loading the model, onnx", [loaded], unit="s", note="imports included"),
     ]
     return rows + limits.make_rows(seconds, n)
 
@@ -117,8 +79,8 @@ class Limits:
     the share of it, but on the share of what decoder and engine reach alone, one after the other.
     """
 
-    def __init__(self, backbone: Backbone, images: Images) -> None:
-        self.data = [path.read_bytes() for path in images.paths]
+    def __init__(self, backbone: Backbone, scorer: Scorer, images: Images) -> None:
+        self.data, self.prompt = [path.read_bytes() for path in images.paths], images.prompts[0]
         self.threads = torch.get_num_threads()
         self.a, self.b = torch.randn(2, MATRIX, MATRIX).unbind()
         self.products = 8
@@ -126,30 +88,35 @@ class Limits:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             backbone.image.module(torch.zeros(1, 3, *size))
         self.operations = counter.get_total_flops()
-        self.run, self.pixels = choose_engine(backbone, "onnx").run_one, torch.zeros(*size, 3, dtype=torch.uint8)
+        self.start, self.pixels = scorer.network.start, np.zeros((*size, 3), np.uint8)
 
-    def decode(self) -> None:
+    def decode(self, decoder: str) -> None:
+        """Decodes all images at full size, with no more work than the decoder itself."""
+        decode: Callable[[bytes], object] = decode_image if decoder == "our reader" else self._decode_with_pillow
         with ThreadPoolExecutor(self.threads) as pool:
-            for _ in pool.map(self._decode_one, self.data):
+            for _ in pool.map(decode, self.data):
                 pass
 
     @staticmethod
-    def _decode_one(data: bytes) -> None:
+    def _decode_with_pillow(data: bytes) -> None:
         with Image.open(io.BytesIO(data)) as image:
             image.convert("RGB")
 
     def run_engine(self) -> None:
-        with ThreadPoolExecutor(self.threads, "engine", torch.set_num_threads, (1,)) as pool:
-            for _ in pool.map(self.run, [self.pixels] * len(self.data)):
+        """Runs the network for as many images; the prompt is embedded once."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            for _ in pool.map(lambda _: self.start(self.pixels, self.prompt), self.data):
                 pass
 
     def multiply(self) -> None:
+        """Multiplies matrices."""
         for _ in range(self.products):
             self.a @ self.b
 
     def make_rows(self, seconds: dict[str, list[float]], n: int) -> list[Row]:
         """The limits, and the shares of them that scoring reaches."""
-        decoder, engine, reached = ([n / s for s in seconds[side]] for side in ("decode", "engine", "onnx"))
+        faster = min(DECODERS, key=lambda name: median(seconds[name]))
+        decoder, engine, reached = ([n / s for s in seconds[side]] for side in (faster, "engine", "onnx"))
         flops = [self.products * 2 * MATRIX**3 / s for s in seconds["matrix"]]
         products = [rate / self.operations for rate in flops]
         serial = [1 / (1 / d + 1 / e) for d, e in zip(decoder, engine, strict=True)]
@@ -161,7 +128,7 @@ class Limits:
             "move more memory for each sum than a large matrix product."
         )
         return [
-            Row("limits", f"decoding alone, {self.threads} threads", decoder, unit="img/s"),
+            Row("limits", f"decoding alone, {self.threads} threads", decoder, unit="img/s", note=faster),
             Row("limits", "the image tower as float32 matrix products", products, unit="img/s", note=rate),
             Row("limits", f"the engine alone, {self.threads} threads", engine, unit="img/s"),
             Row("limits", f"onnx over the tighter limit, the {binding}", share, SHARE, why=why, firm=False),

@@ -1,9 +1,27 @@
-"""Arithmetic and report of the benchmarks."""
+"""Arithmetic and report of the benchmarks, their images, and how they run processes."""
+
+import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.__main__ import format_report
+from benchmarks.data import FORMATS, LARGE, make_images, make_large
 from benchmarks.measure import Row, divide_rounds, time_in_turns
+from benchmarks.process import ScoringWorker, watch_process
+
+ALLOCATING = "import time; held = bytearray(200 * 10**6); time.sleep(1.5)"
+STARTING = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', sys.argv[1]]).returncode)"
+STUB = """
+import numpy as np
+
+class Scorer:
+    load = classmethod(lambda cls, device: cls())
+
+    def score(self, images, prompts):
+        return {"status": np.array(["ok" if prompt else "failed" for prompt in prompts])}
+"""
 
 
 def test_sides_take_turns() -> None:
@@ -55,3 +73,35 @@ def test_measuring_a_part_again_replaces_its_section() -> None:
     assert "| 5 x |" in again
     assert "| 3 x |" not in again
     assert again.count("# Speed and memory") == again.count("## score") == 1
+
+
+def test_large_images_have_the_texture_of_generated_ones(tmp_path: Path) -> None:
+    large = make_large(make_images(tmp_path, 2, None), tmp_path)
+    assert large.keys() == FORMATS.keys()
+    for images in large.values():
+        with Image.open(images.paths[0]) as image:
+            assert image.size == (LARGE, LARGE)
+    assert all(1.2e6 < path.stat().st_size < 2.2e6 for path in large[f"{LARGE} PNG"].paths)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_peak_memory_is_that_of_the_largest_process() -> None:
+    usage = watch_process([sys.executable, "-c", STARTING, ALLOCATING])
+    assert 200 < usage.peak < 300
+    assert usage.seconds > 1.5
+
+
+def test_a_process_that_fails_is_no_measurement() -> None:
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        watch_process([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_a_worker_runs_the_code_of_its_checkout(tmp_path: Path) -> None:
+    (tmp_path / "aigc_cli").mkdir()
+    (tmp_path / "aigc_cli" / "__init__.py").write_text(STUB)
+    images = make_images(tmp_path, 2, None)
+    with ScoringWorker(tmp_path) as worker:
+        worker.score(images)
+        images.prompts[1] = ""
+        with pytest.raises(RuntimeError, match="expected 2 scored images, found '1'"):
+            worker.score(images)
