@@ -308,6 +308,36 @@ def test_values_that_are_read(text: str, value: Any, write: Write) -> None:
     assert (found, type(found)) == (value, type(value))
 
 
+WORDS = (
+    *("true", "false", "null", "1", "01", "0", "1e-4", "1.", ".5", "1.5e3", "5_0", "-1", "0x1f", "1:2", "2024-01-01"),
+    *("a", "a.b", "l1+plcc", "no", "a#b", "a: b", "'x'", "~", "+", "inf", ".inf", ""),
+)
+LINES = st.one_of(
+    st.builds(
+        "{}: {}{}".format,
+        st.sampled_from(["lr", "a_b", "x1", "yes", "true", "null", "1"]),
+        st.sampled_from(WORDS),
+        st.sampled_from(["", " # c", "  #c", " ", "\t", "#c"]),
+    ),
+    st.sampled_from(["", "# c", "#", " # c", "---", "...", "a:", "a : 1", " a: 1", "- a", "a: 1\r", "\x07"]),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
+@given(lines=st.lists(LINES, min_size=1, max_size=3))
+def test_a_simple_file_means_what_it_means_to_pyyaml(lines: list[str], write: Write) -> None:
+    """PyYAML reads whatever has a character beyond ASCII."""
+
+    def read(text: str) -> list[tuple[str, Any, type]] | None:
+        try:
+            return [(key, value, type(value)) for key, value in read_yaml(write(text)).items()]
+        except AigcError:
+            return None
+
+    text = "\n".join(lines)
+    assert read(text) == read(f"{text}\n# é")
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

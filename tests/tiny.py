@@ -1,13 +1,18 @@
 """Models small enough for tests: a random CLIP in open_clip's format, and a model with untrained heads on it."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from aigc_cli.model.export import keep_graphs
 from aigc_cli.model.loading import load_backbone
+from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.checkpoints import save_checkpoint
 from aigc_cli.storage.tensors import save_tensors
@@ -38,7 +43,7 @@ def save_open_clip_folder(folder: Path, vision: dict[str, Any], seed: int = 0) -
 
 
 def save_tiny_model(run: Path, backbone: Path) -> Path:
-    """The run folder of an untrained model on the CLIP in `backbone`; its scale is 0 to 5."""
+    """The run folder of an untrained model on the CLIP in `backbone`, with graphs; its scale is 0 to 5."""
     recipe = Recipe(backbone=f"local-dir:{backbone}", freeze="all")
     model = make_model(load_backbone(recipe.backbone), recipe)
     torch.manual_seed(1)
@@ -52,5 +57,23 @@ def save_tiny_model(run: Path, backbone: Path) -> Path:
         "frozen_blocks": asdict(model.freezing),
     }
     description = {"backbone": backbone_description, "heads": model.heads.config.to_json(), "recipe": asdict(recipe)}
-    save_checkpoint(run / "checkpoint", model.copy_trained(), description)
+    model.eval()
+    with trace_exports():
+        graphs = keep_graphs(model, SilentProgress())
+    save_checkpoint(run / "checkpoint", model.copy_trained(), description, graphs=graphs)
     return run
+
+
+@contextlib.contextmanager
+def trace_exports() -> Iterator[None]:
+    """Graphs are exported by tracing: the dynamo exporter takes ten times as long."""
+    export = torch.onnx.export
+
+    def trace(*given: Any, dynamo: bool, **options: Any) -> Any:
+        if dynamo:
+            raise RuntimeError("a test without dynamo")
+        return export(*given, dynamo=False, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", trace)
+        yield

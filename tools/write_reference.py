@@ -39,15 +39,16 @@ SCORING = (
         "workflows.score.inputs.list_entries",
         "lists the images with the prompts of the table, the option or sidecars",
     ),
-    ("workflows.score.plan.ScoringPlan.load_scorer", "loads the model: backbone, heads and calibration"),
-    ("model.engines.choose_engine", "chooses what runs the image tower: ONNX Runtime on a CPU, else PyTorch"),
+    ("workflows.score.plan.ScoringPlan.load_scorer", "reads the model folder and chooses what computes the scores"),
+    ("runtime.saved.read_model", "reads what the model folder says: recipe, scale, preprocessing, calibration"),
+    ("workflows.score.networks.load_network", "chooses ONNX Runtime with the model's graphs, or PyTorch"),
+    ("runtime.graphs.open_graph", "checks a graph that did not come with the package, and loads it"),
     ("workflows.score.scorer.Scorer.iterate_batches", "works through the images; decoding runs ahead in threads"),
     ("images.decoder.decode_file", "reads the file in a process of its own, which may die without harm"),
     ("images.reader.decode_image", "checks and decodes the bytes; every fault is an `ImageFault` with a reason"),
     ("prompts.embedded.read_embedded", "finds the prompt that a generator wrote into the image"),
-    ("model.prompt_encoder.PromptEncoder", "embeds each distinct prompt once; a long one in parts"),
-    ("model.prompt_encoder.score_batch", "runs the heads on the features of a batch"),
-    ("model.heads.ResidualHeads", "adds base and correction"),
+    ("images.preprocess.Preprocessing.fit_size", "resizes the image, in the same process"),
+    ("runtime.network.GraphNetwork.start", "embeds the prompt, a long one in parts, and runs the image graph"),
     ("uncertainty.calibration.Calibration.describe_scores", "adds intervals, percentiles and `out_of_domain`"),
     ("storage.partial_table.PartialTable.append", "writes finished rows as a shard"),
     ("storage.partial_table.PartialTable.publish", "renames the joined table to its place"),
@@ -67,6 +68,7 @@ TRAINING = (
     ("workflows.train.resume.StateSaver", "saves the state, from which `--resume` goes on"),
     ("training.diagnosis.describe_diagnosis", "says what the curves show and what to change next"),
     ("workflows.train.calibrate.calibrate_model", "fits intervals on images that the model was not trained on"),
+    ("model.export.keep_graphs", "makes the graphs that score without PyTorch"),
     ("workflows.train.train.write_run", "writes the run folder: model, curves, metrics, predictions, parts"),
 )
 
@@ -157,8 +159,6 @@ def _has_slow_mark(path: Path) -> bool:
 
 
 def _write_options() -> str:
-    app = typer.Typer(name="aigc")
-    main.register(app)
     lines = [
         "# Every option",
         "",
@@ -170,7 +170,7 @@ def _write_options() -> str:
         "error.",
         "",
     ]
-    for title, command in list_commands(typer.main.get_command(app)):
+    for title, command in list_commands(typer.main.get_command(main.app)):
         lines += _describe_command(title, command)
     lines += _list_settings()
     return "\n".join(lines).rstrip() + "\n"

@@ -51,18 +51,21 @@ def ablate(
     count = epochs if epochs is not None else DEMO_EPOCHS if is_demo else None
     changes, seed_list = _choose_variants(recipes, vary, variants, count), _parse_seeds(seeds)
     source, compute = rated.make_source(), machine.make_compute()
+    source.check()
+    options.check_outputs(overwrite or resume, output, suffixes=())
     base = resolve_recipe({"epochs": count}, None if recipes else recipe).recipe
 
     from aigc_cli.storage.atomic_files import Output
     from aigc_cli.workflows.ablate.ablate import AblationPlan, run_ablation
-    from aigc_cli.workflows.reports import report_ablation
-    from aigc_cli.workflows.train.train import name_run_folder
+    from aigc_cli.workflows.experiment.run_folder import name_run_folder
 
     plan = AblationPlan(base, changes, folds if folds is not None else DEMO_FOLDS if is_demo else 5, seed_list)
     place = output or name_run_folder("ablation")
     with show_progress(screen.quiet) as progress:
         summaries = run_ablation(plan, source, Output(place, overwrite, resume), compute, progress)
         if page is not None:
+            from aigc_cli.workflows.reports import report_ablation
+
             report_ablation(summaries, place, source.describe(), page, progress)
     screen.print_result([asdict(summary) for summary in summaries], lambda: _show(summaries, place))
 

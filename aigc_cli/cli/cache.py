@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from aigc_cli.cli.console import print_json, print_table
-from aigc_cli.cli.help import CommandList, HelpfulCommand
+from aigc_cli.cli.help import COMMAND_GROUPS, CommandList, HelpfulCommand
 from aigc_cli.cli.options import INPUT, JSON, check_least, make_number
 from aigc_cli.text import format_count
 
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from aigc_cli.storage.cache import CacheItem
 
 cache_app = typer.Typer(
-    name="cache", cls=CommandList, rich_markup_mode=None, help="Show or clear stored features, engines and demo data."
+    name="cache",
+    cls=CommandList,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=COMMAND_GROUPS["Machine"]["cache"],
 )
 
 

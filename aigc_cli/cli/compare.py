@@ -39,7 +39,10 @@ def compare(
     Reports differences of mean MOS and the share of prompts won, with 95% bootstrap intervals over prompts. Folders
     are scored first, with the options of `aigc score`; their scores are not kept.
     """
+    options.check_inputs("a table of scores or a folder of images", *tables)
     report = page.check(overwrite)
+    options.check_outputs(overwrite, output)
+    options.check_outputs(overwrite, plot, suffixes=(".png", ".svg"))
     scored = scoring.make_plan(device)
 
     from aigc_cli.workflows.compare import ComparisonPlan, compare_tables, label_tables

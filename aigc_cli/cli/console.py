@@ -1,7 +1,6 @@
 """Terminal output: progress bars and notes on stderr, results on stdout."""
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -126,6 +125,8 @@ def print_table(
 
 def print_json(value: object) -> None:
     """Prints JSON on stdout; an undefined number is null."""
+    import json
+
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 

@@ -10,6 +10,7 @@ from aigc_cli.cli.options import INPUT, TRAINING, make_number, make_option, make
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import resolve_recipe
 from aigc_cli.report.numbers import format_number
+from aigc_cli.runtime.hints import check_backbone
 
 if TYPE_CHECKING:
     from aigc_cli.workflows.crossval import CrossvalResult
@@ -52,17 +53,22 @@ def crossval(
     changes = options.parse_settings(settings) | {name: value for name, value in given.items() if value is not None}
     source, compute = rated.make_source(), machine.make_compute()
     resolved = resolve_recipe(changes, recipe)
+    source.check()
+    check_backbone(resolved.recipe.backbone)
+    options.check_inputs("a splits table", splits)
+    options.check_outputs(overwrite or resume, output, suffixes=())
 
     from aigc_cli.storage.atomic_files import Output
     from aigc_cli.workflows.crossval import CrossvalPlan, cross_validate
-    from aigc_cli.workflows.reports import report_evaluation
-    from aigc_cli.workflows.train.train import name_run_folder
+    from aigc_cli.workflows.experiment.run_folder import name_run_folder
 
     name, place = Path(recipe).stem, output or name_run_folder("crossval")
     plan = CrossvalPlan(name, protocol, 5 if folds is None else folds, 1 if repeats is None else repeats, splits, by)
     with show_progress(screen.quiet) as progress:
         result = cross_validate(resolved, source, plan, Output(place, overwrite, resume), compute, progress)
         if report is not None:
+            from aigc_cli.workflows.reports import report_evaluation
+
             title = f"Recipe {name}, cross-validated by {protocol}"
             report_evaluation(result, report, progress, title, result.warnings)
     facts = {key: getattr(result, key) for key in ("metrics", "folds", "spread", "warnings")}

@@ -35,10 +35,12 @@ def eval(
         raise AigcError("Expected --mos-min and --mos-max together, found one of them.", "Give both.")
     place = page.check(overwrite)
     source, compute = rated.make_source(), machine.make_compute()
+    options.check_model(model, machine.device)
+    source.check()
+    options.check_outputs(overwrite, output, predictions)
 
     from aigc_cli.mos_scale import MosScale
     from aigc_cli.workflows.evaluate import EvaluationPlan, evaluate_model
-    from aigc_cli.workflows.reports import report_evaluation
 
     scale = None if mos_min is None or mos_max is None else MosScale(mos_min, mos_max)
     plan = EvaluationPlan(model, by, scale, output, predictions, overwrite)
@@ -50,6 +52,8 @@ def eval(
         if "val" in splits:
             progress.say("Rows marked val: prompts of the run's validation part.")
         if place is not None:
+            from aigc_cli.workflows.reports import report_evaluation
+
             report_evaluation(result, place, progress)
     title = f"Agreement of {result.model} with human scores"
     facts = {"model": result.model, "metrics": result.metrics}

@@ -8,18 +8,41 @@ from typing import TYPE_CHECKING
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
+from aigc_cli.cli.values import read_without_pydantic
+
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
+    from typer._click.core import Parameter
 
 EXTRA = "~"
 GENERAL = "Options"
 SHOW_ALL = "show_all"  # key of the root context's `obj`
 FLAG_COLUMNS = 28  # a longer flag has its help on the next line
-COMMAND_GROUPS = {
-    "Commands": ("train", "eval", "score", "ablate", "recommend"),
-    "Results": ("pick", "compare", "plot", "verify"),
-    "Judging models": ("crossval", "stress"),
-    "Machine": ("doctor", "cache"),
+COMMAND_GROUPS = {  # the first paragraph of each command's help: `aigc --help` imports none of them
+    "Commands": {
+        "train": "Train a model on rated images.",
+        "eval": "Compare a model's scores with human ratings.",
+        "score": "Score the quality and prompt consistency of images.",
+        "ablate": "Compare recipe variants on the same folds.",
+        "recommend": "Recommend settings for your data, with a reason for each.",
+    },
+    "Results": {
+        "pick": "List, copy, link or move the best images of each prompt.",
+        "compare": "Test which of several sets of images scores higher.",
+        "plot": "Draw figures of a run or a result table.",
+        "verify": "Score a random sample of a table again and compare.",
+    },
+    "Judging models": {
+        "crossval": "Cross-validate a recipe on rated images.",
+        "stress": "Measure how scores change when images or prompts are damaged.",
+    },
+    "Making things": {
+        "export": "Write a model as ONNX graphs.",
+    },
+    "Machine": {
+        "doctor": "Check that this machine has what aigc needs.",
+        "cache": "Show or clear stored features, engines and demo data.",
+    },
 }
 EXAMPLES = (
     "aigc score images/ --prompts prompts.csv",
@@ -29,6 +52,9 @@ EXAMPLES = (
 
 class HelpfulCommand(TyperCommand):
     """A command with a short help and a complete one."""
+
+    def get_params(self, ctx: "Context") -> "list[Parameter]":
+        return read_without_pydantic(super().get_params(ctx))
 
     def collect_usage_pieces(self, ctx: "Context") -> list[str]:
         """`[OPTIONS]` and the arguments, in brackets where they may be left out."""
@@ -63,13 +89,16 @@ class HelpfulCommand(TyperCommand):
 class CommandList(TyperGroup):
     """The help of a group of commands; that of `aigc` itself lists them by subject and ends with examples."""
 
+    def get_params(self, ctx: "Context") -> "list[Parameter]":
+        return read_without_pydantic(super().get_params(ctx))
+
     def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """The commands, each with the first paragraph of its help, then the options."""
         is_root = ctx.parent is None
-        texts = {name: (command.help or "").partition("\n\n")[0] for name, command in self.commands.items()}
-        for title, names in (COMMAND_GROUPS if is_root else {"Commands": tuple(texts)}).items():
+        own = {} if is_root else {name: (c.help or "").partition("\n\n")[0] for name, c in self.commands.items()}
+        for title, texts in (COMMAND_GROUPS if is_root else {"Commands": own}).items():
             with formatter.section(title):
-                formatter.write_dl([(name, " ".join(texts[name].split())) for name in names])
+                formatter.write_dl([(name, " ".join(text.split())) for name, text in texts.items()])
         records = [record for parameter in self.get_params(ctx) if (record := parameter.get_help_record(ctx))]
         with formatter.section(GENERAL):
             formatter.write_dl(records, col_max=FLAG_COLUMNS)

@@ -1,24 +1,21 @@
 """The executable `aigc`: joins the commands and turns errors into messages and exit codes."""
 
-import difflib
+import importlib
 import io
 import os
 import signal
 import sys
-import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from aigc_cli.cli import ablate, compare, crossval, doctor, eval, pick, plot, recommend, score, stress, train, verify
-from aigc_cli.cli.cache import cache_app
-from aigc_cli.cli.help import SHOW_ALL, CommandList, HelpfulCommand
-from aigc_cli.cli.options import add_bundles
+from aigc_cli.cli.help import COMMAND_GROUPS, SHOW_ALL, CommandList, HelpfulCommand
 from aigc_cli.errors import AigcError
 from aigc_cli.text import show_path, to_printable
 
 if TYPE_CHECKING:
-    from typer._click import ClickException, Context
+    from typer._click import ClickException, Command, Context
 
 INTERRUPTED, TERMINATED = 130, 143
 MOVED_OPTIONS = {  # options of earlier versions, and what to type instead
@@ -31,9 +28,50 @@ MOVED_OPTIONS = {  # options of earlier versions, and what to type instead
 # Typer has its own copy of Click and does not export this class, only its child BadParameter.
 _USAGE_ERROR: "type[ClickException]" = typer.BadParameter.__mro__[2]
 
+
+class Commands(Mapping[str, "Command"]):
+    """Click's commands by name. A command is made, and its module imported, when it is looked up."""
+
+    def __init__(self) -> None:
+        self._names = [name for group in COMMAND_GROUPS.values() for name in group]
+        self._made: dict[str, Command] = {}
+
+    def __getitem__(self, name: str) -> "Command":
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = _make_command(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _make_command(name: str) -> "Command":
+    from aigc_cli.cli.options import add_bundles
+
+    module = importlib.import_module(f"aigc_cli.cli.{name}")  # of the command and its function
+    if name == "cache":
+        return typer.main.get_command(module.cache_app)
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    alone.command(name, cls=HelpfulCommand)(add_bundles(getattr(module, name)))
+    return typer.main.get_command(alone)
+
+
+class _Root(CommandList):
+    """`aigc` itself."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Commands()  # type: ignore[assignment]  # nothing adds a command to it
+
+
 app = typer.Typer(
     name="aigc",
-    cls=CommandList,
+    cls=_Root,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -63,17 +101,21 @@ def _start(
         typer.echo(context.get_help())
 
 
-def register(target: typer.Typer) -> None:
-    """Adds every command to an application."""
-    for module in (train, eval, score, ablate, recommend, pick, compare, plot, verify, crossval, stress, doctor):
-        name = module.__name__.rpartition(".")[2]  # of the module, the command and its function
-        target.command(name, cls=HelpfulCommand)(add_bundles(getattr(module, name)))
-    target.add_typer(cache_app)
+class _PandasBlocker:
+    """Keeps pandas out of the process: no command needs it, and pyarrow would spend 0.3 s on importing it.
+
+    None in `sys.modules` does not do it: pyarrow takes it for the module. PyTorch may look for pandas and find it: it
+    takes an error for one of its own.
+    """
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas" and "torch" not in sys.modules:
+            raise ModuleNotFoundError("No command needs pandas.", name="pandas")
 
 
 def main() -> None:
     """Runs `aigc` and exits with a code of docs/reasons.md."""
-    register(app)
+    sys.meta_path.insert(0, _PandasBlocker())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: print an escape where UTF-8 is missing
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # unwinds the stack, which removes temporary files
@@ -81,7 +123,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs a command line of `app`, prints errors on stderr and returns the exit code. Call `register(app)` first."""
+    """Runs a command line of `app`, prints errors on stderr and returns the exit code."""
     debug, show_all = "--debug" in arguments, "--help-all" in arguments
     arguments = ["--help" if a == "--help-all" else a for a in arguments if a != "--debug"]  # anywhere on the line
     try:
@@ -105,6 +147,8 @@ def run(arguments: list[str]) -> int:
         return _end_early(ending.code if isinstance(ending, SystemExit) else 1)
     except Exception as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         return _explain_unexpected(error)
 
@@ -122,6 +166,9 @@ def _explain_unexpected(error: Exception) -> int:
     no_memory = type(error).__name__ == "OutOfMemoryError" or "enough memory: you tried to allocate" in str(error)
     if isinstance(error, MemoryError) or no_memory:
         return _print_error("Out of memory; finished parts are kept.", "Close other programs and try again.", 4)
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) != "aigc_cli":
+        message = f"Expected the package {package}, found it not installed."
+        return _print_error(message, "Install everything with: pip install aigc-cli", 4)
     if isinstance(error, PermissionError) and error.filename:  # even asking whether a path exists may be forbidden
         message = f"Expected access to {show_path(os.fsdecode(error.filename))}, found it forbidden."
         return _print_error(message, "Change the permissions of its folders, or use another path.", 4)
@@ -143,6 +190,8 @@ def _hint_usage(error: "ClickException") -> str:
         moved = MOVED_OPTIONS.get(context.info_name or "", {})
         if unknown in moved:
             return moved[unknown]
+        import difflib
+
         from aigc_cli.recipe import FORMER_SETTINGS
 
         if (setting := unknown.removeprefix("--").replace("-", "_")) in FORMER_SETTINGS:

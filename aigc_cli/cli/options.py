@@ -1,11 +1,11 @@
-"""Options that several commands share, and those that are made from the recipe's fields.
+"""Options that several commands share.
 
 An option is the default of a parameter. A parameter whose type is a bundle stands for several, see `add_bundles`.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,10 +16,10 @@ from aigc_cli.cli.console import print_json
 from aigc_cli.cli.help import EXTRA
 from aigc_cli.cli.streams import STREAM
 from aigc_cli.errors import AigcError
-from aigc_cli.recipe import FIELDS, get_field_type
+from aigc_cli.text import show_path
 
 if TYPE_CHECKING:
-    from aigc_cli.report.page import PageOutput
+    from aigc_cli.report.page_output import PageOutput
     from aigc_cli.workflows.experiment.source import Compute, Source
     from aigc_cli.workflows.score.plan import ScoringPlan
 
@@ -38,12 +38,12 @@ def make_option(
         extra: whether only `--help-all` shows it.
     """
     if default is not None and default is not False and "default" not in text:
-        text += f" (default {_format_value(default)})"
+        text += f" (default {format_value(default)})"
     more |= {"metavar": metavar or None, "rich_help_panel": f"{EXTRA}{group}" if extra else group}
     return typer.Option(default, *flags, help=f"{text.removesuffix('.')}.", show_default=False, **more)
 
 
-def _format_value(value: object) -> str:
+def format_value(value: object) -> str:
     """A value as a person types it: `on`, `1e-4`, `0.5`."""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -84,7 +84,7 @@ class RatedOptions(NamedTuple):
     sep: str = SEPARATOR
 
     def make_source(self, splits: Path | None = None) -> "Source":
-        """The source of the rated images; imports no PyTorch."""
+        """The source of the rated images, not checked."""
         from aigc_cli.workflows.experiment.source import Source
 
         return Source(self.data, self.images, parse_renames(self.columns), self.sep, splits)
@@ -103,8 +103,9 @@ class ScoringOptions(NamedTuple):
     sep: str = SEPARATOR
 
     def make_plan(self, device: str, engine: str = "auto") -> "ScoringPlan":
-        """The plan of a scoring; imports no PyTorch."""
+        """The plan of a scoring; AigcError if there is no such model or device."""
         renames = parse_renames(self.columns)
+        check_model(self.model, device)
         from aigc_cli.workflows.score.plan import ScoringPlan, Selection
 
         selection = Selection(self.recursive, self.include or (), self.exclude or ())
@@ -138,7 +139,7 @@ class PageOptions(NamedTuple):
             if self.thumbs is not None:
                 raise AigcError("Expected --report beside --thumbs, found none.", "Example: --report report.html")
             return None
-        from aigc_cli.report.page import PageOutput
+        from aigc_cli.report.page_output import PageOutput
 
         output = PageOutput(self.report, self.thumbs)
         output.check(overwrite=overwrite)
@@ -183,6 +184,45 @@ def add_bundles(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def check_inputs(wanted: str, *paths: Path | None) -> None:
+    """Refuses paths where there is nothing, before anything heavy is imported; `wanted` says what is expected there."""
+    for path in paths:
+        try:
+            if path is not None and path != STREAM:
+                path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise AigcError(
+                f"Expected {wanted} at {show_path(path)}, found nothing there.", "Check the path."
+            ) from error
+        except PermissionError:
+            raise
+        except OSError:  # such as a loop of links: the reader of the file explains it
+            pass
+
+
+def check_model(model: Path | None, device: str) -> None:
+    """Refuses a folder without a model, and a device of an unknown name, before anything heavy is imported."""
+    from aigc_cli.runtime.devices import check_device
+    from aigc_cli.storage.checkpoints import find_checkpoint
+
+    check_device(device)
+    find_checkpoint(model)
+
+
+def check_outputs(overwrite: bool, *paths: Path | None, suffixes: Sequence[str] | None = None) -> None:
+    """Refuses outputs that can't be written, before anything heavy is imported; see `check_output`.
+
+    Args:
+        paths: of tables; None and - are left out.
+        suffixes: of other files; empty for folders.
+    """
+    from aigc_cli.storage.atomic_files import LOCK, TABLE_SUFFIXES, check_output
+
+    for path in paths:
+        if path is not None and path != STREAM and not (path / LOCK).exists():  # who holds a folder is said later
+            check_output(path, overwrite=overwrite, suffixes=TABLE_SUFFIXES if suffixes is None else suffixes)
+
+
 def check_resume(resume: bool, output: Path | None) -> None:
     """Refuses --resume without -o, the folder of the interrupted run."""
     if resume and output is None:
@@ -213,44 +253,3 @@ def _parse_pairs(texts: Iterable[str], wanted: str, example: str) -> dict[str, s
         if not (name and equals and value):
             raise AigcError(f"Expected {wanted}, found '{name}{equals}{value}'.", f"Example: {example}")
     return {name: value for name, _, value in pairs}
-
-
-def describe_setting(name: str) -> str:
-    """The help of a setting with its range.
-
-    Example:
-        >>> describe_setting("max_grad_norm")
-        'Gradient clipping: 0.5 to 2; 0 turns it off (default 1)'
-    """
-    meta, default = FIELDS[name].metadata, FIELDS[name].default
-    text, derived, rest = str(meta["help"]).partition(" (default: ")  # of a setting whose default is None
-    if not text.startswith(("mini", "mse")):
-        text = text[0].upper() + text[1:]
-    spans = [", ".join(meta["choices"])] if meta["choices"] else []
-    if meta["sensible"]:
-        spans.append(" to ".join(map(_format_value, meta["sensible"])))
-    if meta["off"]:
-        spans.append("0 turns it off")
-    shown = derived + rest if default is None else f" (default {_format_value(default)})"
-    return text + (f": {'; '.join(spans)}" if spans else "") + shown
-
-
-def _list_setting_options() -> Iterable[inspect.Parameter]:
-    """An option for each field of a recipe."""
-    for name, field in FIELDS.items():
-        kind, flag = get_field_type(name)[0], f"--{name.replace('_', '-')}"
-        option = make_option(
-            field.metadata["group"],
-            describe_setting(name),
-            f"{flag}/{flag.replace('--', '--no-')}" if kind is bool else flag,
-            metavar={bool: "", str: "TEXT"}.get(kind, "NUMBER"),
-            extra=not field.metadata["main"],
-        )
-        wanted = kind if kind is bool else str  # the recipe converts and checks, so all sources have the same errors
-        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=wanted | None)
-
-
-class RecipeSettings(dict[str, Any]):
-    """{setting: value} from an option for each field of a recipe; None for an option that was not given."""
-
-    __signature__ = inspect.Signature([*_list_setting_options()])

@@ -12,7 +12,6 @@ from aigc_cli.cli.options import OUTPUT, make_flag, make_number, make_option, ma
 from aigc_cli.cli.streams import STREAM, print_paths, receive_table, send_tables
 from aigc_cli.errors import AigcError
 from aigc_cli.report.numbers import format_number
-from aigc_cli.storage.atomic_files import check_output
 from aigc_cli.text import format_count, to_printable
 
 if TYPE_CHECKING:
@@ -59,8 +58,7 @@ def pick(
     if undo is not None:
         _undo(undo, table, screen.quiet)
         return
-    if table is None:
-        raise AigcError("Expected a table of scores, found none.", "Example: aigc pick scores.parquet")
+    table = _check_table(table)
     actions: dict[Action, Path | None] = {"copy": copy, "symlink" if symbolic else "link": link, "move": move}
     _check_actions(actions, symbolic, dry_run)
     if keep is not None and top_share is not None:
@@ -104,11 +102,17 @@ def _place(
     return files
 
 
+def _check_table(table: Path | None) -> Path:
+    if table is None:
+        raise AigcError("Expected a table of scores, found none.", "Example: aigc pick scores.parquet")
+    options.check_inputs("a table of scores", table)
+    return table
+
+
 def _check_output(output: Path | None, overwrite: bool, on_stdout: list[bool]) -> None:
     if sum(on_stdout) > 1:
         raise AigcError("Expected one of --paths, --json and -o -, found several.", "Keep one of them.")
-    if output is not None and output != STREAM:
-        check_output(output, overwrite=overwrite)
+    options.check_outputs(overwrite, output)
 
 
 def _check_actions(actions: "Mapping[Action, Path | None]", symbolic: bool, dry_run: bool) -> None:

@@ -32,10 +32,13 @@ def plot(
 
     Training curves, model scores against human scores, calibration, or an ablation: what the run or table holds.
     """
+    options.check_inputs("a table or a run folder", run)
+    source = options.RatedOptions(data, None, columns, sep).make_source()
+    source.check()
+
     from aigc_cli.workflows.plot import draw_plots
 
     with show_progress(screen.quiet) as progress:
-        source = options.RatedOptions(data, None, columns, sep).make_source()
         kinds = [name.strip() for name in formats.split(",")]
         found = draw_plots(run, output=output, source=source, formats=kinds, overwrite=overwrite)
         for note in found.notes:

@@ -13,7 +13,6 @@ from aigc_cli.cli.options import INPUT, OUTPUT, make_number, make_path
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import resolve_recipe
 from aigc_cli.report.numbers import format_number
-from aigc_cli.storage.atomic_files import check_output, write_text
 
 if TYPE_CHECKING:
     from aigc_cli.workflows.recommend.by_size import Recommendation
@@ -49,16 +48,20 @@ def recommend(
     _check_usage({"--n": n, "--data": data, "--run": run}, only_with_data)
     options.check_least("--raters", raters, 2)
     if output:
+        from aigc_cli.storage.atomic_files import check_output
+
         check_output(output, overwrite=overwrite, suffixes=(".yaml", ".yml"))
     if n is not None:
         from aigc_cli.workflows.recommend.by_size import recommend_by_size
 
         found, basis = recommend_by_size(n), f"--n {n}"
     elif data is not None:
-        from aigc_cli.workflows.recommend.by_data import recommend_by_data
-
         scale = resolve_recipe({"mos_min": mos_min, "mos_max": mos_max}).recipe.scale
         renames = options.parse_renames(columns)
+        options.RatedOptions(data, images, columns, sep).make_source().check()
+
+        from aigc_cli.workflows.recommend.by_data import recommend_by_data
+
         with show_progress(screen.quiet) as progress:
             found = recommend_by_data(
                 data, images, scale=scale, columns=renames, sep=sep, raters=raters, progress=progress
@@ -173,6 +176,8 @@ def _fold_command(command: str) -> str:
 
 def _write_recipe(output: Path, found: "Recommendation", basis: str) -> None:
     import yaml
+
+    from aigc_cli.storage.atomic_files import write_text
 
     head = f"# For {found.n:,} rated images, by `aigc recommend {basis}`.\n"
     write_text(output, head + yaml.safe_dump(found.to_json()["recipe"], sort_keys=False))

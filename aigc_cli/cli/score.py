@@ -12,6 +12,7 @@ from aigc_cli.cli.console import print_table, print_text, show_progress
 from aigc_cli.cli.options import MACHINE, OUTPUT, make_flag, make_option, make_path
 from aigc_cli.cli.streams import STREAM, receive_table
 from aigc_cli.errors import AigcError
+from aigc_cli.images.folders import check_folder
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
 from aigc_cli.report.numbers import MISSING, format_interval, format_number
@@ -50,6 +51,8 @@ def score(
     if output == STREAM and (resume or screen.as_json):
         raise AigcError("Expected -o - without --resume and --json, found both.", "Name a file with -o.")
     report = page.check(overwrite or resume)
+    options.check_outputs(overwrite or resume, output)
+    check_folder(folder)
     plan = scoring.make_plan(device, engine)
 
     from aigc_cli.storage.atomic_files import Output

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +28,8 @@ def send_tables(paths: Iterable[Path]) -> Iterator[list[Path]]:
         return
     if sys.stdin.isatty():
         raise AigcError("Expected a table on standard input, found a terminal.", "Example: ... | aigc pick -")
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="aigc-") as folder:
         received = Path(folder) / "stdin"
         with received.open("wb") as stream:
@@ -52,6 +53,8 @@ def receive_table(path: Path | None) -> Iterator[Path | None]:
     if path != STREAM:
         yield path
         return
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="aigc-") as folder:
         table = Path(folder) / "stdout.csv"
         yield table

@@ -25,10 +25,13 @@ def stress(
     """
     options.check_least("--n", n, 1)
     source = rated.make_source()
+    options.check_model(model, device)
+    source.check()
+    options.check_outputs(overwrite, output, suffixes=())
 
     from aigc_cli.storage.atomic_files import Output
+    from aigc_cli.workflows.experiment.run_folder import name_run_folder
     from aigc_cli.workflows.stress import StressPlan, format_shift, stress_model
-    from aigc_cli.workflows.train.train import name_run_folder
 
     place = output or name_run_folder("stress")
     with show_progress(screen.quiet) as progress:

@@ -8,11 +8,14 @@ from aigc_cli.cli import options
 from aigc_cli.cli.completion import list_recipe_paths, list_runs
 from aigc_cli.cli.console import print_metrics, print_text, show_progress
 from aigc_cli.cli.options import INPUT, OUTPUT, make_flag, make_number, make_option, make_path
+from aigc_cli.cli.settings import RecipeSettings
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import resolve_recipe
 
 if TYPE_CHECKING:
     from aigc_cli.recipe import ResolvedRecipe
+    from aigc_cli.storage.atomic_files import Output
+    from aigc_cli.workflows.experiment.source import Source
     from aigc_cli.workflows.train.train import TrainResult
 
 CALIBRATION_GROUP = "Calibration"
@@ -32,7 +35,7 @@ def train(
     print_config: bool = make_flag(OUTPUT, "Print the resolved recipe and exit", "--print-config", extra=True),
     screen: options.ScreenOptions,
     machine: options.MachineOptions,
-    settings: options.RecipeSettings,
+    settings: RecipeSettings,
     calibrate_folds: int = make_number(
         CALIBRATION_GROUP, "Calibrate intervals by K-fold training; 0 uses the validation part", default=0, extra=True
     ),
@@ -55,9 +58,18 @@ def train(
     source, compute = rated.make_source(splits), machine.make_compute()
 
     from aigc_cli.storage.atomic_files import Output
+    from aigc_cli.workflows.experiment.run_folder import name_run_folder
+
+    place = Output(resume or output or name_run_folder(recipe), overwrite, bool(resume))
+    options.check_inputs("an unfinished training", resume)
+    options.check_inputs("a splits table", splits)
+    options.check_inputs("predictions", calibrate_from)
+    if not resume:
+        _check_new(resolved, source, place)
+
     from aigc_cli.workflows.train.calibrate import HeldOutSource
     from aigc_cli.workflows.train.resume import is_finished, read_unfinished
-    from aigc_cli.workflows.train.train import name_run_folder, train_model
+    from aigc_cli.workflows.train.train import train_model
 
     with show_progress(screen.quiet) as progress:
         if resume and is_finished(resume):
@@ -65,7 +77,6 @@ def train(
             return
         if resume:
             resolved, source = read_unfinished(resume, settings, recipe, source)
-        place = Output(resume or output or name_run_folder(recipe), overwrite, bool(resume))
         held_out = HeldOutSource(calibrate_folds, calibrate_from)
         result = train_model(resolved, source, place, held_out, compute, progress)
     facts = {"run": str(result.run)} | {name: getattr(result, name) for name in PRINTED}
@@ -76,6 +87,18 @@ def _check_resume(resume: Path | None, others: Mapping[str, object]) -> None:
     """Refuses options that the training in the run folder was started with or without."""
     if resume and (given := [name for name, value in others.items() if value]):
         raise AigcError(f"Expected --resume without {', '.join(given)}, found both.", "Leave out all but --resume.")
+
+
+def _check_new(resolved: "ResolvedRecipe", source: "Source", place: "Output") -> None:
+    """Refuses a new training before anything heavy is imported."""
+    from aigc_cli.runtime.hints import check_backbone
+    from aigc_cli.storage.atomic_files import LOCK
+    from aigc_cli.workflows.experiment.run_folder import check_run_folder
+
+    source.check()
+    check_backbone(resolved.recipe.backbone)
+    if not (place.path / LOCK).exists():  # who holds the folder is said later
+        check_run_folder(place)
 
 
 def _print_config(resolved: "ResolvedRecipe", quiet: bool) -> None:

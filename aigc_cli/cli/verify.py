@@ -28,6 +28,8 @@ def verify(
     Also compares the hashes of model and preprocessing. Exits with 3 if anything differs.
     """
     options.check_least("--n", n, 1)
+    options.check_inputs("a table of scores", table)
+    options.check_model(model, device)
 
     from aigc_cli.workflows.verify import SCORE_TOLERANCE, verify_table
 

@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.reader import IMAGE_SUFFIXES
 from aigc_cli.text import to_printable
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
+from aigc_cli.images.fast_png import decode_usual_png
+from aigc_cli.images.preprocess import Pixels, Preprocessing
 from aigc_cli.prompts.embedded import NO_RECORD, read_embedded
 from aigc_cli.prompts.programs import GenerationRecord
 from aigc_cli.regular_file import FileTooLarge, NotRegularFile, read_regular
@@ -30,13 +32,11 @@ Reason = Literal[
     "too_many_pixels", "extreme_aspect", "decoder_crash", "link_outside",
     "no_prompt", "ambiguous_prompt", "bad_metadata", "bad_sidecar", "animated_first_frame",
 ]  # fmt: skip
-Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 64_000_000  # width x height
 MAX_IMAGE_BYTES = 8 * MAX_PIXELS  # size of an uncompressed 16-bit RGBA image of MAX_PIXELS
 MAX_ASPECT = 50  # longer side / shorter side; a resize would leave too few pixels of a thinner image
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 
 REASONS: dict[str, str] = {
     "missing_file": "there is no such file",
@@ -107,22 +107,18 @@ class DecodedImage:
     """A decoded image.
 
     Attributes:
-        pixels: RGB, uint8 of shape (height, width, 3), upright, without transparency; writable.
+        pixels: RGB, uint8 (H, W, 3), upright, without transparency; writable. Of the size of the image, or of a tower's
+            size if the image was preprocessed.
+        width, height: of the upright image, in pixels.
         note: `animated_first_frame` if the file has several frames, else None.
         record: the prompt and settings in its metadata.
     """
 
     pixels: Pixels
+    width: int
+    height: int
     note: str | None = None
     record: GenerationRecord = NO_RECORD
-
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self.pixels.shape[0])
 
     @property
     def image(self) -> Image.Image:
@@ -147,17 +143,19 @@ def read_image_bytes(path: Path) -> bytes:
         raise ImageFault(_READ_ERRORS.get(error.errno or 0, "unreadable")) from error
 
 
-def decode_image(data: bytes) -> DecodedImage:
+def decode_image(data: bytes, preprocessing: Preprocessing | None = None) -> DecodedImage:
     """Decode the bytes of a JPEG, PNG, WebP, GIF, TIFF or BMP file; the first frame if there are several.
 
-    The format is detected from the content. Size limits are checked on the header, before any pixel is decoded.
+    The format is detected from the content. Size limits are checked on the header, before any pixel is decoded. With a
+    preprocessing, its `fit_size` resizes the upright image.
 
     Raises:
         ImageFault: not_an_image, unsupported_format, truncated, corrupt, too_many_pixels, extreme_aspect, or
             decoder_crash when the memory does not suffice.
     """
     with _translate_faults(data), Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        decoded = _normalise(image)
+        _check_size(image)
+        decoded = _normalise(_load_pixels(image, data), preprocessing)
         # MPO is a photograph followed by a preview or a depth map, not an animation.
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
     return replace(decoded, note="animated_first_frame") if animated else decoded
@@ -174,6 +172,8 @@ def convert_pil(image: Image.Image) -> DecodedImage:
             pixels); every fault of `decode_image` if the pixels are not loaded yet.
     """
     with _translate_faults(None):
+        _check_size(image)
+        image.load()
         return _normalise(image)
 
 
@@ -187,7 +187,7 @@ def hash_image_file(path: Path) -> str:
     return hash_bytes(read_image_bytes(path))
 
 
-def _normalise(image: Image.Image) -> DecodedImage:
+def _check_size(image: Image.Image) -> None:
     short, long = sorted(image.size)
     if short * long > MAX_PIXELS:
         raise ImageFault("too_many_pixels")
@@ -195,7 +195,18 @@ def _normalise(image: Image.Image) -> DecodedImage:
         raise ImageFault("corrupt")
     if long > MAX_ASPECT * short:
         raise ImageFault("extreme_aspect")
-    image.load()  # turns TIFF upright and finds EXIF after the pixels of PNG, so the orientation is read after it
+
+
+def _load_pixels(image: Image.Image, data: bytes) -> Image.Image:
+    """The image with its pixels. Loading turns TIFF upright and finds EXIF after the pixels of PNG."""
+    if isinstance(image, PngImageFile) and (decoded := decode_usual_png(image, data)) is not None:
+        return decoded
+    image.load()
+    return image
+
+
+def _normalise(image: Image.Image, preprocessing: Preprocessing | None = None) -> DecodedImage:
+    """A loaded image upright and in RGB, at the tower's size with a preprocessing, and its record."""
     try:
         turn = _UPRIGHT.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
     except Exception:  # broken metadata raises exceptions of any type; most images are upright
@@ -203,7 +214,8 @@ def _normalise(image: Image.Image) -> DecodedImage:
     pixels = _convert_rgb(image)
     if turn is not None:
         pixels = pixels.transpose(turn)
-    return DecodedImage(np.array(pixels), record=read_embedded(image))
+    fitted = np.array(pixels) if preprocessing is None else preprocessing.fit_size(pixels)
+    return DecodedImage(fitted, *pixels.size, record=read_embedded(image))
 
 
 def _convert_rgb(image: Image.Image) -> Image.Image:
@@ -218,10 +230,12 @@ def _convert_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ImageFault("unsupported_format")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     straight = image.convert("LA") if image.mode == "La" else image  # Pillow cannot convert La to RGBA directly
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, straight.convert("RGBA")).convert("RGB")
+    straight = straight if straight.mode == "RGBA" else straight.convert("RGBA")
+    if straight.getchannel("A").getextrema() != (255, 255):  # blending takes five times as long as looking
+        straight = Image.alpha_composite(Image.new("RGBA", image.size, "white"), straight)
+    return straight.convert("RGB")
 
 
 class _WarningSilencer:

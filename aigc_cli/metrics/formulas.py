@@ -2,8 +2,8 @@
 
 Each takes predictions and human scores as float64 arrays (n,). The metrics within groups also take the group of each
 row as an integer from 0, (n,). No formula checks its input: `metrics.by_name.explain_undefined` says beforehand whether
-a metric is defined. SciPy takes a second to import and is imported by the functions that need it: scoring uses only the
-types of this module.
+a metric is defined. SciPy takes a second to import and is imported by the functions that need it; correlations of
+values and of ranks do without it.
 """
 
 import numpy as np
@@ -16,16 +16,23 @@ MIN_LOGISTIC_ROWS = 5  # a curve with four parameters passes through any four po
 
 def srocc(predicted: Values, target: Values) -> float:
     """Spearman's rank correlation, in [-1, 1]; equal values share their average rank."""
-    from scipy import stats
+    return plcc(rank(predicted), rank(target))
 
-    return float(np.corrcoef(stats.rankdata(predicted), stats.rankdata(target))[0, 1])
+
+def rank(values: Values) -> Values:
+    """The ranks (n,) of values (n,) from 1; equal values share their average rank.
+
+    Example:
+        >>> rank(np.array([5.0, 1.0, 5.0])).tolist()
+        [2.5, 1.0, 2.5]
+    """
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place])
 
 
 def plcc(predicted: Values, target: Values) -> float:
     """Pearson's linear correlation, in [-1, 1]."""
-    from scipy import stats
-
-    return float(stats.pearsonr(predicted, target).statistic)
+    return float(np.corrcoef(predicted, target)[0, 1])
 
 
 def krocc(predicted: Values, target: Values) -> float:
@@ -165,10 +172,9 @@ def within_srocc(predicted: Values, target: Values, codes: Codes) -> tuple[Value
 
 def _rank_within(values: Values, codes: Codes) -> Values:
     """The rank of each row within its group (ties averaged), minus the group's mean rank."""
-    from scipy import stats
-
-    dense = stats.rankdata(values, method="dense").astype(np.int64)
-    ranks = stats.rankdata(codes * (len(values) + 1) + dense)  # by group: a group's ranks are only shifted
+    dense = np.unique(values, return_inverse=True)[1]
+    by_group = np.asarray(codes * (len(values) + 1) + dense, dtype=np.float64)
+    ranks = rank(by_group)  # a group's ranks are only shifted
     return np.asarray(ranks - (np.bincount(codes, ranks) / np.maximum(np.bincount(codes), 1))[codes])
 
 

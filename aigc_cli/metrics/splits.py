@@ -2,10 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from aigc_cli.errors import AigcError
+
+
+class Split(NamedTuple):
+    """The rows to train on and the rows to validate on."""
+
+    train: Sequence[int]
+    val: Sequence[int]
 
 
 def make_folds(groups: Sequence[str], folds: int, seed: int) -> list[list[int]]:

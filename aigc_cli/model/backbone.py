@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc_cli.errors import AigcError
-from aigc_cli.model.hints import Hints
-from aigc_cli.model.preprocess import Picture, Preprocessing
-from aigc_cli.model.towers import UNFROZEN, Tower
+from aigc_cli.images.preprocess import Picture, Preprocessing
+from aigc_cli.model.towers import Tower
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.hints import Hints
+from aigc_cli.runtime.saved import UNFROZEN, Freezing
 from aigc_cli.storage.tensors import hash_tensors
 
 
@@ -29,18 +30,6 @@ def concat_features(image: ImageFeatures) -> NDArray[Any]:
     return torch.cat([image.embedding, image.levels], dim=1).cpu().double().numpy()
 
 
-@dataclass(frozen=True)
-class Freezing:
-    """The freeze boundary of both towers, each as the number of frozen blocks; the stem is frozen with them.
-
-    -1 (`UNFROZEN`) freezes nothing, not even the stem. The number of blocks leaves only the tail trainable; one more
-    freezes the tail too.
-    """
-
-    image: int
-    text: int
-
-
 @dataclass
 class Backbone:
     """A CLIP-like model, split into an image tower and a text tower.
@@ -50,6 +39,7 @@ class Backbone:
         image, text: the towers; their modules own all parameters.
         tokenize: from texts to int64 token ids (B, L).
         truncates: whether a text is longer than the text tower's window.
+        describe_tokenizer: the text of a `tokenizer.json` that gives the same tokens.
         embed_dim: D, the size of both embeddings.
         weights_hash: SHA-256 of the loaded weights.
         autocast: the type of all computations after the freeze boundary; None for float32. Embeddings and levels are
@@ -61,6 +51,7 @@ class Backbone:
     text: Tower
     tokenize: Callable[[Sequence[str]], Tensor]
     truncates: Callable[[str], bool]
+    describe_tokenizer: Callable[[], str]
     preprocessing: Preprocessing
     embed_dim: int
     hints: Hints
@@ -74,7 +65,12 @@ class Backbone:
 
     def transform(self, image: Picture) -> Tensor:
         """Preprocessed float32 pixels (3, H, W) of an RGB image."""
-        return self.preprocessing.normalise(self.preprocessing.fit_size(image)[None])[0]
+        return self.normalise(torch.from_numpy(self.preprocessing.fit_size(image))[None])[0]
+
+    def normalise(self, fitted: Tensor) -> Tensor:
+        """Normalised float32 pixels (B, 3, H, W), from uint8 images (B, H, W, 3) at the tower's size."""
+        mean, std = (torch.tensor(v, device=fitted.device) for v in (self.preprocessing.mean, self.preprocessing.std))
+        return (fitted.permute(0, 3, 1, 2) * (1 / (255 * std)).view(3, 1, 1)) + (-mean / std).view(3, 1, 1)
 
     def modules(self) -> nn.ModuleDict:
         """The modules of both towers, named `image` and `text`."""
@@ -152,7 +148,7 @@ class Backbone:
             hidden = self.image.run_block(self.image.blocks[index], hidden, None)
             if index in self.hints.levels:
                 pooled.append(self.image.pool(hidden))
-        return hidden, torch.cat(pooled, dim=1) if pooled else hidden.new_empty(len(hidden), 0)
+        return hidden, torch.cat(pooled, dim=1) if pooled else hidden.new_empty(hidden.shape[0], 0)
 
     def run_text_to_boundary(self, tokens: Tensor, boundary: int) -> dict[str, Tensor]:
         """Runs the text tower up to the freeze boundary, on token ids (B, L).
@@ -196,6 +192,17 @@ class Backbone:
         device = next(self.image.module.parameters()).device
         with torch.inference_mode():
             return self.encode_image(torch.zeros(1, 3, height, width, device=device)).levels.shape[1]
+
+
+def average_text_parts(embeddings: Tensor, counts: Sequence[int]) -> Tensor:
+    """The embeddings (B, D) of texts from those of their parts (sum(counts), D), L2-normalised; `counts` are by text.
+
+    A text of several parts has their normalised mean; a text of one part has exactly its embedding.
+    """
+    if len(embeddings) == len(counts):
+        return embeddings
+    groups = torch.split(embeddings, list(counts))
+    return torch.stack([group[0] if len(group) == 1 else F.normalize(group.mean(0), dim=0) for group in groups])
 
 
 def _find_boundary(tower: Tower, mode: str, depth: float) -> int:

@@ -5,20 +5,18 @@ from collections.abc import Iterator
 
 import torch
 
-from aigc_cli.errors import AigcError, EnvironmentProblem
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
+from aigc_cli.errors import EnvironmentProblem
+from aigc_cli.runtime.devices import check_device
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device `name`; `auto` is the first available one of CUDA, Apple's MPS and the CPU.
 
     Raises:
-        AigcError: `name` is not in `DEVICES`.
+        AigcError: there is no such name, see `DEVICES`.
         EnvironmentProblem: this machine has no such device.
     """
-    if name not in DEVICES:
-        raise AigcError(f"Expected a device out of {', '.join(DEVICES)}, found '{name}'.", "Use --device auto.")
+    check_device(name)
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(device for device in ("cuda", "mps", "cpu") if available[device]))
@@ -35,6 +33,11 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     """
     supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if name == "bf16" or (name == "auto" and supported) else None
+
+
+def limit_this_thread() -> None:
+    """PyTorch uses one thread for what the calling thread runs from now on: other threads keep the other cores busy."""
+    torch.set_num_threads(1)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Engines: they run the image tower in scoring, and its frozen part in training.
+"""Engines: they run the frozen part of the image tower in training.
 
 PyTorch's eager mode is always available. ONNX Runtime runs the same network, exported from the backbone's present
 weights, two to three times as fast on a CPU. It computes in float32: bfloat16 changes scores by 0.05 MOS.
@@ -8,11 +8,8 @@ result for an image does not depend on other images. On other devices images run
 """
 
 import contextlib
-import importlib
-import io
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,14 +22,14 @@ from torch import Tensor, nn
 from aigc_cli import __version__
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.towers import UNFROZEN
+from aigc_cli.model.export import FEATURE_TOLERANCE, export_module
 from aigc_cli.progress import Progress, SilentProgress
+from aigc_cli.runtime.graphs import first_line, start_session
+from aigc_cli.runtime.network import ENGINES
+from aigc_cli.runtime.saved import UNFROZEN
 from aigc_cli.storage.atomic_files import open_atomic
 from aigc_cli.storage.cache import find_cache_folder
 from aigc_cli.storage.tensors import hash_tensors
-
-ENGINES = ("auto", "eager", "onnx")
-FEATURE_TOLERANCE = 1e-3  # share of the largest feature: an engine that differs by more is refused
 
 State = dict[str, Tensor]  # as `Backbone.run_image_to_boundary` returns it
 
@@ -118,9 +115,8 @@ def compile_engine(backbone: Backbone, boundary: int) -> Engine:
                 place.unlink(missing_ok=True)
         return Engine("onnx", run or _export_and_store(backbone, boundary, place), _join_states)
     except Exception as error:  # exporters raise errors of many types
-        reason = next(iter(f"{error}".strip().splitlines()), "") or type(error).__name__
         raise EnvironmentProblem(
-            f"The image tower of {backbone.name} can't run with engine onnx: {reason[:200].rstrip('.')}.",
+            f"The image tower of {backbone.name} can't run with engine onnx: {first_line(error)}.",
             "Use --engine eager.",
         ) from error
 
@@ -141,7 +137,7 @@ class _ImageTower(nn.Module):
     def __init__(self, backbone: Backbone, boundary: int) -> None:
         super().__init__()
         self.module, self._boundary = backbone.image.module, boundary
-        self._run_to_boundary, self._normalise = backbone.run_image_to_boundary, backbone.preprocessing.normalise
+        self._run_to_boundary, self._normalise = backbone.run_image_to_boundary, backbone.normalise
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return tuple(self._run_to_boundary(self._normalise(pixels), self._boundary).values())
@@ -156,7 +152,7 @@ def _export_and_store(backbone: Backbone, boundary: int, place: Path) -> _Runner
     try:
         graph = _export_graph(backbone, boundary, dynamo=False)
         run = _check_engine(_load_onnx(graph), backbone, boundary)
-    except ImportError:
+    except (ImportError, EnvironmentProblem):  # the other exporter can't help
         raise
     except Exception:
         graph = _export_graph(backbone, boundary, dynamo=True)
@@ -171,26 +167,9 @@ def _export_and_store(backbone: Backbone, boundary: int, place: Path) -> _Runner
 
 def _export_graph(backbone: Backbone, boundary: int, dynamo: bool) -> bytes:
     """The image tower up to a boundary as an ONNX file, for one image at a time."""
-    tower, stream = _ImageTower(backbone, boundary).eval(), io.BytesIO()
     first = "embedding" if boundary > len(backbone.image.blocks) else "hidden"
     pixels = torch.zeros(1, *backbone.preprocessing.size, 3, dtype=torch.uint8)
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # ONNX does not have the fused operator of attention
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                tower,
-                (pixels,),
-                None if dynamo else stream,  # type: ignore[arg-type]  # the tracing exporter writes into streams
-                input_names=["pixels"],
-                output_names=[first, "levels"],
-                dynamo=dynamo,
-                verbose=False,
-            )
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return bytes(program.model_proto.SerializeToString()) if program is not None else stream.getvalue()
+    return export_module(_ImageTower(backbone, boundary).eval(), {"pixels": pixels}, (first, "levels"), dynamo)
 
 
 def _check_engine(run: _Runner, backbone: Backbone, boundary: int) -> _Runner:
@@ -207,13 +186,7 @@ def _check_engine(run: _Runner, backbone: Backbone, boundary: int) -> _Runner:
 
 
 def _load_onnx(graph: Path | bytes) -> _Runner:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from version 1.29 it sends usage data by default
-    onnxruntime = importlib.import_module("onnxruntime")
-    onnxruntime.disable_telemetry_events()  # the same on Windows, where the variable has no effect
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = start_session(graph)
     names = [output.name for output in session.get_outputs()]
 
     def run(pixels: Tensor) -> State:
@@ -226,7 +199,7 @@ def _load_onnx(graph: Path | bytes) -> _Runner:
 def _run_eager(backbone: Backbone, boundary: int, images: Tensor) -> State:
     """The state of images, uint8 (B, H, W, 3)."""
     with torch.no_grad():  # not inference mode: training needs normal tensors
-        return backbone.run_image_to_boundary(backbone.preprocessing.normalise(images), boundary)
+        return backbone.run_image_to_boundary(backbone.normalise(images), boundary)
 
 
 def _join_states(found: Sequence[State]) -> State:

@@ -1,48 +1,15 @@
 """The heads of the residual model: a base score plus a bounded correction."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from aigc_cli.model.backbone import ImageFeatures
-from aigc_cli.model.hints import HeadInput
+from aigc_cli.runtime.saved import HeadConfig
 from aigc_cli.uncertainty.consistency import ConsistencyCorrection
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The configuration of the heads.
-
-    Attributes:
-        embed_dim, level_dim: D and L, the numbers of the backbone's embeddings and pooled level features.
-        quality_input, consistency_input: `embedding` for the literal formulas; `multilevel` adds the levels.
-        residual: True for base + bounded correction, False for the traditional model, score = f(features).
-        residual_scale_q, residual_scale_c: the largest correction of a score on [0, 1].
-        hidden_q, hidden_c: widths of the first hidden layers.
-        dropout: the dropout rate before each head's last layer.
-        correction_offset, correction_weight: correction_offset + correction_weight * q is added to consistency, on
-            [0, 1]. Both are 0 in training; see `ConsistencyCorrection`.
-    """
-
-    embed_dim: int
-    level_dim: int
-    quality_input: HeadInput
-    consistency_input: HeadInput
-    residual: bool
-    residual_scale_q: float
-    residual_scale_c: float
-    hidden_q: int
-    hidden_c: int
-    dropout: float
-    correction_offset: float = 0.0
-    correction_weight: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
 
 
 class Scores(NamedTuple):
@@ -90,9 +57,12 @@ class ResidualHeads(nn.Module):
     include the correction of `HeadConfig`.
     """
 
+    numbers: Tensor
+
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.config = config
+        self.register_buffer("numbers", torch.empty(4), persistent=False)  # of `config`, which stores them
+        self.set_config(config)
         dim, levels = config.embed_dim, config.level_dim
         self.many_q, self.many_c = config.quality_input == "multilevel", config.consistency_input == "multilevel"
         width_q = dim + levels if self.many_q else dim
@@ -137,9 +107,17 @@ class ResidualHeads(nn.Module):
         if self.config.residual:
             nn.init.constant_(self.base_q.bias, math.log(quality / (1 - quality)))
 
+    def set_config(self, config: HeadConfig) -> None:
+        """Sets the scales of the corrections and the correction of consistency; the layers stay as they are."""
+        self.config = config
+        scales, correction = (config.residual_scale_q, config.residual_scale_c), config.correction_offset
+        with torch.no_grad():
+            self.numbers.copy_(torch.tensor([*scales, correction, config.correction_weight]))
+
     def set_correction(self, correction: ConsistencyCorrection) -> None:
         """Adds `correction` to consistency from now on, see `HeadConfig`."""
-        self.config = replace(self.config, correction_offset=correction.offset, correction_weight=correction.weight)
+        corrected = replace(self.config, correction_offset=correction.offset, correction_weight=correction.weight)
+        self.set_config(corrected)
 
     def forward(self, image: ImageFeatures, text: Tensor) -> Scores:
         """Scores of B images and the embeddings `text` (B, D) of their prompts."""
@@ -154,10 +132,10 @@ class ResidualHeads(nn.Module):
         base_q = self.base_q(h).squeeze(1).sigmoid()
         base_c = self.a * (cosine + 1) / 2 + self.b
         delta_q, delta_c = raw_q.tanh(), raw_c.tanh()
-        quality = base_q + self.config.residual_scale_q * delta_q
-        consistency = self._correct(base_c + self.config.residual_scale_c * delta_c, quality)
+        quality = base_q + self.numbers[0] * delta_q
+        consistency = self._correct(base_c + self.numbers[1] * delta_c, quality)
         return Scores(quality, consistency, base_q, delta_q, self._correct(base_c, quality), delta_c, cosine)
 
     def _correct(self, consistency: Tensor, quality: Tensor) -> Tensor:
         """The corrected consistency (B,), see `HeadConfig`; in training the correction is 0."""
-        return consistency + self.config.correction_offset + self.config.correction_weight * quality.detach()
+        return consistency + self.numbers[2] + self.numbers[3] * quality.detach()

@@ -3,9 +3,8 @@
 import contextlib
 import difflib
 import logging
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ from torch.overrides import TorchFunctionMode
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.hints import CONFIG_NAME, find_folder, parse_hints
 from aigc_cli.model.hub import is_hub_reachable, use_cache_only
-from aigc_cli.model.preprocess import Preprocessing
-from aigc_cli.model.sentence_encoder import SentenceEncoder, SentenceTokenizer
+from aigc_cli.model.sentence_encoder import SentenceEncoder
+from aigc_cli.model.tokenizers import convert_tokenizer
 from aigc_cli.model.towers import make_image_tower, make_sentence_tower, make_text_tower
+from aigc_cli.runtime.hints import CONFIG_NAME, TOKENIZER, check_backbone, find_folder, parse_hints
+from aigc_cli.runtime.saved import parse_preprocessing
+from aigc_cli.runtime.tokenizer import PromptTokenizer
 from aigc_cli.storage.atomic_files import read_json
 from aigc_cli.storage.tensors import load_tensors
 
@@ -40,6 +41,7 @@ def load_backbone(name: str, image_size: int | None = None) -> Backbone:
         AigcError: the name has another form or is unknown, or the folder's weights don't fit its configuration.
         EnvironmentProblem: the weights can't be fetched, or a package is missing.
     """
+    check_backbone(name)
     try:
         if folder := find_folder(name):
             return _load_folder(name, folder, image_size)
@@ -74,11 +76,6 @@ def is_available_locally(name: str) -> bool:
 
 def _load_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
     config_path = folder / CONFIG_NAME
-    if not config_path.is_file():
-        raise AigcError(
-            f"Expected a backbone folder with {CONFIG_NAME}, found none at {config_path}.",
-            "Name a folder in open_clip's local-dir format.",
-        )
     try:
         config = read_json(config_path)
         text_cfg = config["model_cfg"]["text_cfg"]
@@ -110,11 +107,6 @@ def _load_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
 
 def _load_from_hub(name: str, image_size: int | None) -> Backbone:
     architecture, _, weights = name.partition("/")
-    if not (architecture and weights):
-        raise AigcError(
-            f"Expected a backbone 'mini', 'architecture/weights' or 'local-dir:PATH', found '{name}'.",
-            "For example --backbone ViT-L-14/openai.",
-        )
     import open_clip
 
     if architecture not in open_clip.list_models():
@@ -191,7 +183,8 @@ def _load_open_clip(
         text,
         lambda texts: tokenizer(list(texts)),
         lambda prompt: _exceeds_context(tokenizer, prompt),
-        _parse_preprocessing(network.visual.preprocess_cfg),
+        lambda: convert_tokenizer(tokenizer),
+        parse_preprocessing(network.visual.preprocess_cfg),
         embed_dim,
         parse_hints(hints, len(image.blocks)),
     )
@@ -215,26 +208,16 @@ def _load_two_towers(
         missing = [key for key in part.load_state_dict(own, strict=False).missing_keys if "num_batches" not in key]
         if missing:
             raise AigcError(f"Expected {prefix}.{missing[0]} in {weights}, found no such tensor.", "Fetch it again.")
-    tokenizer = SentenceTokenizer(folder / "tokenizer.json", text_cfg["context_length"])
+    tokenizer = PromptTokenizer(folder / TOKENIZER, text_cfg["context_length"])
     towers = make_image_tower(visual), make_sentence_tower(text)
-    preprocessing = _parse_preprocessing(config["preprocess_cfg"] | {"size": visual.image_size})
+    preprocessing = parse_preprocessing(config["preprocess_cfg"] | {"size": visual.image_size})
     hints = parse_hints(config.get("aigc_cfg"), len(towers[0].blocks))
     width = model_cfg["embed_dim"]
-    return Backbone(name, *towers, tokenizer, tokenizer.truncates, preprocessing, width, hints)
 
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        return torch.from_numpy(tokenizer(texts))
 
-def _parse_preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
-    """The preprocessing in a configuration; ValueError or TypeError where it is not one of RGB images."""
-    size = (cfg["size"], cfg["size"]) if isinstance(cfg["size"], int) else tuple(cfg["size"])
-    modes = cfg["interpolation"], cfg["resize_mode"], cfg.get("fill_color", 0)
-    found = Preprocessing(size, tuple(cfg["mean"]), tuple(cfg["std"]), *modes)
-    sides, colours = [*found.size, found.fill_color], [*found.mean, *found.std]
-    whole = all(type(side) is int for side in sides) and min(found.size) > 0 and found.fill_color in range(256)
-    real = all(type(value) in (int, float) and math.isfinite(value) for value in colours) and min(found.std) > 0
-    known = found.interpolation in ("bicubic", "bilinear") and found.resize_mode in ("shortest", "longest", "squash")
-    if not (whole and real and known and (len(found.size), len(found.mean), len(found.std)) == (2, 3, 3)):
-        raise ValueError(f"no valid preprocessing: {dict(cfg)}")
-    return found
+    return Backbone(name, *towers, tokenize, tokenizer.truncates, tokenizer.to_json, preprocessing, width, hints)
 
 
 def _exceeds_context(tokenizer: Any, prompt: str) -> bool:

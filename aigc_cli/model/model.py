@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aigc_cli.model.backbone import Backbone, Freezing
+from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.heads import ResidualHeads
+from aigc_cli.runtime.saved import Freezing
 
 
 @dataclass

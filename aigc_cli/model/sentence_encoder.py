@@ -1,37 +1,9 @@
 """A BERT-style sentence encoder from PyTorch's own layers: the text tower of `mini`."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PAD = 0
-
-
-class SentenceTokenizer:
-    """Splits texts into WordPiece tokens; a text that is too long is cut and keeps its end token.
-
-    Args:
-        path: a `tokenizer.json` of the `tokenizers` library.
-        context_length: the most tokens of a text, including the start and the end token.
-    """
-
-    def __init__(self, path: Path, context_length: int) -> None:
-        self.context_length = context_length
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._tokenizer.enable_truncation(context_length)
-        self._tokenizer.enable_padding(pad_id=PAD)
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (len(texts), L), int64; L is the length of the longest text, shorter ones end in `PAD`."""
-        return torch.tensor([encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))])
-
-    def truncates(self, text: str) -> bool:
-        """Whether `text` has more tokens than the context."""
-        return bool(self._tokenizer.encode(text).overflowing)
+from aigc_cli.runtime.tokenizer import PAD
 
 
 class SentenceEncoder(nn.Module):

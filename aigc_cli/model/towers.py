@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aigc_cli.errors import AigcError
-from aigc_cli.model.sentence_encoder import PAD, SentenceEncoder
-
-UNFROZEN = -1  # the boundary of a tower without frozen parts
+from aigc_cli.model.sentence_encoder import SentenceEncoder
+from aigc_cli.runtime.saved import UNFROZEN
+from aigc_cli.runtime.tokenizer import PAD
 
 Part = nn.Module | nn.Parameter
 
@@ -202,7 +202,7 @@ def _pool_token(hidden: Tensor, tokens: Tensor, pool_type: str, eos_id: int) -> 
     """The token (B, C) that represents the text, by open_clip's `pool_type`."""
     if pool_type in ("first", "last"):
         return hidden[:, 0 if pool_type == "first" else -1]
-    rows = torch.arange(len(hidden), device=hidden.device)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
     if pool_type == "argmax":
         return hidden[rows, tokens.argmax(dim=-1)]
     if pool_type == "eos":

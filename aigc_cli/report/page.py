@@ -19,12 +19,12 @@ from aigc_cli.images.folders import FileFinder
 from aigc_cli.images.reader import REASONS
 from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
 from aigc_cli.progress import Progress
+from aigc_cli.report.page_output import MAX_EMBEDDED, PageOutput
 from aigc_cli.report.thumbnails import make_thumbnails
-from aigc_cli.storage.atomic_files import check_output, open_atomic, write_text
+from aigc_cli.storage.atomic_files import open_atomic, write_text
 from aigc_cli.storage.schemas import ERROR_BARS
 from aigc_cli.text import to_printable
 
-MAX_EMBEDDED = 2_000  # images; with more, thumbnails go into a folder, because the page would take tens of megabytes
 ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = ("state.js", "charts.js", "grid.js", "detail.js", "report.js")
 SCORE_COLUMNS = ("quality", "consistency", "human_quality", "human_consistency")
@@ -72,26 +72,6 @@ class Page:
     figures: Sequence[PageFigure] = ()
     rows: Sequence[Mapping[str, Any]] | None = None
     scale: MosScale = DEFAULT_SCALE
-
-
-@dataclass(frozen=True)
-class PageOutput:
-    """Where a page goes.
-
-    Attributes:
-        path: FILE.html.
-        thumbs: folder for thumbnails. None embeds them in the page; above `MAX_EMBEDDED` images they go into a folder
-            beside it.
-    """
-
-    path: Path
-    thumbs: Path | None = None
-
-    def check(self, *, overwrite: bool) -> None:
-        """Checks both paths before anything is computed; raises the errors of `check_output`."""
-        check_output(self.path, overwrite=overwrite, suffixes=(".html",))
-        if self.thumbs is not None:
-            check_output(self.thumbs, overwrite=overwrite, suffixes=())
 
 
 def write_page(output: PageOutput, page: Page, progress: Progress) -> None:

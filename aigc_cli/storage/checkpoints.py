@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aigc_cli.errors import AigcError
-from aigc_cli.storage.atomic_files import discard_folder, fill_atomic_folder, read_json
-from aigc_cli.storage.tensors import Array, hash_tensors, load_tensors, save_tensors
+from aigc_cli.storage.atomic_files import discard_folder, fill_atomic_folder, open_atomic, read_json, write_text
+
+if TYPE_CHECKING:
+    from aigc_cli.storage.tensors import Array
 
 MODEL_FORMAT = 2  # format 1 had other names of settings
 WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "model.json", "calibration.safetensors"
@@ -34,11 +36,11 @@ class Checkpoint:
         calibration: data of the prediction intervals; empty without calibration.
     """
 
-    tensors: dict[str, Array]
+    tensors: "dict[str, Array]"
     description: dict[str, Any]
     digest: str
     folder: Path
-    calibration: dict[str, Array] = field(default_factory=dict)
+    calibration: "dict[str, Array]" = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -47,21 +49,41 @@ def save_checkpoint(
     description: Mapping[str, Any],
     eight_bit: frozenset[str] = frozenset(),
     calibration: Mapping[str, Any] | None = None,
+    graphs: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically, see `fill_atomic_folder`; an existing one is replaced.
 
     The tensors in `eight_bit` are stored as int8, see `quantise`. The arrays of the prediction intervals get a file of
-    their own, so that the weights file and the digest do not depend on them.
+    their own, so that the weights file and the digest do not depend on them. `graphs` are the files that score without
+    PyTorch, by name; the description gets their SHA-256.
 
     Raises:
         EnvironmentProblem: the disk is full or the folder is not writable.
         ValueError: the description contains NaN or infinity.
     """
+    from aigc_cli.storage.tensors import save_tensors  # with NumPy; finding a model does without
+
     with fill_atomic_folder(folder) as temporary:
         save_tensors(temporary / WEIGHTS, tensors, eight_bit)
         if calibration:
             save_tensors(temporary / CALIBRATION, calibration)
-        (temporary / DESCRIPTION).write_text(_format_json(description), encoding="utf-8")
+        for name, content in (graphs or {}).items():
+            (temporary / name).write_bytes(content)
+        sums = {name: sha256(content).hexdigest() for name, content in (graphs or {}).items()}
+        (temporary / DESCRIPTION).write_text(_format_json({**description, "graphs": sums}), encoding="utf-8")
+
+
+def add_graphs(folder: Path, graphs: Mapping[str, bytes]) -> None:
+    """Write files that score without PyTorch into a checkpoint folder, and their SHA-256 into its description.
+
+    Raises:
+        EnvironmentProblem: the disk is full or the folder is not writable.
+    """
+    for name, content in graphs.items():
+        with open_atomic(folder / name, "wb") as stream:
+            stream.write(content)
+    sums = {name: sha256(content).hexdigest() for name, content in graphs.items()}
+    write_text(folder / DESCRIPTION, _format_json({**read_json(folder / DESCRIPTION), "graphs": sums}))
 
 
 def _format_json(facts: Mapping[str, Any]) -> str:
@@ -89,6 +111,8 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
     Raises:
         AigcError: the checkpoint is missing, damaged or of another format version, or a weight is NaN or infinite.
     """
+    from aigc_cli.storage.tensors import hash_tensors, load_tensors
+
     folder = find_checkpoint(place)
     try:
         description = read_json(folder / DESCRIPTION)
@@ -114,6 +138,8 @@ def save_state(folder: Path, epoch: int, step: int, tensors: Mapping[str, Any], 
     Raises:
         EnvironmentProblem: the disk is full or the folder is not writable; the earlier state is kept.
     """
+    from aigc_cli.storage.tensors import save_tensors
+
     place = folder / f"epoch-{epoch}-step-{step}"
     with fill_atomic_folder(place) as temporary:
         save_tensors(temporary / STATE, tensors)
@@ -123,7 +149,7 @@ def save_state(folder: Path, epoch: int, step: int, tensors: Mapping[str, Any], 
             discard_folder(earlier)
 
 
-def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
+def load_state(folder: Path) -> "tuple[dict[str, Array], dict[str, Any]] | None":
     """Read (tensors, facts) of the latest training state in `folder`, by epoch and step; None without a state.
 
     Raises:
@@ -131,6 +157,8 @@ def load_state(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
     """
     if not (states := _list_states(folder)):
         return None
+    from aigc_cli.storage.tensors import load_tensors
+
     place = states[-1]
     try:
         facts = read_json(place / FACTS)

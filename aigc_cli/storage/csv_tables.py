@@ -11,10 +11,9 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-
-import pandas as pd
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.folders import check_folder, place_in_folder
@@ -34,11 +33,30 @@ _MOS = tuple(MOS_COLUMNS.values())
 _OURS = ("name", "prompt", *_MOS)
 
 
-def read_table(path: Path, *, sep: str = ",") -> pd.DataFrame:
-    """Read a CSV file with a header; every value is a `str`, exactly as written (`None`, `0012` and `` included).
+@dataclass(frozen=True)
+class Table:
+    """A CSV table; every value is a `str`, exactly as written (`None`, `0012` and `` included).
 
-    The text is UTF-8, with or without a byte order mark. The index `line` holds the 1-based line of the file where the
-    row starts. Blank lines are skipped. The separator is one character, or the two characters `\\t` for a tab.
+    Attributes:
+        columns: the names in the header.
+        rows: a value for each column.
+        lines: the 1-based line of the file where each row starts.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    lines: Sequence[int]
+
+    def to_dicts(self) -> list[dict[str, str]]:
+        """Each row as {column: value}."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def read_table(path: Path, *, sep: str = ",") -> Table:
+    """Read a CSV file with a header.
+
+    The text is UTF-8, with or without a byte order mark. Blank lines are skipped. The separator is one character, or
+    the two characters `\\t` for a tab.
 
     Raises:
         AigcError: the file is unreadable or over 512 MiB, not UTF-8, contains NUL bytes or an open quote, has no
@@ -61,18 +79,16 @@ def read_table(path: Path, *, sep: str = ",") -> pd.DataFrame:
         values.append(row)
     if not values:
         raise AigcError(f"{shown}: expected rows below the header, found none", "Give a table with at least one row.")
-    # dtype object: the `str` type of pandas would allow missing values
-    index, names = pd.Index(lines, name="line"), pd.Index(header, dtype=object)
-    return pd.DataFrame(values, index=index, columns=names, dtype=object)
+    return Table(header, values, lines)
 
 
-def rename_columns(table: pd.DataFrame, renames: Mapping[str, str], source: str = "the table") -> pd.DataFrame:
+def rename_columns(table: Table, renames: Mapping[str, str], source: str = "the table") -> Table:
     """Return `table` with columns renamed by {name in the table: new name}; error messages call it `source`.
 
     Raises:
         AigcError: a column to rename is missing (the hint names the most similar one), or two columns get one name.
     """
-    found = [str(column) for column in table.columns]
+    found = list(table.columns)
     for theirs in renames:
         if theirs not in found:
             near = _find_nearest_column(theirs, found)
@@ -83,7 +99,7 @@ def rename_columns(table: pd.DataFrame, renames: Mapping[str, str], source: str 
         both = [theirs for theirs, ours in zip(found, renamed, strict=True) if ours == twice]
         hint = "Rename one of them to something else with --columns THEIRS=OURS."
         raise AigcError(f"{source}: expected one column for {_quote(twice)}, found {_list_names(both)}", hint)
-    return table.set_axis(pd.Index(renamed, dtype=object), axis="columns")
+    return replace(table, columns=renamed)
 
 
 def read_ratings(
@@ -110,16 +126,22 @@ def read_ratings(
         AigcError: as `read_table`; also for missing columns, names that are blank, duplicate or outside `images`,
             scores that are not finite numbers on the scale, rows without any score, and if all images are missing.
     """
-    shown = to_printable(str(csv))
-    table = rename_columns(read_table(csv, sep=sep), columns or {}, shown)
-    _require_columns(table, shown, one_of=_MOS)
-    check_folder(images)
+    shown, table = to_printable(str(csv)), read_rated_table(csv, images, columns=columns, sep=sep)
     samples = [_make_sample(row, images, f"{shown}, line {line}", scale) for line, row in _iterate_named(table, shown)]
     if not without_images and not any(os.path.lexists(sample.path) for sample in samples):
         found = f"none of the {len(samples)} named; the first would be {to_printable(str(samples[0].path))}"
         hint = "Name the folder that the names in the table start from."
         raise AigcError(f"{shown}: expected images in {to_printable(str(images))}, found {found}", hint)
     return samples
+
+
+def read_rated_table(csv: Path, images: Path, *, columns: Mapping[str, str] | None = None, sep: str = ",") -> Table:
+    """Read the table of `read_ratings` without a look at its cells; `images` must be a folder."""
+    shown = to_printable(str(csv))
+    table = rename_columns(read_table(csv, sep=sep), columns or {}, shown)
+    _require_columns(table, shown, one_of=_MOS)
+    check_folder(images)
+    return table
 
 
 def read_prompts(csv: Path, *, columns: Mapping[str, str] | None = None, sep: str = ",") -> dict[str, str]:
@@ -215,8 +237,8 @@ def _explain_ragged(where: str, header: list[str], row: list[str], sep: str) -> 
     return AigcError(message, f"Write a '{_show_separator(sep)}' for every field, blank ones too.")
 
 
-def _require_columns(table: pd.DataFrame, shown: str, one_of: tuple[str, ...] = ()) -> None:
-    found = [str(column) for column in table.columns]
+def _require_columns(table: Table, shown: str, one_of: tuple[str, ...] = ()) -> None:
+    found = list(table.columns)
     missing = [column for column in ("name", "prompt") if column not in found]
     wanted = [_quote(column) for column in missing]
     if one_of and not set(one_of) & set(found):
@@ -233,11 +255,10 @@ def _require_columns(table: pd.DataFrame, shown: str, one_of: tuple[str, ...] = 
     )
 
 
-def _iterate_named(table: pd.DataFrame, shown: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _iterate_named(table: Table, shown: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, {column: value}) of every row; check the names."""
     seen: dict[PurePosixPath, int] = {}
-    for line, record in zip(table.index.tolist(), table.to_dict("records"), strict=True):
-        row = {str(column): str(value) for column, value in record.items()}
+    for line, row in zip(table.lines, table.to_dicts(), strict=True):
         path = _check_name(row["name"], f"{shown}, line {line}")
         if path in seen:
             found = f"{_quote(row['name'])} on lines {seen[path]} and {line}"

@@ -290,7 +290,7 @@ def read_splits(path: Path) -> list[dict[str, Any]]:
         AigcError: the table is missing or damaged, has no column `name`, or a fold or repeat that is not an integer.
     """
     if path.suffix == ".csv":
-        rows: list[dict[Any, Any]] = read_table(path).to_dict("records")
+        rows: list[dict[Any, Any]] = [*read_table(path).to_dicts()]
     elif path.suffix == ".jsonl":
         with _translate_errors(path):
             rows = list(_parse_json_lines(path))

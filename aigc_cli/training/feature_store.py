@@ -15,13 +15,15 @@ from torch import Tensor
 
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.images.decoder import decode_file
-from aigc_cli.images.reader import ImageFault, Pixels, hash_image_file
-from aigc_cli.model.backbone import Backbone
+from aigc_cli.images.prefetch import prefetch
+from aigc_cli.images.preprocess import Pixels
+from aigc_cli.images.reader import ImageFault, hash_image_file
+from aigc_cli.model.backbone import Backbone, average_text_parts
+from aigc_cli.model.devices import limit_this_thread
 from aigc_cli.model.engines import Engine, State, choose_auto_engine, choose_engine
-from aigc_cli.model.long_prompts import average_parts, split_prompt
-from aigc_cli.model.prefetch import prefetch
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.long_prompts import split_prompt
 from aigc_cli.storage.cache import measure_features
 from aigc_cli.storage.feature_bank import FeatureBank
 from aigc_cli.text import format_size
@@ -114,7 +116,7 @@ class FrozenImages:
             key: dict[str, Any] = {
                 "backbone": self.backbone.name,
                 "weights": self.backbone.weights_hash,
-                "preprocessing": asdict(self.backbone.preprocessing),
+                "preprocessing": asdict(self.backbone.preprocessing) | {"resized_by": "Pillow"},
                 "levels": self.backbone.hints.levels,
                 "boundary": self.boundary,
                 "engine": self._engine.name if self._engine else choose_auto_engine(self.backbone, self.boundary),
@@ -152,7 +154,7 @@ class FrozenImages:
         pending: dict[int, list[tuple[str, State]]] = {}
         jobs = [(row_of[digest], views) for digest, views in wanted.items()]
         faults: dict[str, str] = {}
-        for chunk, loaded in prefetch(jobs, self._load_views, max(1, CHUNK // len(jobs[0][1]))):
+        for chunk, loaded in prefetch(jobs, self._load_views, max(1, CHUNK // len(jobs[0][1])), limit_this_thread):
             good = []
             for (row, views), found in zip(chunk, loaded, strict=True):
                 if isinstance(found, ImageFault):
@@ -199,9 +201,18 @@ class FrozenImages:
         row, views = job
         if hash_image_file(self.paths[row]) != self.digests[row]:
             raise explain_changed_image(self.paths[row], "other content")
-        pixels, digest = decode_file(self.paths[row]).pixels, self.digests[row]
-        engine, fitted = self._get_engine(SilentProgress()), self.backbone.preprocessing.fit_size
-        return [engine.run_one(fitted(augment(pixels, digest, view, self.settings))) for view in views]
+        engine = self._get_engine(SilentProgress())
+        return [engine.run_one(torch.from_numpy(pixels)) for pixels in self._iterate_views(row, views)]
+
+    def _iterate_views(self, row: int, views: Sequence[int]) -> Iterator[Pixels]:
+        """Yields an image's views at the tower's size. The decoding process resizes the image itself, but no crops."""
+        preprocessing = self.backbone.preprocessing
+        if [*views] == [EVALUATION]:
+            yield decode_file(self.paths[row], preprocessing).pixels
+            return
+        pixels = decode_file(self.paths[row]).pixels
+        for view in views:
+            yield preprocessing.fit_size(augment(pixels, self.digests[row], view, self.settings))
 
     def _iterate_entries(
         self, good: Sequence[tuple[str, list[int], list[Any]]]
@@ -320,7 +331,7 @@ class FrozenTexts:
         rows = torch.tensor([row for prompt in distinct for row in self._rows[prompt]])
         state = {name: value[rows.to(value.device)] for name, value in self._state.items()}
         parts = self.backbone.run_text_from_boundary(state, self.boundary)
-        embeddings = average_parts(parts, [len(self._rows[prompt]) for prompt in distinct])
+        embeddings = average_text_parts(parts, [len(self._rows[prompt]) for prompt in distinct])
         position = {prompt: index for index, prompt in enumerate(distinct)}
         return embeddings[torch.tensor([position[prompt] for prompt in prompts], device=embeddings.device)]
 

@@ -4,19 +4,21 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from aigc_cli.metrics.splits import Split
 from aigc_cli.model.backbone import Backbone, ImageFeatures, concat_features
 from aigc_cli.model.devices import pick_precision
-from aigc_cli.model.heads import HeadConfig, ResidualHeads, Scores
+from aigc_cli.model.heads import ResidualHeads, Scores
 from aigc_cli.model.model import Model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.saved import HeadConfig
 from aigc_cli.training.feature_store import EVALUATION, FrozenImages, FrozenTexts, list_views
 from aigc_cli.training.losses import EpochStats, compute_contrastive_loss, compute_mismatch_loss, rate_epoch
 from aigc_cli.training.rates import compute_learning_rates, compute_lr_factor
@@ -37,13 +39,6 @@ class TrainingData:
     texts: FrozenTexts
     prompts: Sequence[str]
     targets: Tensor
-
-
-class Split(NamedTuple):
-    """The rows to train on and the rows to validate on."""
-
-    train: Sequence[int]
-    val: Sequence[int]
 
 
 def make_model(backbone: Backbone, recipe: Recipe) -> Model:

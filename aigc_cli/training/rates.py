@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aigc_cli.model.hints import Hints, read_hints
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.hints import Hints, read_hints
 
 
 class LearningRates(NamedTuple):

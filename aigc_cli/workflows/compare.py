@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.report.plots import draw_comparison
 from aigc_cli.storage.atomic_files import TABLE_SUFFIXES, check_output
 from aigc_cli.storage.results import Row, clean_value, iterate_rows, write_table
+from aigc_cli.storage.schemas import SCHEMAS
 from aigc_cli.text import format_count, to_printable
 from aigc_cli.workflows.pick import TIE, read_metadata_or_nothing
 from aigc_cli.workflows.score.plan import ScoringPlan
@@ -109,6 +110,9 @@ def compare_tables(
         if path is not None:
             check_output(path, overwrite=plan.overwrite, suffixes=suffixes)
     names = list(plan.labels or label_tables(tables))
+    if plan.by is not None:
+        for table in filter(is_folder, tables):
+            _check_column(plan.by, str(table), SCHEMAS["scores"].names)  # before its images are scored
     read = _read_all(tables, names, plan.scoring, progress or SilentProgress())
     _check_scales(read)
     paired_by = _choose_pairing(read, plan.pair)
@@ -170,10 +174,10 @@ def _score_folders(
     folders: Sequence[tuple[Path, str]], scoring: ScoringPlan | None, progress: Progress
 ) -> list[ScoredTable]:
     """The rows that `aigc score` would write for each folder, all by the same model."""
-    from aigc_cli.workflows.score.inputs import list_entries  # imports torch, which tables don't need
-    from aigc_cli.workflows.score.scorer import BatchTexts
+    from aigc_cli.workflows.score.inputs import list_entries  # imports the image reader, which tables don't need
 
     plan = scoring or ScoringPlan()
+    plan.check()
     prompts = plan.read_prompts()
     entries = [list_entries(folder, prompts, plan) for folder, _ in folders]
     # one table of prompts serves all folders: a row without an image here belongs to another folder
@@ -185,11 +189,10 @@ def _score_folders(
     for (folder, label), found in zip(folders, entries, strict=True):
         progress.start(f"scoring {label}", len(found))
         rows: list[Row] = []
-        texts = BatchTexts(scorer.trained.model)  # new for each folder: the same bits as for the folder alone
-        for batch in scorer.iterate_batches(found, texts):
+        for batch in scorer.iterate_batches(found):
             rows += ({name: clean_value(value) for name, value in row.items()} for row in batch)
             progress.advance(len(batch))
-        metadata = {"aigc_version": __version__, **scorer.trained.make_metadata()}
+        metadata = {"aigc_version": __version__, **scorer.saved.make_metadata()}
         scores.append(_check_scored(ScoredTable(label, rows, metadata), folder))
     return scores
 
@@ -236,10 +239,14 @@ def _compare_with_first(first: ScoredTable, later: ScoredTable, paired_by: str, 
     return rows
 
 
+def _check_column(by: str, label: str, columns: Iterable[str]) -> None:
+    if by not in columns:
+        found = f"{to_printable(by, 80)} in {to_printable(label, 80)}, found {', '.join(columns)}"
+        raise AigcError(f"Expected a column {found}.", "Change --by.")
+
+
 def _group_rows(table: ScoredTable, by: str) -> dict[str, list[Row]]:
-    if by not in table.rows[0]:
-        columns = ", ".join(table.rows[0])
-        raise AigcError(f"Expected a column {to_printable(by, 80)} in {table.label}, found {columns}.", "Change --by.")
+    _check_column(by, table.label, table.rows[0])
     groups: dict[str, list[Row]] = {}
     for row in table.rows:
         groups.setdefault("" if row[by] is None else str(row[by]), []).append(row)

@@ -12,10 +12,10 @@ from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.by_name import RatedPart, make_crossval_rows, make_interval_rows
 from aigc_cli.metrics.formulas import Values
-from aigc_cli.model.devices import pick_device
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import ResolvedRecipe, format_recipe
+from aigc_cli.runtime.hints import check_backbone
 from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.results import write_table
@@ -34,7 +34,6 @@ from aigc_cli.workflows.experiment.rated import (
 )
 from aigc_cli.workflows.experiment.source import Compute, Source
 from aigc_cli.workflows.experiment.splits import Dealing, FoldRows, count_shared_groups, load_dealings
-from aigc_cli.workflows.reports import make_evaluation_gallery
 
 CROSSVAL_PLAN = "crossval.json"
 
@@ -143,13 +142,14 @@ def cross_validate(
         Interruption: a signal ended it; finished trainings are kept.
     """
     recipe = resolved.recipe
+    check_backbone(recipe.backbone)
     with own_folder(output.path):
         output.check(suffixes=())
-        pick_device(compute.device)
         rated = add_recorded_setting(read_rated(source, recipe.scale, progress), plan.by, progress)
         if plan.by:
             rated.list_groups(plan.by)
         dealings = plan.deal(rated, recipe.seed)
+        compute.require_device()
         now = {"data": hash_rated(rated), "recipe": asdict(recipe), "folds": plan.folds, "repeats": plan.repeats}
         now |= {"protocol": plan.protocol, "saved": None if plan.saved is None else str(plan.saved)}
         found: dict[str, list[list[FoldResult]]] = {protocol: [] for protocol in dealings}
@@ -192,6 +192,8 @@ class _Report:
 
     def write(self, found: Mapping[str, Sequence[Sequence[FoldResult]]], folder: Path) -> CrossvalResult:
         """Writes the tables to the folder and returns all results."""
+        from aigc_cli.workflows.reports import make_evaluation_gallery
+
         metrics, folds, spread, predictions, images = [], [], [], [], []
         warnings = self._list_warnings()
         groups = self.rated.list_groups(self.plan.by) if self.plan.by else []

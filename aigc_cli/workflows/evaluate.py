@@ -4,22 +4,16 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from aigc_cli import __version__
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.by_name import make_interval_rows
-from aigc_cli.model.loading import load_backbone
-from aigc_cli.model.model import Model
-from aigc_cli.model.trained import TrainedModel, load_model
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
+from aigc_cli.runtime.saved import SavedModel, read_model
 from aigc_cli.storage.atomic_files import check_output
 from aigc_cli.storage.results import write_table
-from aigc_cli.training.loop import TrainingData, collect_features, predict
 from aigc_cli.workflows.experiment.predictions import make_rated_rows
 from aigc_cli.workflows.experiment.rated import (
     ZERO_SHOT_TARGET,
@@ -33,7 +27,12 @@ from aigc_cli.workflows.experiment.rated import (
     report_skipped,
 )
 from aigc_cli.workflows.experiment.source import Compute, Source
-from aigc_cli.workflows.reports import make_evaluation_gallery
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aigc_cli.model.model import Model
+    from aigc_cli.training.loop import TrainingData
 
 UNSEEN = "unseen"
 
@@ -79,14 +78,20 @@ def evaluate_model(source: Source, plan: EvaluationPlan, compute: Compute, progr
     """Computes all metrics of both targets and of the zero-shot cosine, with intervals; AigcError for invalid input."""
     for path in filter(None, (plan.output, plan.predictions)):
         check_output(path, overwrite=plan.overwrite)
-    trained = load_model(plan.model, compute.device)
-    model, recipe = trained.model, trained.recipe
+    saved = read_model(plan.model)
+    recipe = saved.recipe
     if plan.scale is not None:
         recipe = replace(recipe, mos_min=plan.scale.low, mos_max=plan.scale.high)
     scale = recipe.scale
     rated = add_recorded_setting(read_rated(source, scale, progress), plan.by, progress)
     if plan.by:
         rated.list_groups(plan.by)  # an unknown column is an error before anything is computed
+    progress.start("loading the model", None)
+    from aigc_cli.model.trained import load_saved
+    from aigc_cli.training.loop import collect_features, predict
+    from aigc_cli.workflows.reports import make_evaluation_gallery
+
+    model = load_saved(saved, compute.device).model
     images, rated = freeze_images(model.backbone, model.freezing.image, rated, recipe, compute.cache, progress)
     report_skipped(rated.skipped, progress)
     groups = rated.list_groups(plan.by) if plan.by else []
@@ -94,42 +99,42 @@ def evaluate_model(source: Source, plan: EvaluationPlan, compute: Compute, progr
     rows = range(len(rated.samples))
     scores = predict(model, data, rows)._asdict() | {ZERO_SHOT_TARGET: _predict_zero_shot(model, data, rows)}
     intervals: dict[str, Any] = {}
-    if trained.calibration is not None:
+    if saved.calibration is not None:
         arrays = {target: scores[target].cpu().double().numpy() for target in TARGETS}
         features = collect_features(model, data, rows)
-        intervals = dict(trained.calibration.describe_scores(features, arrays, scale))
-    splits, metrics = _find_splits(trained, data.prompts), list[dict[str, Any]]()
+        intervals = dict(saved.calibration.describe_scores(features, arrays, scale))
+    splits, metrics = _find_splits(saved, data.prompts), list[dict[str, Any]]()
     for split in (UNSEEN, "val", "train"):
         members: dict[str, list[int]] = {"all": [row for row in rows if splits[row] == split]}
         for row in members["all"] if groups else ():
             members.setdefault(f"{plan.by}={groups[row]}", []).append(row)
         for group, chosen in sorted(members.items(), key=lambda item: (item[0] != "all", item[0])):
-            labels = {"run": trained.name, "split": split, "group": group}
+            labels = {"run": saved.name, "split": split, "group": group}
             own = {target: scores[target][chosen] for target in (*TARGETS, ZERO_SHOT_TARGET)}
             metrics += make_evaluation_rows(own, data, chosen, scale, labels)
             metrics += _make_coverage_rows(intervals, data, chosen, scale, labels)
     predicted = {target: convert_to_mos(scores[target], scale) for target in TARGETS}
-    metadata = {"aigc_version": __version__, **trained.make_metadata()}
+    metadata = {"aigc_version": __version__, **saved.make_metadata()}
     metadata |= {"mos_min": str(scale.low), "mos_max": str(scale.high)}
     if plan.output:
         write_table(plan.output, "metrics", metrics, metadata)
     if plan.predictions:
         found = make_rated_rows(rated.samples, predicted, scores[ZERO_SHOT_TARGET], split=splits)
         write_table(plan.predictions, "predictions", found, metadata, ["split"])
-    columns = {target: predicted[target] for target in trained.targets} | intervals
+    columns = {target: predicted[target] for target in saved.targets} | intervals
     gallery = make_evaluation_gallery(rated.samples, columns, splits)
-    return EvaluationResult(metrics, rated.skipped, trained.name, gallery, metadata)
+    return EvaluationResult(metrics, rated.skipped, saved.name, gallery, metadata)
 
 
-def _find_splits(trained: TrainedModel, prompts: Sequence[str]) -> list[str]:
+def _find_splits(saved: SavedModel, prompts: Sequence[str]) -> list[str]:
     """Whether the model was trained on each prompt (train), chosen on it (val), or never saw it (unseen)."""
-    record = trained.checkpoint.description.get("prompts", {})
+    record = saved.checkpoint.description.get("prompts", {})
     split_of = {digest: split for split in ("val", "train") for digest in record.get(split, ())}
     return [split_of.get(hash_prompt(prompt), UNSEEN) for prompt in prompts]
 
 
 def _make_coverage_rows(
-    intervals: Mapping[str, Any], data: TrainingData, rows: Sequence[int], scale: MosScale, labels: Mapping[str, str]
+    intervals: Mapping[str, Any], data: "TrainingData", rows: Sequence[int], scale: MosScale, labels: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """How often the intervals of images `rows` contain the human scores, and how wide they are."""
     human = scale.to_mos(data.targets[list(rows)].cpu().double().numpy())
@@ -139,8 +144,14 @@ def _make_coverage_rows(
     return make_interval_rows(ends, dict(zip(TARGETS, human.T, strict=True)), prompts, labels)
 
 
-def _predict_zero_shot(model: Model, data: TrainingData, rows: Sequence[int]) -> Tensor:
+def _predict_zero_shot(model: "Model", data: "TrainingData", rows: Sequence[int]) -> "Tensor":
     """The cosine (len(rows),) of the backbone as it was before training."""
+    import torch
+
+    from aigc_cli.model.loading import load_backbone
+    from aigc_cli.model.model import Model
+    from aigc_cli.training.loop import TrainingData, predict
+
     if not any(name.startswith("backbone.") for name in model.collect_trained()):
         return predict(model, data, rows).cosine
     fresh = load_backbone(model.backbone.name, model.backbone.preprocessing.size[0])

@@ -10,13 +10,14 @@ from aigc_cli import __version__
 from aigc_cli.images.sample import TARGETS, Sample
 from aigc_cli.progress import Progress
 from aigc_cli.report.numbers import MISSING, format_interval
-from aigc_cli.report.page import CATEGORIES, Page, PageFigure, PageOutput, PageTable, write_page
+from aigc_cli.report.page import CATEGORIES, Page, PageFigure, PageTable, write_page
+from aigc_cli.report.page_output import PageOutput
 from aigc_cli.report.plots import draw_comparison
 from aigc_cli.storage.results import iterate_rows, read_scale, read_table_metadata
 from aigc_cli.workflows.ablate.summary import ZERO_SHOT, VariantSummary, format_estimate
-from aigc_cli.workflows.compare import Comparison
 
 if TYPE_CHECKING:
+    from aigc_cli.workflows.compare import Comparison
     from aigc_cli.workflows.crossval import CrossvalResult
     from aigc_cli.workflows.evaluate import EvaluationResult
 
@@ -76,7 +77,7 @@ def report_ablation(
     write_page(output, Page("Ablation", facts, tables=[table], figures=[figure]), progress)
 
 
-def report_comparison(found: Comparison, output: PageOutput, progress: Progress) -> None:
+def report_comparison(found: "Comparison", output: PageOutput, progress: Progress) -> None:
     """Writes the differences, their plot, and the images of all tables, which a filter shows by table."""
     columns = ("against", "table", "score", "rows", "difference", "wins", "prompts", "verdict")
     cells = []

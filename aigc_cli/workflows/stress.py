@@ -3,30 +3,34 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from aigc_cli import __version__
 from aigc_cli.errors import AigcError
 from aigc_cli.images.decoder import decode_file
 from aigc_cli.images.degrade import PERTURBATIONS
+from aigc_cli.images.prefetch import prefetch
 from aigc_cli.images.reader import ImageFault, convert_pil
 from aigc_cli.images.sample import TARGETS, Sample
 from aigc_cli.metrics.by_name import compute_metric, estimate_mean
 from aigc_cli.metrics.formulas import Values, auc
-from aigc_cli.model.backbone import ImageFeatures
-from aigc_cli.model.heads import Scores
-from aigc_cli.model.prefetch import prefetch
-from aigc_cli.model.trained import TrainedModel, load_model
 from aigc_cli.progress import Progress
 from aigc_cli.report.numbers import format_interval, format_number
+from aigc_cli.runtime.devices import check_device
+from aigc_cli.runtime.saved import read_model
 from aigc_cli.storage.atomic_files import Output, sweep_leftovers, write_text
 from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.partial_table import split_batches
 from aigc_cli.storage.results import write_table
 from aigc_cli.workflows.experiment.rated import convert_to_mos, read_rated, report_skipped
 from aigc_cli.workflows.experiment.source import Source
+
+if TYPE_CHECKING:
+    import torch
+
+    from aigc_cli.model.trained import TrainedModel
 
 SHUFFLED, EMPTIED = "shuffled prompt", "emptied prompt"
 COPIES = ("", *PERTURBATIONS, SHUFFLED, EMPTIED)  # "" is the original
@@ -42,6 +46,9 @@ class StressPlan:
     images: int = 200
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -83,22 +90,27 @@ def stress_model(source: Source, plan: StressPlan, output: Output, progress: Pro
     """
     with own_folder(output.path):
         output.check(suffixes=())
-        trained = load_model(plan.model, plan.device)
-        rated = read_rated(source, trained.recipe.scale, progress)
+        saved = read_model(plan.model)
+        rated = read_rated(source, saved.recipe.scale, progress)
         draw = np.random.default_rng(plan.seed)
         samples = [rated.samples[row] for row in sorted(draw.permutation(len(rated.samples))[: plan.images].tolist())]
         swapped = shuffle_prompts([sample.prompt or "" for sample in samples], np.random.default_rng(plan.seed))
-        scores, faults = _score_copies(trained, samples, swapped, plan.seed, progress)
+        progress.start("loading the model", None)
+        import torch
+
+        from aigc_cli.model.trained import load_saved
+
+        scores, faults = _score_copies(load_saved(saved, plan.device), samples, swapped, plan.seed, progress)
         report_skipped([*rated.skipped, *faults], progress)
         if not scores:
             raise AigcError("Expected at least one image that can be read, found none.", "Check --images.")
-        mos = convert_to_mos(torch.stack(scores), trained.recipe.scale)  # (images, copies, targets)
+        mos = convert_to_mos(torch.stack(scores), saved.recipe.scale)  # (images, copies, targets)
         columns = {name: dict(zip(TARGETS, mos[:, copy].T, strict=True)) for copy, name in enumerate(COPIES)}
         lost = dict(faults)
         groups = [sample.prompt or "" for sample in samples if sample.name not in lost]
-        found = summarise_stress(trained.name, columns, groups)
+        found = summarise_stress(saved.name, columns, groups)
         sweep_leftovers(output.path)
-        metadata = {"aigc_version": __version__, "data": source.describe(), **trained.make_metadata()}
+        metadata = {"aigc_version": __version__, "data": source.describe(), **saved.make_metadata()}
         table = [{"model": found.model} | asdict(shift) for shift in found.shifts]
         write_table(output.path / "stress.parquet", "stress", table, metadata)
         write_text(output.path / "stress.md", format_stress_page(found, source.describe()))
@@ -116,9 +128,15 @@ def shuffle_prompts(prompts: Sequence[str], random: np.random.Generator) -> list
 
 
 def _score_copies(
-    trained: TrainedModel, samples: Sequence[Sample], swapped: Sequence[str], seed: int, progress: Progress
-) -> tuple[list[torch.Tensor], list[tuple[str, str]]]:
+    trained: "TrainedModel", samples: Sequence[Sample], swapped: Sequence[str], seed: int, progress: Progress
+) -> "tuple[list[torch.Tensor], list[tuple[str, str]]]":
     """(scores (copies, targets) on [0, 1] of each image that can be decoded, faults of the others)."""
+    import torch
+
+    from aigc_cli.model.backbone import ImageFeatures
+    from aigc_cli.model.devices import limit_this_thread
+    from aigc_cli.model.heads import Scores
+
     backbone, heads = trained.model.backbone, trained.model.heads
 
     def load(position: int) -> torch.Tensor:
@@ -136,7 +154,7 @@ def _score_copies(
     found: list[torch.Tensor] = []
     faults: list[tuple[str, str]] = []
     progress.start("perturbing images", len(samples))
-    for chunk, loaded in prefetch(range(len(samples)), load, STRESS_CHUNK):
+    for chunk, loaded in prefetch(range(len(samples)), load, STRESS_CHUNK, limit_this_thread):
         for position, pixels in zip(chunk, loaded, strict=True):
             sample = samples[position]
             if isinstance(pixels, ImageFault):

@@ -12,13 +12,13 @@ from typing import Any
 from aigc_cli.errors import AigcError
 from aigc_cli.images.folders import FileFinder, list_images, place_in_folder
 from aigc_cli.images.sample import TARGETS
-from aigc_cli.model.trained import load_model
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.storage.atomic_files import TABLE_SUFFIXES
 from aigc_cli.storage.results import iterate_rows, read_table_metadata
 from aigc_cli.storage.schemas import ERROR_BARS
 from aigc_cli.text import to_printable
-from aigc_cli.workflows.score.scorer import ImageEntry, Scorer
+from aigc_cli.workflows.score.plan import ScoringPlan
+from aigc_cli.workflows.score.scorer import ImageEntry
 
 SCORE_TOLERANCE = 1e-3  # MOS; batches and engines change scores by at most a tenth of it
 IDENTITY_KEYS = ("model_hash", "backbone", "backbone_hash", "preprocessing", "mos_min", "mos_max")
@@ -74,14 +74,16 @@ def verify_table(
     if table.suffix == ".csv":  # it may hold an escape in place of a control character: such a prompt is left out
         known = (row for row in known if not _ESCAPE.search(row["prompt"] or ""))
     scored, rows = _draw_sample(known, n, seed)
-    scorer = Scorer(load_model(model, device), progress=progress)
-    now = scorer.trained.make_metadata()
+    entries = _make_entries(rows, images)
+    plan, progress = ScoringPlan(model=model, device=device), progress or SilentProgress()
+    plan.check()
+    scorer = plan.load_scorer(progress)
+    now = scorer.saved.make_metadata()
     compared = [*IDENTITY_KEYS, *(key for key in OPTIONAL_KEYS if key in said)]
     problems = [f"{key}: {said.get(key)} in the table, {now[key]} now" for key in compared if said.get(key) != now[key]]
     if problems:
         return Verification(scored, 0, None, problems)
-    entries = _make_entries(rows, images)
-    (progress or SilentProgress()).start("scoring again", len(entries))
+    progress.start("scoring again", len(entries))
     moves: list[float] = []
     for row, again in zip(rows, scorer.iterate_rows(entries), strict=True):
         change = _measure_change(row, again)

@@ -27,8 +27,6 @@ def aigc(*arguments: object, stdin: bytes = b"", encoding: str = "utf-8") -> End
         stdin: what standard input holds.
         encoding: of stdout and stderr.
     """
-    if not cli.app.registered_commands:
-        cli.register(cli.app)
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace", newline="") for _ in "oe")
     given = io.TextIOWrapper(io.BytesIO(stdin))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch("sys.stdin", given):

@@ -73,7 +73,7 @@ def test_coverage_is_among_the_metrics(capsys: pytest.CaptureFixture[str]) -> No
     [
         ("train --resume runs/x --calibrate-folds 3", "Expected --resume without --calibrate-folds, found both."),
         ("train --calibrate-folds 1", "Expected --calibrate-folds of 2 or more, found 1."),
-        ("train --calibrate-from nowhere", "Expected a Parquet table at nowhere"),
+        ("train --calibrate-from nowhere", "Expected predictions at nowhere, found nothing there"),
     ],
 )
 def test_options_that_can_not_work_are_refused(

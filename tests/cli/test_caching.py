@@ -39,7 +39,7 @@ def test_clear(cache: Path) -> None:
         (("cache", "clear", "--older-than", "-1"), "--older-than of 0 or more"),
         (("eval", "--cache-gb", "-1"), "--cache-gb of 0 or more"),
         (("train", "--precision", "fp8"), "precision"),
-        (("score", str(Path(__file__).parents[2] / "examples"), "--engine", "fast"), "an engine out of auto, eager"),
+        (("score", str(Path(__file__).parents[2] / "examples"), "--engine", "fast"), "an engine out of auto, onnx"),
     ],
 )
 def test_wrong_values(arguments: tuple[str, ...], said: str) -> None:

@@ -80,6 +80,8 @@ def test_help_lists_all_commands_in_groups_and_ends_with_two_examples() -> None:
     }
     registered = {*typer.main.get_command(cli.app).commands}  # type: ignore[attr-defined]
     assert registered == {*COMMANDS}
+    for name, text in ((name, text) for texts in COMMAND_GROUPS.values() for name, text in texts.items()):
+        assert aigc(name, "--help").out.split("\n\n")[1].split() == text.split()
     head, examples = out.split("\nExamples:\n")
     assert head
     for line in examples.strip().splitlines():
@@ -126,6 +128,8 @@ def test_commands_share_their_options(command: str) -> None:
         ),
         ("score", "Missing argument 'FOLDER'.", "See `aigc score --help`."),
         ("recommend --n", "Option '--n' requires an argument.", "See `aigc --help`."),
+        ("recommend --n many", "Expected a whole number for --n, found 'many'.", "See `aigc recommend --help`."),
+        ("eval --mos-min low", "Expected a number for --mos-min, found 'low'.", "See `aigc eval --help`."),
         ("train --epochs many", "Expected a whole number for epochs in --epochs, found 'many'.", "The default is 20."),
         ("train --lr 2", "Expected lr of 0 to 1 in --lr, found 2.", "The default is 3e-05."),
         ("train --columns a", "Expected --columns THEIRS=OURS, found 'a'.", "Example: score=mos_quality"),
@@ -179,7 +183,7 @@ def test_an_option_of_an_earlier_version_names_what_replaces_it(line: str, hint:
 def test_usage_errors_come_before_heavy_imports() -> None:
     lines = ["eval --protocol prompt", "crossval --folds 1", "ablate --vary lr", "train --calibrate-folds 1"]
     lines += ["score x --thumbs t", "stress --n 0", "verify t.csv --n 0", "compare a b --columns x"]
-    code = "from aigc_cli.cli import main; main.register(main.app); "
+    code = "from aigc_cli.cli import main; "
     code += f"codes = [main.run(line.split()) for line in {lines}]; assert codes == [2] * {len(lines)}"
     assert find_modules(code, quiet=False) & HEAVY == set()
 
@@ -292,6 +296,16 @@ def test_a_bug_is_one_line_and_the_traceback_is_on_request(broken: Callable[[Bas
         assert (ending.code, ending.out) == (1, "")
         assert ending.err.startswith("Traceback (most recent call last):")
         assert "in stop" in ending.err
+
+
+def test_a_package_that_is_not_installed(broken: Callable[[BaseException], None]) -> None:
+    broken(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
+    ending = aigc("recommend", "--n", "5")
+    assert (ending.code, ending.out) == (4, "")
+    assert ending.err == (
+        "aigc: Expected the package torch, found it not installed.\n"
+        "      Install everything with: pip install aigc-cli\n"
+    )
 
 
 def test_an_interrupt(broken: Callable[[BaseException], None]) -> None:
@@ -442,7 +456,7 @@ def test_the_demonstration_says_that_its_scores_are_not_human(
 def test_a_device_that_is_not_there(work: Work) -> None:
     ending = aigc("score", work.images, "--model", work.run, "--device", "mps")
     assert (ending.code, ending.out) == (4, "")
-    assert ending.err.splitlines()[0] == "aigc: Expected the device mps, found none on this machine."
+    assert "aigc: Expected the device mps, found none on this machine." in ending.err.splitlines()
 
 
 def test_a_metric_with_its_interval_is_one_line_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,6 @@ def test_what_is_offered() -> None:
 
 
 def test_completing_imports_nothing_heavy() -> None:
-    code = "from aigc_cli.cli import main, completion; main.register(main.app); "
+    code = "from aigc_cli.cli import completion; "
     code += "completion.list_recipe_paths(''); completion.list_models('')"
     assert find_modules(code) & HEAVY == set()

@@ -54,9 +54,7 @@ def list_commands() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def commands() -> dict[str, Any]:
     """{name: Click's command}."""
-    app = typer.Typer()
-    main.register(app)
-    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    return dict(typer.main.get_command(main.app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("page", "line"), list_commands())

@@ -36,7 +36,7 @@ def test_verify(images: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert (code, json.loads(out)["checked"], len(json.loads(out)["problems"])) == (3, 4, 1)
     code, out, err = aigc("verify", tmp_path / "no.csv", *options)
     assert (code, out) == (2, "")
-    assert "Expected a CSV table" in err
+    assert err.startswith("aigc: Expected a table of scores at ")
 
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def make_attacks(cell: str | None) -> dict[str, Attack]:
         Attack("backbone's weights", "out/clip/open_clip_model.safetensors", ON_BACKBONE, given=("clip",)),
         Attack("weights", "out/model/checkpoint/weights.safetensors", ON_MODEL, given=("model",)),
         Attack("model", "out/model/checkpoint/model.json", ON_MODEL, given=("model",)),
+        Attack("graph", "out/model/checkpoint/image.onnx", ON_MODEL[:1], given=("model",)),
+        Attack("tokenizer", "out/model/checkpoint/tokenizer.json", ON_MODEL[:1], given=("model",)),
         Attack("folds", "any.parquet", tuple(line.format("parquet") for line in ON_FOLDS), "folds.parquet"),
         Attack("parts", "any.csv", tuple(line.format("csv") for line in ON_FOLDS), "parts.csv"),
         Attack("crossval", "out/cv/crossval.json", (VALIDATED,), given=("cv",)),

@@ -48,8 +48,6 @@ def aigc_here() -> Callable[..., tuple[int, str, str]]:
     from aigc_cli.cli import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        if not main.app.registered_commands:
-            main.register(main.app)
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main.run([str(argument) for argument in arguments])

@@ -80,8 +80,6 @@ class Sandbox:
     def __init__(self, root: Path, ablation: bool = False) -> None:
         self.root = root
         self.cache = Path(os.environ["AIGC_CACHE"]).absolute()
-        if not cli.app.registered_commands:
-            cli.register(cli.app)
         root.mkdir(exist_ok=True)
         (root / OUT).mkdir()
         (root / "clip").mkdir()

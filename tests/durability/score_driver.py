@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 
-from aigc_cli.model import trained
 from aigc_cli.storage.atomic_files import Output
 from aigc_cli.workflows.score import score, scorer
 from aigc_cli.workflows.score.plan import ScoringPlan
+from aigc_cli.workflows.score.scorer import Scorer
 
 
 def fork(images: Path, plan: ScoringPlan, output: Path, event: int | None = None) -> int:
@@ -102,11 +101,10 @@ def main() -> None:
     seed, kills_wanted = map(int, sys.argv[5:])
     draw, looks = random.Random(seed), list[int]()
     rows = sum(1 for _ in prompts.open()) - 1
-    torch.set_num_threads(1)
-    model = trained.load_model(model_folder, "cpu")
-    trained.load_model = lambda place, device: model
+    loaded = Scorer.load(model_folder, "cpu")
+    Scorer.load = lambda *_: loaded  # type: ignore[method-assign]
     score.SHARD_SECONDS = 0
-    scorer.BATCH, scorer.SEGMENT = 4, 3
+    scorer.BATCH = 4
     plan = ScoringPlan(prompts=prompts, model=model_folder, device="cpu")
 
     begun = time.monotonic()

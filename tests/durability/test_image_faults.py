@@ -23,7 +23,6 @@ import re, sys
 from pathlib import Path
 from aigc_cli.cli import main
 from aigc_cli.images.decoder import POOL
-main.register(main.app)
 code = main.run(sys.argv[1:])
 here = ["self", *(process.child.pid for process in POOL.waiting)]  # getrusage would count the parent too
 sizes = [int(re.search(r"VmHWM:\\s+(\\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) for pid in here]

@@ -11,9 +11,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,10 +20,10 @@ from killing import Forge
 
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.images.sample import Sample
-from aigc_cli.model.engines import Engine, State
+from aigc_cli.model.backbone import ImageFeatures
+from aigc_cli.model.eager import EagerNetwork
 from aigc_cli.model.trained import load_model
 from aigc_cli.progress import SilentProgress
-from aigc_cli.workflows.score import scorer
 from aigc_cli.workflows.score.scorer import ImageEntry, Scorer
 
 Here = Callable[..., tuple[int, str, str]]
@@ -251,32 +250,32 @@ def make_entries(demo: list[Sample]) -> list[ImageEntry]:
     return [ImageEntry(sample.name, sample.path, sample.prompt, "table") for sample in demo[:40]]
 
 
-def shrink_device(monkeypatch: pytest.MonkeyPatch, holds: int) -> list[int]:
-    """Makes the device of new scorers hold `holds` images at a time; returns the batch sizes that they try."""
-    original, sizes = scorer.choose_engine, list[int]()
+def load_on_small_device(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, holds: int, progress: SilentProgress | None = None
+) -> tuple[Scorer, list[int]]:
+    """A scorer on a device that holds `holds` images at a time, and the batch sizes that it tries."""
+    trained, sizes = load_model(tiny_model, "cpu"), list[int]()
+    encode = trained.model.backbone.encode_image
 
-    def choose(*given: Any) -> Engine:
-        engine = original(*given)
+    def encode_image(pixels: torch.Tensor) -> ImageFeatures:
+        sizes.append(len(pixels))
+        if len(pixels) > holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return encode(pixels)
 
-        def collect(states: Sequence[Any]) -> State:
-            sizes.append(len(states))
-            if len(states) > holds:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return engine.collect(states)
-
-        return Engine("small", engine.run_one, collect)
-
-    monkeypatch.setattr(scorer, "choose_engine", choose)
-    return sizes
+    monkeypatch.setattr(trained.model.backbone, "encode_image", encode_image)
+    network = EagerNetwork(trained, progress)
+    network.device = "cuda"
+    return Scorer(trained.saved, network), sizes
 
 
 def test_device_without_memory_gets_smaller_batches(
     tiny_model: Path, demo: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, progress = load_model(tiny_model, "cpu"), RecordingProgress()
-    expected = list(Scorer(model).iterate_rows(make_entries(demo)))
-    sizes = shrink_device(monkeypatch, holds=10)
-    found = list(Scorer(model, progress=progress).iterate_rows(make_entries(demo)))
+    progress = RecordingProgress()
+    expected = list(Scorer.load(tiny_model, "cpu").iterate_rows(make_entries(demo)))
+    scorer, sizes = load_on_small_device(tiny_model, monkeypatch, 10, progress)
+    found = list(scorer.iterate_rows(make_entries(demo)))
     assert sizes == [32, 16, 8, 8, 8, 8, 8]
     assert [text.partition(";")[0] for text in progress.said] == [
         "Out of memory with 32 images at a time",
@@ -284,12 +283,13 @@ def test_device_without_memory_gets_smaller_batches(
     ]
     for one, other in zip(found, expected, strict=True):
         assert one["quality"] == pytest.approx(other["quality"], abs=1e-4)
+        assert one["consistency"] == pytest.approx(other["consistency"], abs=1e-4)
 
 
 def test_device_that_holds_no_image(tiny_model: Path, demo: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
-    shrink_device(monkeypatch, holds=0)
+    scorer, _ = load_on_small_device(tiny_model, monkeypatch, 0)
     with pytest.raises(EnvironmentProblem, match="one image"):
-        list(Scorer(load_model(tiny_model, "cpu")).iterate_rows(make_entries(demo)))
+        list(scorer.iterate_rows(make_entries(demo)))
 
 
 def test_lack_of_memory_is_not_a_bug(monkeypatch: pytest.MonkeyPatch, aigc_here: Here) -> None:

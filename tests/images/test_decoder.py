@@ -1,5 +1,6 @@
 """Child processes decode to the same pixels, and a crash costs one image only."""
 
+import json
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from PIL import Image
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.images import decoder
 from aigc_cli.images.decoder import decode_file
+from aigc_cli.images.preprocess import Preprocessing
 from aigc_cli.images.reader import ImageFault, decode_image
 
 # A sitecustomize.py, which every process of this Python runs at its start: names of files make the decoder fail.
@@ -72,6 +74,15 @@ def test_the_pixels_are_the_same(picture: Callable[[str], Path]) -> None:
     here, there = decode_image(path.read_bytes()), decode_file(path)
     assert there.image.tobytes() == here.image.tobytes()
     assert (there.image.mode, there.width, there.height, there.note) == ("RGB", 61, 37, None)
+
+
+def test_the_child_resizes_if_asked(picture: Callable[[str], Path]) -> None:
+    path = picture("a.png")
+    ours = Preprocessing((20, 30), (0.5,) * 3, (0.5,) * 3, "bilinear", "longest", 9)
+    found = decode_file(path, ours)
+    assert found.pixels.tobytes() == ours.fit_size(Image.open(path)).tobytes()
+    assert (found.pixels.shape, found.width, found.height) == ((20, 30, 3), 61, 37)
+    assert decode_file(path).pixels.shape == (37, 61, 3)
 
 
 def test_notes_and_faults_come_through(tmp_path: Path, noise_image: Image.Image) -> None:
@@ -150,8 +161,10 @@ def test_a_hanging_decoder_ends_itself_without_its_parent(
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
     process = decoder.DecoderProcess()
+    process.wait_until_ready()
     assert process.child.stdin is not None
-    process.child.stdin.write(os.fsencode(picture("hang.png")).hex().encode() + b"\n")
+    request = {"path": os.fsencode(picture("hang.png")).hex(), "preprocessing": None}
+    process.child.stdin.write(json.dumps(request).encode() + b"\n")
     process.close()  # waits
     assert process.child.returncode == -signal.SIGALRM
 

@@ -176,6 +176,14 @@ def test_alpha_is_laid_on_white(kind: str) -> None:
     assert set(colours(decode_image(encode_image(image, kind, **options)).image)) == {WHITE}
 
 
+def test_an_opaque_alpha_changes_nothing() -> None:
+    image = noise()
+    image.putalpha(255)
+    assert colours(decode_image(encode_image(image, "PNG")).image) == colours(noise())
+    image.putpixel((0, 0), (0, 0, 0, 254))
+    assert colours(decode_image(encode_image(image, "PNG")).image)[0] == (1, 1, 1)
+
+
 def test_half_transparent_red_is_pink() -> None:
     pixel = colours(decode_image(encode_image(Image.new("RGBA", (1, 1), (255, 0, 0, 128)), "PNG")).image)[0]
     assert pixel == (255, 127, 127)
@@ -362,7 +370,7 @@ def test_too_little_memory_is_a_decoder_crash(monkeypatch: pytest.MonkeyPatch) -
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "convert", fail)
-    assert reason_of(SAMPLES["PNG"]) == "decoder_crash"
+    assert reason_of(SAMPLES["GIF"]) == "decoder_crash"
 
 
 # --- warnings

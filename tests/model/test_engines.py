@@ -1,11 +1,9 @@
 """Engines: the same features as a plain batch, exported from the present weights, or a clear error."""
 
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import onnxruntime
@@ -13,10 +11,13 @@ import pytest
 import torch
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.model import engines
 from aigc_cli.model.backbone import Backbone, ImageFeatures
-from aigc_cli.model.engines import ENGINES, Engine, choose_engine, compile_engine
-from aigc_cli.model.towers import UNFROZEN
+from aigc_cli.model.engines import Engine, choose_engine, compile_engine
+from aigc_cli.model.export import export_module
 from aigc_cli.progress import SilentProgress
+from aigc_cli.runtime.network import ENGINES
+from aigc_cli.runtime.saved import UNFROZEN
 
 ALL = 5  # boundary of the tiny tower's four blocks
 
@@ -56,7 +57,7 @@ def _gap(one: ImageFeatures, other: ImageFeatures) -> float:
 def test_every_engine_has_the_features_of_a_plain_batch(name: str, tiny: Backbone) -> None:
     pixels = _pixels(tiny)
     with torch.inference_mode():
-        expected = tiny.encode_image(tiny.preprocessing.normalise(torch.stack(pixels)))
+        expected = tiny.encode_image(tiny.normalise(torch.stack(pixels)))
     found = _features(choose_engine(tiny, name), pixels)
     assert found.embedding.shape == (3, tiny.embed_dim)
     assert found.levels.shape == (3, tiny.count_levels())
@@ -131,7 +132,7 @@ def test_pixels_need_no_engine(cache: Path, tiny: Backbone) -> None:
     engine, pixels = choose_engine(tiny, boundary=UNFROZEN), _pixels(tiny)
     assert engine.name == "eager"
     found = engine.collect([engine.run_one(image) for image in pixels])
-    assert torch.equal(found["pixels"], tiny.preprocessing.normalise(torch.stack(pixels)))
+    assert torch.equal(found["pixels"], tiny.normalise(torch.stack(pixels)))
     assert not (cache / "engines").exists()
 
 
@@ -168,26 +169,21 @@ def test_a_missing_package_is_named(cache: Path, tiny: Backbone, monkeypatch: py
 
 def test_features_that_differ_are_not_used(cache: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second exporter is replaced by the first one, which is faster."""
-    session, export = onnxruntime.InferenceSession, torch.onnx.export
+    session = onnxruntime.InferenceSession
 
     class WrongSession(session):  # type: ignore[misc, valid-type]
         def run(self, *args: Any) -> Any:
             return [output + 0.01 for output in super().run(*args)]
 
-    def trace(model: Any, args: Any, _: Any, dynamo: bool, **options: Any) -> Any:
-        stream = io.BytesIO()
-        export(model, args, stream, dynamo=False, **options)  # type: ignore[arg-type]
-        return SimpleNamespace(model_proto=SimpleNamespace(SerializeToString=stream.getvalue))
-
     monkeypatch.setattr(onnxruntime, "InferenceSession", WrongSession)
-    monkeypatch.setattr(torch.onnx, "export", trace)
+    monkeypatch.setattr(engines, "export_module", lambda *args: export_module(*args[:3], dynamo=False))
     with pytest.raises(EnvironmentProblem, match=r"features differ by 0\.01"):
         compile_engine(tiny, ALL)
     assert not (cache / "engines").exists()
 
 
 def test_an_unknown_engine_or_another_device_is_refused(tiny: Backbone) -> None:
-    with pytest.raises(AigcError, match="an engine out of auto, eager, onnx, found 'tensorrt'"):
+    with pytest.raises(AigcError, match="an engine out of auto, onnx, eager, found 'tensorrt'"):
         choose_engine(tiny, "tensorrt")
     tiny.modules().to("meta")
     with pytest.raises(AigcError, match="--device cpu beside --engine onnx"):

@@ -14,9 +14,13 @@ from torch.nn import functional as F
 from aigc_cli.errors import AigcError
 from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.engines import compile_engine
+from aigc_cli.model.export import make_graphs
 from aigc_cli.model.loading import load_backbone
-from aigc_cli.model.towers import UNFROZEN, Tower, fold_batch_norm, make_image_tower, make_text_tower
+from aigc_cli.model.towers import Tower, fold_batch_norm, make_image_tower, make_text_tower
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.graphs import check_graph
+from aigc_cli.runtime.saved import UNFROZEN
+from aigc_cli.training.loop import make_model
 
 PROMPTS = ["a red cat", "two blue dogs on a long and winding road, oil painting", ""]
 TIMM = {"test_vit": "", "test_vit3": "", "test_convnext": "avg", "test_efficientnet": "avg"}
@@ -97,6 +101,19 @@ def test_the_tracing_exporter_supports_every_family(
     monkeypatch.setattr(torch.onnx, "export", trace)
     monkeypatch.setenv("AIGC_CACHE", str(tmp_path))
     assert compile_engine(backbone, len(backbone.image.blocks) + 1).name == "onnx"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["resnet", "mini", "test_vit", "test_convnext"], indirect=True)
+def test_every_family_becomes_graphs(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both towers with heads, by dynamo; they are checked against PyTorch when they are made."""
+    monkeypatch.setenv("AIGC_CACHE", str(tmp_path))
+    model = make_model(backbone, Recipe(freeze="all"))
+    model.eval()
+    for name, graph in make_graphs(model).items():
+        if name.endswith(".onnx"):
+            (tmp_path / name).write_bytes(graph)
+            check_graph(tmp_path / name)
 
 
 def test_a_text_tower_gives_the_same_at_any_boundary(backbone: Backbone) -> None:

@@ -15,16 +15,16 @@ from aigc_cli.storage.tensors import load_tensors
 
 
 def test_a_saved_model_loads_unchanged(tiny_model: Path) -> None:
-    model = load_model(tiny_model, "cpu")
-    assert (model.name, model.targets, model.calibration) == (tiny_model.name, list(TARGETS), None)
-    assert model.recipe.freeze == "all"
+    trained = load_model(tiny_model, "cpu")
+    assert (trained.saved.name, trained.saved.targets, trained.calibration) == ("run", list(TARGETS), None)
+    assert trained.recipe.freeze == "all"
     (weights,) = (tiny_model / "checkpoint").glob("*.safetensors")
-    saved, found = load_tensors(weights), model.model.collect_trained()
+    saved, found = load_tensors(weights), trained.model.collect_trained()
     assert saved.keys() == found.keys()
     assert all(torch.equal(found[name], torch.from_numpy(saved[name])) for name in saved)
-    assert not model.model.heads.training
-    metadata = model.make_metadata()
-    assert (metadata["model"], metadata["mos_min"], metadata["mos_max"]) == (tiny_model.name, "0.0", "5.0")
+    assert not trained.model.heads.training
+    metadata = trained.saved.make_metadata()
+    assert (metadata["model"], metadata["mos_min"], metadata["mos_max"]) == ("run", "0.0", "5.0")
     assert metadata["calibration"] == "none"
 
 
@@ -44,7 +44,7 @@ def test_a_model_that_does_not_fit_is_refused(
     place: tuple[str, ...], value: Any, message: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "run")
-    (file,) = (folder / "checkpoint").glob("*.json")
+    file = folder / "checkpoint" / "model.json"
     description = json.loads(file.read_text())
     inner = description
     for key in place[:-1]:

@@ -8,7 +8,8 @@ from typing import Any
 from PIL import Image
 
 from aigc_cli.progress import SilentProgress
-from aigc_cli.report.page import Page, PageOutput, PageTable, write_page
+from aigc_cli.report.page import Page, PageTable, write_page
+from aigc_cli.report.page_output import PageOutput
 
 NASTY = '</script><img src=x onerror="window.hit=1"><b>\'" \u2028 \u202edlrow\u202c & {{ 7*7 }} <!--'
 FACTS = {"Model": "<i>tiny</i>", "Weights": "0123456789abcdef", "Scale": "0 to 5"}

@@ -11,7 +11,8 @@ from report_pages import FACTS, NASTY, make_row, read_data, save_page, save_smal
 
 from aigc_cli.errors import AigcError
 from aigc_cli.report import page as reports
-from aigc_cli.report.page import Page, PageFigure, PageOutput, PageTable
+from aigc_cli.report.page import Page, PageFigure, PageTable
+from aigc_cli.report.page_output import PageOutput
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from aigc_cli.model import trained
 from aigc_cli.model.loading import load_backbone
 from aigc_cli.model.trained import load_model
 from aigc_cli.recipe import Recipe
-from aigc_cli.storage import checkpoints
+from aigc_cli.runtime.graphs import find_graphs
 from aigc_cli.storage import tensors as tensor_files
 from aigc_cli.storage.checkpoints import (
     DESCRIPTION,
     FACTS,
     MODEL_FORMAT,
     WEIGHTS,
+    add_graphs,
     find_checkpoint,
     load_checkpoint,
     load_state,
@@ -68,7 +70,7 @@ def edit(folder: Path, **changes: Any) -> None:
 
 def test_what_was_saved_comes_back(folder: Path) -> None:
     found = load_checkpoint(folder)
-    assert found.description == {"format_version": MODEL_FORMAT, **PLAIN}
+    assert found.description == {"format_version": MODEL_FORMAT, **PLAIN, "graphs": {}}
     assert found.tensors.keys() == tensors().keys()
     for name, tensor in tensors().items():
         np.testing.assert_array_equal(found.tensors[name], tensor, strict=True)
@@ -84,6 +86,19 @@ def test_the_digest_is_that_of_the_values(folder: Path, tmp_path: Path) -> None:
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
     assert len(digests[0]) == 64
+
+
+def test_graphs_lie_beside_the_weights_with_their_digests(folder: Path, tmp_path: Path) -> None:
+    graphs = {"image.onnx": b"pixels", "tokenizer.json": b"{}"}
+    save_checkpoint(tmp_path / "c", tensors(), PLAIN, graphs=graphs)
+    before = load_checkpoint(folder)
+    add_graphs(folder, graphs)
+    for place in (folder, tmp_path / "c"):
+        found = load_checkpoint(place)
+        assert {name: (place / name).read_bytes() for name in graphs} == graphs
+        assert found.description["graphs"] == {name: sha256(data).hexdigest() for name, data in graphs.items()}
+        assert found.digest == before.digest
+        assert found.description == before.description | {"graphs": found.description["graphs"]}
 
 
 def test_eight_bits_come_back_close(tmp_path: Path) -> None:
@@ -186,7 +201,7 @@ def test_a_failed_save_keeps_the_old_checkpoint(strerror: str, folder: Path, mon
         raise OSError(28, strerror)
 
     before = load_checkpoint(folder).digest
-    monkeypatch.setattr(checkpoints, "save_tensors", fail)
+    monkeypatch.setattr("aigc_cli.storage.tensors.save_tensors", fail)
     with pytest.raises(EnvironmentProblem) as caught:
         save_checkpoint(folder, {"heads.w": np.zeros(1)}, PLAIN)
     assert caught.value.message == f"{folder} could not be written: {strerror}."
@@ -247,9 +262,9 @@ Described = tuple[dict[str, Any], dict[str, Any]]
 
 def test_a_model_comes_back(described: Described, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c", *described)
-    model = load_model(tmp_path / "c", "cpu")
-    assert all(torch.equal(tensor, described[0][name]) for name, tensor in model.model.copy_trained().items())
-    assert model.make_metadata()["backbone_hash"] == described[1]["backbone"]["weights_hash"]
+    trained = load_model(tmp_path / "c", "cpu")
+    assert all(torch.equal(tensor, described[0][name]) for name, tensor in trained.model.copy_trained().items())
+    assert trained.saved.make_metadata()["backbone_hash"] == described[1]["backbone"]["weights_hash"]
 
 
 def test_other_backbone_weights(described: Described, tmp_path: Path) -> None:
@@ -306,7 +321,8 @@ def test_a_description_with_any_field_missing_or_damaged(
                 parent[path[-1]] = value
             (tmp_path / "c" / DESCRIPTION).write_text(json.dumps(body), encoding="utf-8")
             try:
-                load_model(tmp_path / "c", "cpu").make_metadata()
+                saved = load_model(tmp_path / "c", "cpu").saved
+                saved.make_metadata(), saved.targets, find_graphs(saved)
             except AigcError:
                 pass
             except Exception as error:

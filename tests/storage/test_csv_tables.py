@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
 from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
-from aigc_cli.storage.csv_tables import MAX_FIELD, read_prompts, read_ratings, read_table, rename_columns
+from aigc_cli.storage.csv_tables import MAX_FIELD, Table, read_prompts, read_ratings, read_table, rename_columns
 
 UTF8_HINT = "Save the table as CSV in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
 NAMES_HINT = "Write names relative to the image folder, with / between folders and without '..'."
@@ -48,40 +47,44 @@ def check(error: AigcError, message: str, hint: str) -> None:
     assert error.hint == hint
 
 
+def column(table: Table, name: str) -> list[str]:
+    return [row[name] for row in table.to_dicts()]
+
+
 # --- read_table: what is kept
 
 
 def test_values_are_kept_as_written(write: Write) -> None:
     table = read_table(write("name,prompt\n0012,None\n4e49,NA\n c ,null\nd,nan\ne,\nf,1.0\nTrue,<NA>\n"))
-    assert table["name"].tolist() == ["0012", "4e49", " c ", "d", "e", "f", "True"]
-    assert table["prompt"].tolist() == ["None", "NA", "null", "nan", "", "1.0", "<NA>"]
-    assert {type(value) for value in table.to_numpy().ravel()} == {str}
-    assert (table.index.name, table.index.tolist()) == ("line", [2, 3, 4, 5, 6, 7, 8])
+    assert column(table, "name") == ["0012", "4e49", " c ", "d", "e", "f", "True"]
+    assert column(table, "prompt") == ["None", "NA", "null", "nan", "", "1.0", "<NA>"]
+    assert {type(value) for row in table.rows for value in row} == {str}
+    assert table.lines == [2, 3, 4, 5, 6, 7, 8]
 
 
 def test_quotes_new_lines_and_separators_inside_fields(write: Write) -> None:
     table = read_table(write('name,prompt\na,"a, b"\nb,"two\nlines ""quoted"""\n\nc,5\' 6" tall\n'))
-    assert table["prompt"].tolist() == ["a, b", 'two\nlines "quoted"', "5' 6\" tall"]
-    assert table.index.tolist() == [2, 3, 6]
+    assert column(table, "prompt") == ["a, b", 'two\nlines "quoted"', "5' 6\" tall"]
+    assert table.lines == [2, 3, 6]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_ends_and_byte_order_mark(write: Write, end: str, mark: bytes) -> None:
     table = read_table(write(mark + f"name,prompt{end}a,é 犬{end}b,\u2028x".encode()))
-    assert table.columns.tolist() == ["name", "prompt"]
-    assert table["prompt"].tolist() == ["é 犬", "\u2028x"]
-    assert table.index.tolist() == [2, 3]
+    assert table.columns == ["name", "prompt"]
+    assert column(table, "prompt") == ["é 犬", "\u2028x"]
+    assert table.lines == [2, 3]
 
 
 @pytest.mark.parametrize(("sep", "char"), [(";", ";"), ("\t", "\t"), ("\\t", "\t"), ("|", "|")])
 def test_separators(write: Write, sep: str, char: str) -> None:
     table = read_table(write(f"name{char}prompt\na{char}b, c\n"), sep=sep)
-    assert table.to_dict("list") == {"name": ["a"], "prompt": ["b, c"]}
+    assert table.to_dicts() == [{"name": "a", "prompt": "b, c"}]
 
 
 def test_a_single_column_is_a_table(write: Write) -> None:
-    assert read_table(write('name\na\n""\nc\n'))["name"].tolist() == ["a", "", "c"]
+    assert column(read_table(write('name\na\n""\nc\n')), "name") == ["a", "", "c"]
 
 
 # --- read_table: what is refused
@@ -159,7 +162,7 @@ def test_text_behind_a_closing_quote(write: Write) -> None:
 
 
 def test_a_field_that_is_too_long(write: Write) -> None:
-    assert len(read_table(write(f"name\n{'x' * MAX_FIELD}\n"))["name"].iloc[0]) == MAX_FIELD
+    assert len(read_table(write(f"name\n{'x' * MAX_FIELD}\n")).rows[0][0]) == MAX_FIELD
     path = write(f"name\n{'x' * (MAX_FIELD + 1)}\n")
     check(
         error_of(lambda: read_table(path)),
@@ -237,14 +240,14 @@ def test_control_characters_and_long_lists_in_messages(write: Write) -> None:
 
 
 def test_rename() -> None:
-    table = pd.DataFrame([["1", "2", "3"]], columns=["a", "b", "c"], index=[7])
+    table = Table(["a", "b", "c"], [["1", "2", "3"]], [7])
     renamed = rename_columns(table, {"a": "b", "b": "a"})
-    assert (renamed.columns.tolist(), renamed.index.tolist()) == (["b", "a", "c"], [7])
-    assert table.columns.tolist() == ["a", "b", "c"]
+    assert (renamed.columns, renamed.lines) == (["b", "a", "c"], [7])
+    assert table.columns == ["a", "b", "c"]
 
 
 def test_rename_of_an_unknown_column() -> None:
-    table = pd.DataFrame([["1", "2"]], columns=["Image", "Prompt"])
+    table = Table(["Image", "Prompt"], [["1", "2"]], [2])
     check(
         error_of(lambda: rename_columns(table, {"promt": "prompt"})),
         "the table: expected a column 'promt', found 'Image', 'Prompt'",
@@ -256,7 +259,7 @@ def test_rename_of_an_unknown_column() -> None:
 
 @pytest.mark.parametrize("renames", [{"a": "prompt"}, {"a": "prompt", "prompt": "prompt"}])
 def test_rename_to_a_name_that_is_taken(renames: dict[str, str]) -> None:
-    table = pd.DataFrame([["1", "2"]], columns=["a", "prompt"])
+    table = Table(["a", "prompt"], [["1", "2"]], [2])
     check(
         error_of(lambda: rename_columns(table, renames)),
         "the table: expected one column for 'prompt', found 'a', 'prompt'",
@@ -472,5 +475,5 @@ def test_any_bytes_are_a_table_or_an_error(tmp_path_factory: pytest.TempPathFact
         table = read_table(path)
     except AigcError:
         return
-    assert {type(value) for value in table.to_numpy().ravel()} == {str}
-    assert table.columns.is_unique
+    assert {type(value) for row in table.rows for value in row} == {str}
+    assert len(set(table.columns)) == len(table.columns)

@@ -19,8 +19,8 @@ from aigc_cli.images.reader import hash_image_file
 from aigc_cli.images.sample import Sample
 from aigc_cli.model import engines
 from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.towers import UNFROZEN
 from aigc_cli.progress import SilentProgress
+from aigc_cli.runtime.saved import UNFROZEN
 from aigc_cli.training import feature_store as features_module
 from aigc_cli.training.feature_store import CHUNK, EVALUATION, FrozenImages, FrozenTexts, ViewSettings, augment
 
@@ -398,13 +398,11 @@ def test_a_tower_that_cannot_be_exported_is_computed_in_eager_mode_everywhere(
         images.prepare({0: range(6)}, listener)
         assert [line.endswith("eager mode takes its place.") for line in listener.said] == [True]
         found.append(images.get(range(6), views))
-    boundary, preprocessing = PARTIAL, tiny.preprocessing
+    boundary = PARTIAL
     for row, view in enumerate(views):
         pixels = augment(decode_file(paths[row]).pixels, hash_image_file(paths[row]), view, VIEWS)
         with torch.no_grad():
-            expected = tiny.run_image_to_boundary(
-                preprocessing.normalise(preprocessing.fit_size(pixels)[None]), boundary
-            )
+            expected = tiny.run_image_to_boundary(tiny.transform(pixels)[None], boundary)
         for name, value in expected.items():
             assert torch.equal(found[0][name][row], value[0])
             assert torch.equal(found[1][name][row], value[0])

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from aigc_cli.metrics.by_name import compute_metric
+from aigc_cli.metrics.splits import Split
 from aigc_cli.model.heads import Scores
-from aigc_cli.model.hints import Hints
 from aigc_cli.model.loading import load_backbone
 from aigc_cli.model.model import Model
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.hints import Hints
 from aigc_cli.training import loop as training
 from aigc_cli.training.feature_store import EVALUATION, list_views
-from aigc_cli.training.loop import Split, TrainingData, draw_batches, fit_model, make_model, make_optimiser, predict
+from aigc_cli.training.loop import TrainingData, draw_batches, fit_model, make_model, make_optimiser, predict
 from aigc_cli.training.losses import EpochStats, rate_epoch
 from aigc_cli.training.rates import compute_learning_rates, compute_lr_factor
 from aigc_cli.training.state import FitResult

@@ -12,12 +12,13 @@ from rated import write_table
 
 from aigc_cli.errors import AigcError, Interruption
 from aigc_cli.images.sample import TARGETS, Sample
+from aigc_cli.metrics.splits import Split
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe, resolve_recipe
 from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.results import read_parquet_rows
 from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.training.loop import Split
+from aigc_cli.training import loop
 from aigc_cli.workflows.ablate.ablate import AblationPlan, run_ablation
 from aigc_cli.workflows.ablate.summary import VariantSummary, format_estimate
 from aigc_cli.workflows.experiment import folds as fold_driver
@@ -241,7 +242,7 @@ def test_a_changed_plan_is_not_resumed(
 @pytest.mark.slow
 def test_a_failed_variant_has_rows_with_the_reason(base: Recipe, source: Source, tmp_path: Path) -> None:
     missing = {"backbone": f"local-dir:{tmp_path / 'none'}"}
-    fit = fold_driver.fit_model
+    fit = loop.fit_model
 
     def diverge(model: Any, data: Any, split: Split, recipe: Recipe, progress: Any) -> Any:
         result = fit(model, data, split, recipe, progress)
@@ -250,7 +251,7 @@ def test_a_failed_variant_has_rows_with_the_reason(base: Recipe, source: Source,
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fold_driver, "fit_model", diverge)
+        patch.setattr(loop, "fit_model", diverge)
         found = run(base, source, tmp_path / "out", {"fine": {}, "explodes": {"lr": 1.0}, "nowhere": missing})
     summaries = {summary.variant: summary for summary in found}
     assert summaries["fine"].srocc["quality"].value is not None
@@ -265,6 +266,7 @@ def test_a_failed_variant_has_rows_with_the_reason(base: Recipe, source: Source,
 
 
 def test_an_ablation_without_any_result_is_an_error(base: Recipe, source: Source, tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text("{}")
     with pytest.raises(AigcError, match="Every variant failed: "):
-        run(base, source, tmp_path / "out", {"nowhere": {"backbone": f"local-dir:{tmp_path / 'none'}"}})
+        run(base, source, tmp_path / "out", {"nowhere": {"backbone": f"local-dir:{tmp_path}"}})
     assert all(row["reason"] for row in read_parquet_rows(tmp_path / "out" / "ablation.parquet"))

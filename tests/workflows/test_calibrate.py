@@ -14,11 +14,13 @@ from aigc_cli import Scorer
 from aigc_cli.errors import AigcError, Interruption
 from aigc_cli.images.demo import render_demo
 from aigc_cli.images.sample import Sample
+from aigc_cli.model.export import make_graphs
 from aigc_cli.model.trained import load_model
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import ResolvedRecipe, resolve_recipe
+from aigc_cli.runtime.graphs import IMAGE_GRAPH
 from aigc_cli.storage.atomic_files import Output
-from aigc_cli.storage.checkpoints import CALIBRATION, WEIGHTS, load_checkpoint, save_checkpoint
+from aigc_cli.storage.checkpoints import CALIBRATION, WEIGHTS, add_graphs, load_checkpoint, save_checkpoint
 from aigc_cli.storage.results import iterate_rows, read_parquet_rows, read_table_metadata
 from aigc_cli.storage.results import write_table as write_results
 from aigc_cli.storage.schemas import ERROR_BARS
@@ -26,11 +28,12 @@ from aigc_cli.workflows.ablate.ablate import AblationPlan, run_ablation
 from aigc_cli.workflows.crossval import CrossvalPlan, CrossvalResult, cross_validate
 from aigc_cli.workflows.evaluate import EvaluationPlan, evaluate_model
 from aigc_cli.workflows.experiment import folds as fold_driver
+from aigc_cli.workflows.experiment.run_folder import find_states_folder
 from aigc_cli.workflows.experiment.source import Compute, Source
 from aigc_cli.workflows.score.plan import ScoringPlan
 from aigc_cli.workflows.score.score import score_folder
 from aigc_cli.workflows.train.calibrate import HeldOutSource, calibrate_checkpoint
-from aigc_cli.workflows.train.resume import find_states_folder, read_plan
+from aigc_cli.workflows.train.resume import read_plan
 from aigc_cli.workflows.train.train import TrainResult, train_model
 from aigc_cli.workflows.verify import Verification, verify_table
 
@@ -280,6 +283,28 @@ def test_a_calibration_can_be_added_to_a_checkpoint(
     assert all(np.allclose(one[name], other[name], atol=1e-4) for name in other)
     assert load_checkpoint(run).description["calibration"] == description
     assert scores_of(run, samples)["quality_low"].notna().all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kept_graphs")
+def test_a_new_calibration_writes_the_graphs_again(
+    folds: TrainResult, plain: TrainResult, source: Source, samples: list[Sample], tmp_path: Path
+) -> None:
+    """The correction of consistency is in the image graph; one without it would give other scores."""
+    run = shutil.copytree(plain.run, tmp_path / "run")
+    add_graphs(run / "checkpoint", make_graphs(load_model(run, "cpu").model))
+    before, graphs = scores_of(run, samples), load_checkpoint(run).description["graphs"]
+    calibrate_checkpoint(run, source, folds.run, CPU, SILENT)
+    found = load_checkpoint(run).description
+    assert found["graphs"].keys() == graphs.keys()
+    assert {name for name in graphs if found["graphs"][name] != graphs[name]} == {IMAGE_GRAPH}
+    offset, weight = (found["calibration"]["correction"][key] for key in ("offset", "weight"))
+    after, scorer = scores_of(run, samples), Scorer.load(run, "cpu")
+    assert scorer.network.engine == "onnx"
+    assert np.array_equal(after["quality"], before["quality"])
+    expected = before["consistency"] + offset + weight * before["quality"]
+    assert np.allclose(after["consistency"], expected.clip(0, 5), atol=1e-4)
+    assert not np.allclose(after["consistency"], before["consistency"], atol=1e-3)
 
 
 def test_a_missing_score_has_no_interval(folds: TrainResult, samples: list[Sample], tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ from aigc_cli.errors import AigcError, Divergence, Interruption
 from aigc_cli.images.reader import hash_image_file
 from aigc_cli.images.sample import Sample
 from aigc_cli.metrics.by_name import METRICS
+from aigc_cli.metrics.splits import Split
 from aigc_cli.model.loading import load_backbone
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe, ResolvedRecipe, resolve_recipe
 from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.results import read_parquet_rows, write_table
 from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.training.loop import Split
+from aigc_cli.training import loop
 from aigc_cli.workflows.crossval import CrossvalPlan, CrossvalResult, cross_validate
 from aigc_cli.workflows.experiment import folds as fold_driver
 from aigc_cli.workflows.experiment.folds import PreparedData, prepare_data, swap_prompts, train_fold
@@ -129,13 +130,13 @@ def test_a_checkpoint_is_chosen_inside_the_training_folds(
     groups = one.rated.list_groups("prompt")
     held_out = [row for row, group in enumerate(groups) if group in sorted(set(groups))[:2]]
     seen: list[Split] = []
-    fit = fold_driver.fit_model
+    fit = loop.fit_model
 
     def record(model: Any, data: Any, split: Split, *rest: Any) -> Any:
         seen.append(split)
         return fit(model, data, split, *rest)
 
-    monkeypatch.setattr(fold_driver, "fit_model", record)
+    monkeypatch.setattr(loop, "fit_model", record)
     train_fold(one, groups, held_out, 0, recipe, SilentProgress())
     ((train, val),) = seen
     assert sorted([*train, *val, *held_out]) == list(range(len(groups)))

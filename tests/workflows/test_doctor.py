@@ -5,6 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
@@ -69,6 +70,26 @@ def test_packages_that_are_old_or_missing(monkeypatch: pytest.MonkeyPatch) -> No
     assert "pillow" not in checks
 
 
+def test_what_scoring_does_without_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation by install/score.txt has no PyTorch."""
+    version = metadata.version
+    gone = {"torch", "open-clip-torch", "numpy"}
+
+    def find(name: str) -> str:
+        if name in gone:
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", find)
+    monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=2", "open_clip_torch>=3", "numpy>=2"])
+    monkeypatch.setattr(metadata, "version", lambda name: find(name.replace("_", "-")))
+    checks = {check.name: check.ok for check in check_machine("mini")}
+    assert (checks["torch"], checks["open_clip_torch"], checks["numpy"]) == (None, None, False)
+    gone.discard("torch")
+    checks = {check.name: check.ok for check in check_machine("mini")}
+    assert (checks["torch"], checks["open_clip_torch"]) == (True, False)
+
+
 def test_a_cache_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("AIGC_CACHE", str(tmp_path / "file" / "below"))
@@ -82,6 +103,13 @@ def test_a_cache_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_backbone_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert found("ViT-L-14/openai").ok is None
+    assert f"{doctor.RECOMMENDED_ON_HUB}/" == open_clip.get_pretrained_cfg("ViT-L-14", "openai")["hf_hub"]
+    snapshot = tmp_path / f"models--{doctor.RECOMMENDED_ON_HUB.replace('/', '--')}" / "snapshots" / "a1"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("a1")
+    (snapshot / "open_clip_model.safetensors").write_text("weights")
+    assert found("ViT-L-14/openai").found == "on this machine"
     check = found("ViT-B-32/openai", "ViT-B-32/openai")
     assert (check.ok, check.found) == (False, "not on this machine, and the hub does not answer")
     monkeypatch.setattr(doctor, "is_hub_reachable", lambda: True)

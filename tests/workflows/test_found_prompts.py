@@ -30,7 +30,6 @@ from written import (
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
-from aigc_cli.model.trained import load_model
 from aigc_cli.progress import SilentProgress
 from aigc_cli.storage.results import iterate_rows, read_parquet_rows
 from aigc_cli.workflows.compare import ComparisonPlan, compare_tables
@@ -210,10 +209,9 @@ def test_folders_below_and_patterns(score: Score, folder: Path, picture: Image.I
 @pytest.fixture
 def stopped(folder: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Scores to t.csv; with `stop`, ends as a kill would after so many batches of two images."""
-    loaded = load_model(tiny_model, "cpu")
-    monkeypatch.setattr("aigc_cli.model.trained.load_model", lambda place, device: loaded)
+    loaded = Scorer.load(tiny_model, "cpu")
+    monkeypatch.setattr(Scorer, "load", lambda *_: loaded)
     monkeypatch.setattr(scoring, "BATCH", 2)
-    monkeypatch.setattr(scoring, "SEGMENT", 3)
     monkeypatch.setattr(module, "SHARD_SECONDS", 0)
     honest = scoring.Scorer.iterate_batches
 

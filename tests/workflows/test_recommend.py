@@ -36,8 +36,6 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `aigc` in this process: (exit code, stdout, stderr)."""
-    if not cli.app.registered_commands:
-        cli.register(cli.app)
     monkeypatch.chdir(tmp_path)
 
     def run_aigc(*arguments: str) -> tuple[int, str, str]:

@@ -5,21 +5,26 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rated import RecordingProgress, write_table
 from torch import Tensor
 
+from aigc_cli import Scorer
 from aigc_cli.errors import AigcError, Divergence
 from aigc_cli.images.sample import Sample
 from aigc_cli.metrics.by_name import METRICS
 from aigc_cli.model.loading import load_backbone
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.recipe import Recipe, ResolvedRecipe, read_recipe, resolve_recipe
+from aigc_cli.runtime.graphs import GRAPH_FILES
+from aigc_cli.runtime.saved import read_model
 from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.checkpoints import load_checkpoint
 from aigc_cli.storage.results import read_parquet_rows
@@ -28,9 +33,10 @@ from aigc_cli.training import losses as epoch_stats
 from aigc_cli.training.rates import describe_rates
 from aigc_cli.workflows.experiment import rated as ratings
 from aigc_cli.workflows.experiment.rated import hash_prompt
+from aigc_cli.workflows.experiment.run_folder import name_run_folder
 from aigc_cli.workflows.experiment.source import Compute, Source
 from aigc_cli.workflows.train.calibrate import HeldOutSource
-from aigc_cli.workflows.train.train import TrainResult, name_run_folder, train_model
+from aigc_cli.workflows.train.train import TrainResult, train_model
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -293,8 +299,9 @@ def test_a_wrong_setting_writes_nothing(setting: dict[str, Any], message: str, t
 
 
 def test_no_image_left_is_an_error(train: Train, tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_text("no image")
-    (tmp_path / "t.csv").write_text("name,prompt,mos_quality\na.jpg,x,1\n")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "t.csv").write_text("name,prompt,mos_quality\na.jpg,x,1\nb.jpg,y,1\n")
     with pytest.raises(AigcError, match=r"none usable \(not_an_image\)"):
         train(source=Source(tmp_path / "t.csv"))
 
@@ -377,6 +384,21 @@ def test_frozen_layers_are_counted_in_the_image_tower(train: Train, tmp_path: Pa
     names = {name for name in load_checkpoint(result.run).tensors if name.startswith("backbone.")}
     assert any("resblocks.3." in name for name in names)
     assert not any(f"resblocks.{block}." in name for name in names for block in (0, 1, 2))
+
+
+@pytest.mark.usefixtures("kept_graphs")
+def test_a_run_keeps_the_graphs_that_score_with_it(train: Train, demo: list[Sample], tmp_path: Path) -> None:
+    """Both towers are trained, in bfloat16; the graphs hold what came of it and compute in float32."""
+    train(freeze="none", epochs=1, precision="bf16")
+    saved = read_model(tmp_path / "run")
+    graphs = saved.checkpoint.description["graphs"]
+    folder = saved.checkpoint.folder
+    assert graphs == {name: sha256((folder / name).read_bytes()).hexdigest() for name in GRAPH_FILES}
+    scorers = [Scorer.load(tmp_path / "run", "cpu", engine) for engine in ("auto", "eager")]
+    assert [scorer.network.engine for scorer in scorers] == ["onnx", "eager"]
+    images, prompts = [sample.path for sample in demo[:8]], [sample.prompt for sample in demo[:8]]
+    one, other = (scorer.score(images=images, prompts=prompts) for scorer in scorers)
+    pd.testing.assert_frame_equal(one, other, rtol=0, atol=1e-4)
 
 
 def test_a_checkpoint_holds_what_was_trained(train: Train, settings: dict[str, str]) -> None:

@@ -11,15 +11,17 @@ import torch
 
 from aigc_cli.errors import AigcError, EnvironmentProblem, Interruption
 from aigc_cli.images.sample import Sample
+from aigc_cli.model import loading
 from aigc_cli.model.backbone import Backbone
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import ResolvedRecipe, resolve_recipe
 from aigc_cli.storage.atomic_files import Output
 from aigc_cli.training import loop as training
+from aigc_cli.workflows.experiment.run_folder import find_states_folder, is_unfinished
 from aigc_cli.workflows.experiment.source import Compute, Source
 from aigc_cli.workflows.train import train as module
 from aigc_cli.workflows.train.calibrate import HeldOutSource
-from aigc_cli.workflows.train.resume import find_states_folder, is_finished, is_unfinished, read_unfinished
+from aigc_cli.workflows.train.resume import is_finished, read_unfinished
 from aigc_cli.workflows.train.train import TrainResult, train_model
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -174,14 +176,14 @@ def test_a_table_that_changed(
 
 def test_other_weights_of_the_backbone(begun: Path, resolved: ResolvedRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    plain = module.load_backbone
+    plain = loading.load_backbone
 
     def load(*arguments: Any) -> Backbone:
         backbone = plain(*arguments)
         backbone.weights_hash = "other"
         return backbone
 
-    monkeypatch.setattr(module, "load_backbone", load)
+    monkeypatch.setattr(loading, "load_backbone", load)
     read = read_unfinished(begun, {}, None, Source())
     with pytest.raises(AigcError, match=f"found changes in the weights of {resolved.recipe.backbone}"):
         go(*read, begun, resume=True)

@@ -10,10 +10,10 @@ from aigc_cli import __version__
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.by_name import compute_metric, explain_undefined
-from aigc_cli.model.devices import pick_device
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.report.plots import draw_ablation
+from aigc_cli.runtime.hints import check_backbone
 from aigc_cli.storage.atomic_files import Output, write_text
 from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.results import write_table
@@ -63,13 +63,16 @@ def run_ablation(
         Interruption: a signal ended it; finished trainings are kept.
     """
     recipes = apply_variants(plan.base, plan.variants)
+    backbones = {recipe.backbone for recipe in recipes.values()}
+    if len(backbones) == 1:  # with several, a variant may fail alone
+        check_backbone(*backbones)
     with own_folder(output.path):
         output.check(suffixes=())
-        pick_device(compute.device)  # a missing device is an error before anything is read
         rated = read_rated(source, plan.base.scale, progress)
         dealings = {name: Dealing(recipe.group_by, plan.folds) for name, recipe in recipes.items()}
         for dealing in dealings.values():
             dealing.deal(rated)  # too few prompts are an error before anything is computed
+        compute.require_device()
         now = {"data": hash_rated(rated), "folds": plan.folds, "seeds": list(plan.seeds)}
         now["variants"] = {name: asdict(recipe) for name, recipe in recipes.items()}
         results: dict[str, list[FoldResult | FoldFailure]] = {name: [] for name in recipes}

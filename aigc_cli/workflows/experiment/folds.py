@@ -6,24 +6,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from aigc_cli.errors import AigcError, Divergence, Interruption
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.formulas import Values
-from aigc_cli.metrics.splits import hold_out
-from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.devices import pick_device
-from aigc_cli.model.loading import load_backbone
-from aigc_cli.model.model import Model
+from aigc_cli.metrics.splits import Split, hold_out
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.atomic_files import Output, discard_folder, read_json, sweep_leftovers, write_json
 from aigc_cli.storage.unchanged import refuse_changes
-from aigc_cli.training.loop import Split, TrainingData, collect_features, fit_model, make_model, predict
 from aigc_cli.uncertainty.intervals import is_enough
 from aigc_cli.uncertainty.out_of_domain import TrainingDomain
 from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, FoldFailure, FoldResult, load_fold, save_fold
@@ -39,6 +33,13 @@ from aigc_cli.workflows.experiment.rated import (
 from aigc_cli.workflows.experiment.source import Compute
 from aigc_cli.workflows.experiment.splits import Dealing
 
+if TYPE_CHECKING:
+    import torch
+
+    from aigc_cli.model.backbone import Backbone
+    from aigc_cli.model.model import Model
+    from aigc_cli.training.loop import TrainingData
+
 # Settings on which images at the freeze boundary depend: recipes with the same values share one preparation.
 PREPARATION = (
     *("backbone", "image_size", "freeze", "freeze_depth", "freeze_layers", "freeze_text"),
@@ -50,16 +51,18 @@ PREPARATION = (
 class PreparedData:
     """What the folds of a recipe share: a backbone, and all images at its freeze boundary in every view."""
 
-    backbone: Backbone
-    untouched: Mapping[str, torch.Tensor]  # the backbone's state before any training, from which every fold starts
-    data: TrainingData
+    backbone: "Backbone"
+    untouched: "Mapping[str, torch.Tensor]"  # the backbone's state before any training, from which every fold starts
+    data: "TrainingData"
     rated: RatedImages  # the images that could be decoded, in the order of `data`
 
 
 def prepare_data(
-    backbone: Backbone, rated: RatedImages, recipe: Recipe, compute: Compute, progress: Progress
+    backbone: "Backbone", rated: RatedImages, recipe: Recipe, compute: Compute, progress: Progress
 ) -> PreparedData:
     """Computes all images up to the freeze boundary of `backbone`; leaves out images that can't be decoded."""
+    from aigc_cli.model.devices import pick_device
+
     backbone.modules().to(pick_device(compute.device))
     freezing = backbone.find_boundaries(recipe)
     images, rated = freeze_images(backbone, freezing.image, rated, recipe, compute.cache, progress)
@@ -119,11 +122,14 @@ class FoldDriver:
         texts = (json.dumps({**key, "fold": fold}, sort_keys=True) for fold in range(dealing.folds))
         return [self.folder / f"{sha256(text.encode()).hexdigest()[:16]}.parquet" for text in texts]
 
-    def _load(self, recipe: Recipe) -> Backbone:
+    def _load(self, recipe: Recipe) -> "Backbone":
         """The recipe's backbone; it stays loaded for the next recipe with the same preparation."""
         key = tuple(getattr(recipe, name) for name in PREPARATION)
         if self._backbone is None or key != self._key:
             self._backbone = self._ready = None  # frees its memory first
+            self.progress.start("loading the model", None)
+            from aigc_cli.model.loading import load_backbone
+
             self._key, self._backbone = key, load_backbone(recipe.backbone, recipe.image_size)
         return self._backbone
 
@@ -153,6 +159,10 @@ def train_fold(
     Raises:
         Divergence: the loss was not finite.
     """
+    import torch
+
+    from aigc_cli.training.loop import fit_model, make_model, predict
+
     backbone, data, rated = ready.backbone, ready.data, ready.rated
     with torch.no_grad():
         for name, tensor in backbone.modules().state_dict().items():
@@ -190,11 +200,13 @@ def train_fold(
     )
 
 
-def measure_out_of_domain(model: Model, data: TrainingData, trained: Sequence[int], rows: Sequence[int]) -> Values:
+def measure_out_of_domain(model: "Model", data: "TrainingData", trained: Sequence[int], rows: Sequence[int]) -> Values:
     """`out_of_domain` (len(rows),) of images `rows` for a model trained on rows `trained`; NaN where those are few."""
     prompts = [data.prompts[row] for row in trained]
     if not is_enough(len(trained), prompts):
         return np.full(len(rows), np.nan)
+    from aigc_cli.training.loop import collect_features
+
     domain, _ = TrainingDomain.fit(collect_features(model, data, trained), prompts)
     return domain.rank(domain.measure(collect_features(model, data, rows)))
 

@@ -1,41 +1,38 @@
-"""Rated images of the user's table or the demonstration set, their states at the freeze boundary, and agreement."""
+"""Rated images of the user's table or the demonstration set, their states at the freeze boundary, and agreement.
+
+Reading and checking them needs no PyTorch, which takes seconds to import; what computes with a backbone imports it.
+"""
 
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.images.decoder import decode_file
 from aigc_cli.images.demo import render_demo
+from aigc_cli.images.prefetch import prefetch
 from aigc_cli.images.reader import ImageFault, hash_image_file
 from aigc_cli.images.sample import TARGETS, Sample
 from aigc_cli.metrics.by_name import make_metric_rows
-from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.prefetch import prefetch
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
 from aigc_cli.prompts.programs import RECORDED_SETTINGS
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.cache import find_cache_folder
 from aigc_cli.storage.csv_tables import read_ratings
-from aigc_cli.training.feature_store import (
-    CHUNK,
-    EVALUATION,
-    FrozenImages,
-    FrozenTexts,
-    ViewSettings,
-    explain_changed_image,
-    list_views,
-)
-from aigc_cli.training.loop import TrainingData
 from aigc_cli.workflows.experiment.source import Source
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aigc_cli.model.backbone import Backbone
+    from aigc_cli.training.feature_store import FrozenImages
+    from aigc_cli.training.loop import TrainingData
+
+IMAGES_AT_ONCE = 32
 NOT_HUMAN = (
     "No --data given: using the built-in demonstration set. Its scores are computed from how the images were rendered; "
     "they are not human scores."
@@ -76,13 +73,16 @@ def read_rated(source: Source, scale: MosScale, progress: Progress) -> RatedImag
         AigcError: the table has a fault, or no image is left.
     """
     if source.data is None:
-        samples = _render_demonstration(source, progress)
+        source.check()
+        samples = _render_demonstration(progress)
     else:
         samples = read_ratings(
             source.data, source.images or source.data.parent, scale=scale, columns=source.columns, sep=source.sep
         )
     kept, digests, skipped = [], [], []
+    progress.start("reading images", len(samples))
     for sample in samples:
+        progress.advance()
         if not sample.prompt:
             skipped.append((sample.name, "no_prompt"))
             continue
@@ -97,9 +97,7 @@ def read_rated(source: Source, scale: MosScale, progress: Progress) -> RatedImag
     return rated
 
 
-def _render_demonstration(source: Source, progress: Progress) -> list[Sample]:
-    if source.images is not None:
-        raise AigcError("Expected --data beside --images, found none.", "Name the table with the scores.")
+def _render_demonstration(progress: Progress) -> list[Sample]:
     progress.say(NOT_HUMAN)
     folder = find_cache_folder() / "demo"
     try:
@@ -123,7 +121,7 @@ def add_recorded_setting(rated: RatedImages, by: str | None, progress: Progress)
     progress.start(f"reading {by} from images", len(rated.samples))
     values: list[str | None] = []
     paths = [sample.path for sample in rated.samples]
-    for chunk, found in prefetch(paths, lambda path: decode_file(path).record.get_settings()[by], CHUNK):
+    for chunk, found in prefetch(paths, lambda path: decode_file(path).record.get_settings()[by], IMAGES_AT_ONCE):
         values += [None if value is None or isinstance(value, ImageFault) else str(value) for value in found]
         progress.advance(len(chunk))
     if not any(values):
@@ -161,14 +159,16 @@ def _select_rows(rated: RatedImages, rows: Sequence[int], skipped: Sequence[tupl
 
 
 def freeze_images(
-    backbone: Backbone, boundary: int, rated: RatedImages, recipe: Recipe, cache: bool | float, progress: Progress
-) -> tuple[FrozenImages, RatedImages]:
+    backbone: "Backbone", boundary: int, rated: RatedImages, recipe: Recipe, cache: bool | float, progress: Progress
+) -> "tuple[FrozenImages, RatedImages]":
     """The images at the freeze boundary, with computed evaluation views; leaves out images that can't be decoded.
 
     Args:
         boundary: the number of frozen blocks of the image tower, see `Freezing`.
         cache: see `Compute`; nothing is stored when nothing is frozen.
     """
+    from aigc_cli.training.feature_store import EVALUATION, FrozenImages, ViewSettings
+
     settings = ViewSettings(recipe.crop_scale_min, recipe.flip)
     store = find_cache_folder() if cache is not False and recipe.freeze != "none" else None
     limit = math.inf if cache is True else 1e9 * cache
@@ -186,12 +186,14 @@ def freeze_images(
     return freeze(_check_not_empty(whole, "the table")), whole
 
 
-def prepare_views(images: FrozenImages, rows: Sequence[int], recipe: Recipe, progress: Progress) -> None:
+def prepare_views(images: "FrozenImages", rows: Sequence[int], recipe: Recipe, progress: Progress) -> None:
     """Computes the recipe's views of images `rows`, all of which could be read before.
 
     Raises:
         EnvironmentProblem: one can't be read any more, or the disk is full.
     """
+    from aigc_cli.training.feature_store import explain_changed_image, list_views
+
     for row, reason in images.prepare(dict.fromkeys(list_views(recipe), rows), progress).items():
         raise explain_changed_image(images.paths[row], reason)
 
@@ -203,8 +205,15 @@ def hash_rated(rated: RatedImages) -> str:
     return sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def make_training_data(images: FrozenImages, text_boundary: int, rated: RatedImages, scale: MosScale) -> TrainingData:
+def make_training_data(
+    images: "FrozenImages", text_boundary: int, rated: RatedImages, scale: MosScale
+) -> "TrainingData":
     """Images, prompts and scores as the training loop reads them."""
+    import torch
+
+    from aigc_cli.training.feature_store import FrozenTexts
+    from aigc_cli.training.loop import TrainingData
+
     prompts = [sample.prompt or "" for sample in rated.samples]
     scores = [
         [math.nan if (mos := sample.get_mos(target)) is None else scale.to_unit(mos) for target in TARGETS]
@@ -215,7 +224,7 @@ def make_training_data(images: FrozenImages, text_boundary: int, rated: RatedIma
     return TrainingData(images, texts, prompts, torch.tensor(scores, dtype=torch.float32, device=device))
 
 
-def convert_to_mos(score: Tensor, scale: MosScale) -> Any:
+def convert_to_mos(score: "Tensor", scale: MosScale) -> Any:
     """Scores on [0, 1] as MOS, clipped to the scale; float64 array of the same length."""
     return scale.to_mos(score.clamp(0, 1).double()).numpy()
 
@@ -237,7 +246,11 @@ ZERO_SHOT_TARGET = "zero_shot_cosine"
 
 
 def make_evaluation_rows(
-    scores: Mapping[str, Tensor], data: TrainingData, rows: Sequence[int], scale: MosScale, labels: Mapping[str, str]
+    scores: "Mapping[str, Tensor]",
+    data: "TrainingData",
+    rows: Sequence[int],
+    scale: MosScale,
+    labels: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Metrics of both targets on images `rows`, in MOS, and of the untrained cosine against human consistency.
 

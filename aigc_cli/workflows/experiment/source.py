@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aigc_cli.errors import AigcError
+from aigc_cli.runtime.devices import check_device
+from aigc_cli.storage.csv_tables import read_rated_table
+
 
 @dataclass(frozen=True)
 class Source:
@@ -22,6 +26,17 @@ class Source:
     columns: Mapping[str, str] | None = None
     sep: str = ","
     splits: Path | None = None
+
+    def check(self) -> None:
+        """Refuses a table or a folder that can't be what is asked for; values in the table are not looked at.
+
+        Raises:
+            AigcError: the table can't be read or lacks a column, or there is no folder of images.
+        """
+        if self.data is not None:
+            read_rated_table(self.data, self.images or self.data.parent, columns=self.columns, sep=self.sep)
+        elif self.images is not None:
+            raise AigcError("Expected --data beside --images, found none.", "Name the table with the scores.")
 
     def describe(self) -> str:
         """The name of the data, for messages and a run's description."""
@@ -45,7 +60,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where a workflow computes and what it stores."""
+    """Where a workflow computes and what it stores; AigcError for a device that is not in `DEVICES`."""
 
     device: str = "auto"  # or cpu, cuda or mps
     cache: bool | float = True  # whether frozen features are kept in the feature store, or the GB that it may take
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+
+    def require_device(self) -> None:
+        """Raises EnvironmentProblem where this machine lacks the device; imports PyTorch only to ask about a GPU."""
+        if self.device not in ("auto", "cpu"):
+            from aigc_cli.model.devices import pick_device
+
+            pick_device(self.device)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from aigc_cli.errors import AigcError
-from aigc_cli.metrics.splits import make_folds
+from aigc_cli.metrics.splits import Split, make_folds
 from aigc_cli.storage.results import read_splits
 from aigc_cli.text import to_printable
-from aigc_cli.training.loop import Split
 from aigc_cli.workflows.experiment.rated import RatedImages
 
 FoldRows = list[list[int]]  # the rows of each fold, held out in turn

@@ -7,7 +7,6 @@ from typing import Any
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import Recipe, read_recipe
 from aigc_cli.storage.atomic_files import read_json
-from aigc_cli.storage.results import read_parquet_rows
 from aigc_cli.training.diagnosis import NOTHING_LEFT, Curves, diagnose, find_change
 from aigc_cli.workflows.experiment.source import Source
 from aigc_cli.workflows.recommend.by_size import Recommendation, format_train_command, list_source_options
@@ -23,6 +22,8 @@ def recommend_by_run(run: Path) -> Recommendation:
     when there is nothing to change. AigcError if `run` is not a run folder, is not finished, or is damaged.
     """
     said = _read_description(run)
+    from aigc_cli.storage.results import read_parquet_rows  # with pyarrow: after the first checks
+
     recipe = Recipe(**read_recipe(run / "recipe.yaml"))
     try:
         status, images, source = said["status"], said["images"], Source.from_json(said["source"])

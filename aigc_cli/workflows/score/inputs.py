@@ -66,9 +66,9 @@ def _add_sidecar(entry: ImageEntry, folder: Path) -> ImageEntry:
 
 def describe_scoring(scorer: Scorer, folder: Path) -> dict[str, str]:
     """The settings that a table of scores depends on, besides the images and prompts."""
-    model = {"aigc_version": __version__, **scorer.trained.make_metadata()}
-    device = scorer.trained.model.device.type
-    return model | {"folder": to_printable(str(folder)), "device": device, "engine": scorer.engine, "batch": str(BATCH)}
+    model, network = {"aigc_version": __version__, **scorer.saved.make_metadata()}, scorer.network
+    machine = {"device": network.device, "engine": network.engine, "batch": str(BATCH)}
+    return model | {"folder": to_printable(str(folder)), **machine}
 
 
 def list_inputs(entries: Sequence[ImageEntry]) -> pa.Table:

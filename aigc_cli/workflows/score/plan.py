@@ -1,15 +1,14 @@
-"""How folders of images are scored; imports no PyTorch."""
+"""How folders of images are scored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aigc_cli.progress import Progress
+from aigc_cli.storage.checkpoints import find_checkpoint
 from aigc_cli.storage.csv_tables import read_prompts
-
-if TYPE_CHECKING:
-    from aigc_cli.workflows.score.scorer import Scorer
+from aigc_cli.workflows.score.networks import check_engine
+from aigc_cli.workflows.score.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class ScoringPlan:
         prompt: one prompt for every image without a row in the table.
         columns, sep: {their column: ours} of the table, and its delimiter.
         model: a run or model folder; None for the shipped scorer.
-        engine: what runs the image tower, see `ENGINES`.
+        engine: what computes the scores, see `ENGINES`.
     """
 
     prompts: Path | None = None
@@ -46,9 +45,15 @@ class ScoringPlan:
         """{image name: prompt} of the table; empty without one."""
         return read_prompts(self.prompts, columns=self.columns, sep=self.sep) if self.prompts else {}
 
-    def load_scorer(self, progress: Progress) -> "Scorer":
-        """Loads the model; imports PyTorch."""
-        from aigc_cli.model.trained import load_model
-        from aigc_cli.workflows.score.scorer import Scorer
+    def check(self) -> None:
+        """Refuses what can be refused before anything is loaded: device, engine, and a folder without a model.
 
-        return Scorer(load_model(self.model, self.device), self.engine, progress)
+        Raises:
+            AigcError: there is no such device, engine or model.
+        """
+        check_engine(self.device, self.engine)
+        find_checkpoint(self.model)
+
+    def load_scorer(self, progress: Progress) -> Scorer:
+        """Loads the model; raises what `Scorer.load` raises."""
+        return Scorer.load(self.model, self.device, self.engine, progress)

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from aigc_cli import __version__
 from aigc_cli.errors import AigcError, EnvironmentProblem, Interruption
+from aigc_cli.images.decoder import POOL
+from aigc_cli.images.prefetch import count_workers
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress, SilentProgress
@@ -30,7 +32,7 @@ from aigc_cli.workflows.score.inputs import (
     restore_order,
 )
 from aigc_cli.workflows.score.plan import ScoringPlan
-from aigc_cli.workflows.score.scorer import BatchTexts, ImageEntry, Scorer
+from aigc_cli.workflows.score.scorer import ImageEntry, Scorer
 
 SHOWN_ROWS = 5
 BINS = 10
@@ -108,6 +110,7 @@ def score_folder(folder: Path, output: Output, plan: ScoringPlan, progress: Prog
     parts = PartialTable(output.path)
     output.check()
     parts.check()
+    plan.check()
     entries = list_entries(folder, plan.read_prompts(), plan)
     with own_folder(parts.folder):
         try:
@@ -116,11 +119,12 @@ def score_folder(folder: Path, output: Output, plan: ScoringPlan, progress: Prog
                     f"An interrupted scoring to {output.path} is unfinished.",
                     "Add --resume to go on, or --overwrite to start again.",
                 )
+            POOL.start(count_workers(len(entries)))  # they start while the model is loaded
             scorer = plan.load_scorer(progress)
             settings = describe_scoring(scorer, folder)
             if output.resume and not output.overwrite and output.path.exists() and not parts.planned:
                 digest = hash_inputs(settings, list_inputs(entries))
-                return _summarise_complete(ScoreSummary(output.path, scorer.trained.recipe.scale), digest)
+                return _summarise_complete(ScoreSummary(output.path, scorer.saved.recipe.scale), digest)
             return _ScoringRun(parts, scorer, settings, progress).run(entries, output.resume)
         except EnvironmentProblem as error:
             if parts.planned:
@@ -159,7 +163,6 @@ class _ScoringRun:
             self.progress.start("scoring", len(entries))
             self.progress.advance(sum(self.parts.counts))
             if not self.parts.finished:
-                self.scorer.texts.catch_up(row["prompt"] for row in self.parts.iterate_rows() if row["status"] == "ok")
                 self._score(entries)
                 self.parts.finish()
             summary = self._join(hash_inputs(self.settings, inputs))
@@ -184,7 +187,7 @@ class _ScoringRun:
         start = 0
         for number, count in enumerate(self.parts.counts):
             failed = [i for i in range(start, start + count) if status[i] == "failed"]
-            again = list(self.scorer.iterate_rows([entries[i] for i in failed], BatchTexts(self.scorer.trained.model)))
+            again = list(self.scorer.iterate_rows([entries[i] for i in failed]))
             if any(row["status"] == "ok" for row in again):
                 rows = self.parts.read_shard(number)
                 for i, row in zip(failed, again, strict=True):
@@ -208,8 +211,8 @@ class _ScoringRun:
 
     def _join(self, digest: str) -> ScoreSummary:
         """Joins the shards into one table, whose row groups do not depend on the shards."""
-        summary = ScoreSummary(self.parts.output, self.scorer.trained.recipe.scale)
-        metadata = {"aigc_version": __version__, **self.scorer.trained.make_metadata(), "inputs": digest}
+        summary = ScoreSummary(self.parts.output, self.scorer.saved.recipe.scale)
+        metadata = {"aigc_version": __version__, **self.scorer.saved.make_metadata(), "inputs": digest}
         with TableWriter(self.parts.joined, "scores", metadata) as writer:
             for rows in split_batches(self.parts.iterate_rows(), ROW_GROUP):
                 writer.write(rows)

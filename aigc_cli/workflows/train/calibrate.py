@@ -3,21 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.formulas import Values
-from aigc_cli.model.model import Model
-from aigc_cli.model.trained import load_model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.checkpoints import save_checkpoint
-from aigc_cli.training.loop import TrainingData, collect_features
 from aigc_cli.uncertainty.calibration import Calibration, fit_calibration
 from aigc_cli.uncertainty.consistency import ConsistencyCorrection, fit_consistency_correction
 from aigc_cli.uncertainty.intervals import INTERVAL_LEVEL, MIN_IMAGES, MIN_PROMPTS, is_enough
@@ -26,6 +22,12 @@ from aigc_cli.workflows.experiment.predictions import FoldResult, make_fold_rows
 from aigc_cli.workflows.experiment.rated import RatedImages, freeze_images, hash_prompt, make_training_data, read_rated
 from aigc_cli.workflows.experiment.source import Compute, Source
 from aigc_cli.workflows.experiment.splits import Dealing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aigc_cli.model.model import Model
+    from aigc_cli.training.loop import TrainingData
 
 NOTHING_HELD_OUT = "no images were held out"
 
@@ -61,7 +63,7 @@ class HeldOutScores:
 
 
 def take_validation_scores(
-    predicted: Mapping[str, Tensor], rows: Sequence[int], n: int, recipe: Recipe
+    predicted: "Mapping[str, Tensor]", rows: Sequence[int], n: int, recipe: Recipe
 ) -> HeldOutScores:
     """The model's own scores {target: (len(rows),)} on [0, 1] of the rows of its validation part, out of n."""
     columns = {target: np.full(n, np.nan) for target in TARGETS}
@@ -131,7 +133,7 @@ class CalibrationResult:
 
 
 def correct_consistency(
-    model: Model, held_out: HeldOutScores, human: Mapping[str, Values], prompts: Sequence[str]
+    model: "Model", held_out: HeldOutScores, human: Mapping[str, Values], prompts: Sequence[str]
 ) -> tuple[HeldOutScores, ConsistencyCorrection]:
     """Fits the model's correction of consistency on held-out scores of folds, and applies it; none without folds.
 
@@ -148,9 +150,11 @@ def correct_consistency(
 
 
 def calibrate_model(
-    model: Model, data: TrainingData, trained: Sequence[int], held_out: HeldOutScores, recipe: Recipe
+    model: "Model", data: "TrainingData", trained: Sequence[int], held_out: HeldOutScores, recipe: Recipe
 ) -> CalibrationResult:
     """Calibrates a model that was trained on rows `trained` of `data`; also fits its correction of consistency."""
+    from aigc_cli.training.loop import collect_features
+
     human = dict(zip(TARGETS, data.targets.cpu().double().numpy().T, strict=True))
     held_out, correction = correct_consistency(model, held_out, human, data.prompts)
     description: dict[str, Any] = {
@@ -193,8 +197,11 @@ def calibrate_checkpoint(
     Raises:
         AigcError: there is no model, table or predictions, or they do not belong together.
     """
+    from aigc_cli.model.export import keep_graphs
+    from aigc_cli.model.trained import load_model
+
     trained = load_model(place, compute.device)
-    model, recipe, checkpoint = trained.model, trained.recipe, trained.checkpoint
+    model, recipe, checkpoint = trained.model, trained.recipe, trained.saved.checkpoint
     rated = read_rated(source, recipe.scale, progress)
     images, rated = freeze_images(model.backbone, model.freezing.image, rated, recipe, compute.cache, progress)
     data = make_training_data(images, model.freezing.text, rated, recipe.scale)
@@ -202,5 +209,6 @@ def calibrate_checkpoint(
     rows = [row for row, prompt in enumerate(data.prompts) if hash_prompt(prompt) in seen]
     found = calibrate_model(model, data, rows, read_held_out_scores(predictions, rated, recipe), recipe)
     description = {**checkpoint.description, "heads": model.heads.config.to_json(), "calibration": found.description}
-    save_checkpoint(checkpoint.folder, checkpoint.tensors, description, calibration=found.to_tensors())
+    graphs = keep_graphs(model, progress)
+    save_checkpoint(checkpoint.folder, checkpoint.tensors, description, frozenset(), found.to_tensors(), graphs)
     return found.description

@@ -11,30 +11,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from aigc_cli.errors import AigcError, Divergence, EnvironmentProblem, Interruption
+from aigc_cli.metrics.splits import Split
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import FIELDS, Recipe, ResolvedRecipe, check_setting, find_recipe, read_recipe
 from aigc_cli.storage.atomic_files import fill_atomic_folder, read_json, sweep_leftovers
 from aigc_cli.storage.checkpoints import load_state, save_state
 from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.unchanged import list_changes, refuse_changes
-from aigc_cli.training.loop import Split
-from aigc_cli.training.state import LoopState, Snapshot
+from aigc_cli.workflows.experiment.run_folder import TRAINING_PLAN, find_states_folder, is_unfinished
 from aigc_cli.workflows.experiment.source import Source
 from aigc_cli.workflows.train.calibrate import HeldOutSource
 
-TRAINING_PLAN = "plan.json"
+if TYPE_CHECKING:
+    from aigc_cli.training.state import LoopState, Snapshot
+
 NO_MEMORY = ("out of memory", "enough memory", "allocate memory")  # in errors of CUDA, MPS and the CPU
 SAVE_EVERY = 600.0  # seconds; the end of an epoch is always saved
-
-
-def find_states_folder(run: Path) -> Path:
-    """The folder with the plan and the states of a run."""
-    return run / "training"
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class TrainingPlan:
             text = json.dumps(body, indent=2, default=str)  # paths as text
             (folder / TRAINING_PLAN).write_text(text + "\n", encoding="utf-8")
 
-    def resume(self, run: Path, progress: Progress) -> Snapshot | None:
+    def resume(self, run: Path, progress: Progress) -> "Snapshot | None":
         """The latest state of this training in `run`; None when no step was saved yet.
 
         Raises:
@@ -69,6 +64,10 @@ class TrainingPlan:
         if (state := load_state(find_states_folder(run))) is None:
             progress.say("Nothing was saved yet: training begins with the first epoch.")
             return None
+        import torch
+
+        from aigc_cli.training.state import Snapshot
+
         arrays, facts = state
         progress.say(f"Going on in epoch {facts['epoch']} after {facts['step']} steps.")
         return Snapshot({name: torch.from_numpy(array) for name, array in arrays.items()}, facts)
@@ -131,11 +130,6 @@ def _refuse_changes(run: Path, changes: list[str]) -> None:
     refuse_changes("the training", run, changes, "Use the earlier settings and data, or train again with another -o.")
 
 
-def is_unfinished(run: Path) -> bool:
-    """Whether a training was begun in `run` and its results are not complete."""
-    return (find_states_folder(run) / TRAINING_PLAN).is_file()
-
-
 def is_finished(run: Path) -> bool:
     """Whether `run` has complete results and no unfinished training; then it also removes leftovers of a kill.
 
@@ -169,12 +163,12 @@ class StateSaver:
         self.digest = sha256(json.dumps(rows).encode()).hexdigest()
         self.saved = time.monotonic()
 
-    def check(self, start: Snapshot | None) -> None:
+    def check(self, start: "Snapshot | None") -> None:
         """Raises AigcError for a state that was trained on other rows."""
         if start is not None and start.facts.get("split") != self.digest:
             _refuse_changes(self.run, ["the parts for training and validation"])
 
-    def __call__(self, loop: LoopState) -> None:
+    def __call__(self, loop: "LoopState") -> None:
         """Saves the state, if it is time to; the loop calls this whenever its state may be saved."""
         ending = self.ending()
         if not (ending or loop.step == 0 or time.monotonic() - self.saved > SAVE_EVERY):

@@ -1,34 +1,25 @@
 """`aigc train`: train a model on rated images and write its run folder."""
 
-import datetime
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from aigc_cli import __version__
 from aigc_cli.errors import AigcError, Divergence
 from aigc_cli.images.sample import TARGETS
-from aigc_cli.metrics.splits import hold_out
-from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.devices import pick_device
-from aigc_cli.model.loading import load_backbone
-from aigc_cli.model.model import Model
+from aigc_cli.metrics.splits import Split, hold_out
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe, ResolvedRecipe, format_recipe
+from aigc_cli.runtime.hints import check_backbone
 from aigc_cli.storage.atomic_files import Output, discard_folder, sweep_leftovers, write_json, write_text
 from aigc_cli.storage.checkpoints import save_checkpoint
 from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.results import write_table
 from aigc_cli.storage.signals import hold_signals
 from aigc_cli.training.diagnosis import Curves, describe_diagnosis
-from aigc_cli.training.loop import Split, TrainingData, fit_model, make_model, predict
 from aigc_cli.training.rates import compute_learning_rates, describe_rates
-from aigc_cli.training.state import FitResult, Snapshot
 from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, PREDICTIONS, make_rated_rows, save_predictions
 from aigc_cli.workflows.experiment.rated import (
     ZERO_SHOT_TARGET,
@@ -43,6 +34,7 @@ from aigc_cli.workflows.experiment.rated import (
     read_rated,
     report_skipped,
 )
+from aigc_cli.workflows.experiment.run_folder import check_run_folder, find_states_folder
 from aigc_cli.workflows.experiment.source import Compute, Source
 from aigc_cli.workflows.experiment.splits import count_shared_groups, load_split
 from aigc_cli.workflows.train.calibrate import (
@@ -57,11 +49,17 @@ from aigc_cli.workflows.train.calibrate import (
 from aigc_cli.workflows.train.resume import (
     StateSaver,
     TrainingPlan,
-    find_states_folder,
     hint_resume,
-    is_unfinished,
     read_plan,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aigc_cli.model.backbone import Backbone
+    from aigc_cli.model.model import Model
+    from aigc_cli.training.loop import TrainingData
+    from aigc_cli.training.state import FitResult, Snapshot
 
 
 @dataclass(frozen=True)
@@ -87,13 +85,6 @@ class TrainResult:
     trainable: int
     chosen_on_val: bool
     calibration: dict[str, Any]
-
-
-def name_run_folder(label: str | None, folder: Path = Path("runs")) -> Path:
-    """The path of a new run folder, named by the time and a label (a recipe or a command)."""
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    stem = folder / f"{stamp}-{Path(label).stem if label else 'default'}"
-    return next(p for p in (stem, *(stem.with_name(f"{stem.name}-{i}") for i in range(2, 1000))) if not p.exists())
 
 
 def train_model(
@@ -124,21 +115,20 @@ def train_model(
         Interruption: a signal ended it; the state at the last step is kept.
     """
     run, recipe = output.path, resolved.recipe
+    check_backbone(recipe.backbone)
     with own_folder(run), hint_resume(run, recipe.batch_size):
-        if not (output.overwrite or output.resume) and is_unfinished(run):
-            raise AigcError(
-                f"The training in {run} is not finished.",
-                f"Go on with `aigc train --resume {run}`, or add --overwrite.",
-            )
-        output.check(suffixes=())
+        check_run_folder(output)
         sweep_leftovers(run)
-        device = pick_device(compute.device)
         rated = read_rated(source, recipe.scale, progress)
         held_out = read_plan(run).held_out if output.resume else held_out
         held_out.check(rated, recipe)
-        rated.list_groups(recipe.group_by)  # an unknown column is an error before anything is computed
-        saved = load_split(source.splits, rated) if source.splits else None
-        _announce(resolved, 0 if saved is None else count_shared_groups(rated.list_groups("prompt"), saved), progress)
+        split = _split(rated, recipe, source.splits)  # a wrong column or table is an error before anything is computed
+        _announce(resolved, count_shared_groups(rated.list_groups("prompt"), split) if source.splits else 0, progress)
+        progress.start("loading the model", None)
+        from aigc_cli.model.devices import pick_device
+        from aigc_cli.model.loading import load_backbone
+
+        device = pick_device(compute.device)
         backbone = load_backbone(recipe.backbone, recipe.image_size)
         backbone.find_boundaries(recipe)  # too many frozen layers are an error before anything is written
         backbone.modules().to(device)
@@ -152,6 +142,20 @@ def train_model(
             if not output.resume and refused.exit_code == AigcError.exit_code:
                 discard_folder(find_states_folder(run))
             raise
+
+
+def _split(rated: RatedImages, recipe: Recipe, splits: Path | None) -> Split:
+    """The rows of both parts: drawn, or those of the table `splits`; AigcError where there are none."""
+    groups = rated.list_groups(recipe.group_by)
+    if splits is None:
+        return Split(*hold_out(groups, recipe.val_fraction, recipe.seed))
+    split = load_split(splits, rated)
+    if recipe.selects_checkpoint and not split.val:
+        raise AigcError(
+            f"Expected rows marked val in {splits} to choose a checkpoint on, found none.",
+            "Set checkpoint to last and patience to 0.",
+        )
+    return split
 
 
 def _announce(resolved: ResolvedRecipe, shared: int, progress: Progress) -> None:
@@ -177,11 +181,14 @@ class _Training:
     def recipe(self) -> Recipe:
         return self.plan.resolved.recipe
 
-    def run(self, rated: RatedImages, backbone: Backbone, start: Snapshot | None) -> TrainResult:
+    def run(self, rated: RatedImages, backbone: "Backbone", start: "Snapshot | None") -> TrainResult:
+        from aigc_cli.model.export import keep_graphs
+        from aigc_cli.training.loop import make_model, predict
+
         recipe, model = self.recipe, make_model(backbone, self.recipe)
         images, rated = freeze_images(backbone, model.freezing.image, rated, recipe, self.compute.cache, self.progress)
         report_skipped(rated.skipped, self.progress)
-        split = self._split(rated)
+        split = _split(rated, recipe, self.plan.source.splits)
         prepare_views(images, split.train, recipe, self.progress)
         data = make_training_data(images, model.freezing.text, rated, recipe.scale)
         zero_shot = predict(model, data, split.val).cosine
@@ -196,7 +203,9 @@ class _Training:
         predicted = {target: convert_to_mos(scores[target], recipe.scale) for target in TARGETS}
         samples = [rated.samples[row] for row in split.val]
         predictions = calibration.rows or make_rated_rows(samples, predicted, scores[ZERO_SHOT_TARGET])
-        write_run(self.folder, RunContent(self.plan, rated, split, model, result, metrics, predictions, calibration))
+        graphs = keep_graphs(model, self.progress)
+        content = RunContent(self.plan, rated, split, model, result, metrics, predictions, calibration, graphs)
+        write_run(self.folder, content)
         discard_folder(find_states_folder(self.folder))
         if result.diverged:
             raise Divergence(
@@ -217,19 +226,9 @@ class _Training:
             calibration=calibration.description,
         )
 
-    def _split(self, rated: RatedImages) -> Split:
-        recipe, splits = self.recipe, self.plan.source.splits
-        if splits is None:
-            return Split(*hold_out(rated.list_groups(recipe.group_by), recipe.val_fraction, recipe.seed))
-        split = load_split(splits, rated)
-        if recipe.selects_checkpoint and not split.val:
-            raise AigcError(
-                f"Expected rows marked val in {splits} to choose a checkpoint on, found none.",
-                "Set checkpoint to last and patience to 0.",
-            )
-        return split
+    def _fit(self, model: "Model", data: "TrainingData", split: Split, start: "Snapshot | None") -> "FitResult":
+        from aigc_cli.training.loop import fit_model
 
-    def _fit(self, model: Model, data: TrainingData, split: Split, start: Snapshot | None) -> FitResult:
         with hold_signals() as ending:
             saver = StateSaver(self.folder, split, ending)
             saver.check(start)
@@ -240,7 +239,7 @@ class _Training:
         return result
 
     def _find_held_out(
-        self, rated: RatedImages, data: TrainingData, scores: Mapping[str, Tensor], split: Split
+        self, rated: RatedImages, data: "TrainingData", scores: "Mapping[str, Tensor]", split: Split
     ) -> HeldOutScores:
         source, recipe = self.plan.held_out, self.recipe
         if source.predictions:
@@ -254,19 +253,22 @@ class _Training:
 
 @dataclass(frozen=True)
 class RunContent:
-    """The content of a run folder; `metrics` and `predictions` are rows of these tables."""
+    """The content of a run folder; `metrics` and `predictions` are rows of these tables, `graphs` files by name."""
 
     plan: TrainingPlan
     rated: RatedImages
     split: Split
-    model: Model
-    result: FitResult
+    model: "Model"
+    result: "FitResult"
     metrics: Sequence[dict[str, Any]]
     predictions: Sequence[Mapping[str, Any]]
     calibration: CalibrationResult
+    graphs: Mapping[str, bytes]
 
     def describe_model(self) -> dict[str, Any]:
         """The JSON beside a checkpoint's weights: what is needed to use the model, and how it was trained."""
+        import torch
+
         recipe, backbone = self.plan.resolved.recipe, self.model.backbone
         samples = self.rated.samples
         prompts = {part: {samples[row].prompt or "" for row in rows} for part, rows in self.split._asdict().items()}
@@ -314,7 +316,7 @@ def write_run(run: Path, content: RunContent) -> None:
     (run / "run.json").unlink(missing_ok=True)  # it marks a complete folder
     model, resolved = content.model, content.plan.resolved
     tensors, calibration = model.copy_trained(), content.calibration.to_tensors()
-    save_checkpoint(run / "checkpoint", tensors, content.describe_model(), calibration=calibration)
+    save_checkpoint(run / "checkpoint", tensors, content.describe_model(), frozenset(), calibration, content.graphs)
     metadata = {"aigc_version": __version__, "weights_hash": model.backbone.weights_hash, "run": run.name}
     write_text(run / "recipe.yaml", format_recipe(resolved))
     samples = content.rated.samples

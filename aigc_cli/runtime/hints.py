@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from aigc_cli.errors import AigcError
 from aigc_cli.storage.atomic_files import read_json
 
 MINI = Path(__file__).parents[1] / "weights" / "mini"
 CONFIG_NAME = "open_clip_config.json"
+TOKENIZER = "tokenizer.json"
 HeadInput = Literal["embedding", "multilevel"]
 
 
@@ -36,6 +38,25 @@ def find_folder(name: str) -> Path | None:
     if name == "mini":
         return MINI
     return Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
+
+
+def check_backbone(name: str) -> None:
+    """Refuses a backbone before anything is loaded; open_clip is not asked whether it knows the name.
+
+    Raises:
+        AigcError: the name has another form, or the folder has no configuration.
+    """
+    folder = find_folder(name)
+    if folder is None and not all(name.partition("/")):
+        raise AigcError(
+            f"Expected a backbone 'mini', 'architecture/weights' or 'local-dir:PATH', found '{name}'.",
+            "For example --backbone ViT-L-14/openai.",
+        )
+    if folder is not None and not (folder / CONFIG_NAME).is_file():
+        raise AigcError(
+            f"Expected a backbone folder with {CONFIG_NAME}, found none at {folder / CONFIG_NAME}.",
+            "Name a folder in open_clip's local-dir format.",
+        )
 
 
 def read_hints(name: str) -> Hints:

@@ -1,11 +1,10 @@
 """Prompts that are longer than a text tower's window: they are split into parts, so that no word is lost."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
 
 _STOPS = frozenset(".,;:!?\n。，、；：！？")
 
@@ -52,12 +51,9 @@ def _find_cut(text: str, target: int, reach: int) -> int:
     return min(candidates, key=lambda place: abs(place - target), default=target)
 
 
-def average_parts(embeddings: Tensor, counts: Sequence[int]) -> Tensor:
-    """The embeddings (B, D) of texts from those of their parts (sum(counts), D), L2-normalised; `counts` are by text.
-
-    A text of several parts has their normalised mean; a text of one part has exactly its embedding.
-    """
-    if len(embeddings) == len(counts):
-        return embeddings
-    groups = torch.split(embeddings, list(counts))
-    return torch.stack([group[0] if len(group) == 1 else F.normalize(group.mean(0), dim=0) for group in groups])
+def average_parts(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The L2-normalised embedding (D,) of a text from those of its parts (P, D); a single part keeps its own."""
+    if len(embeddings) == 1:
+        return np.asarray(embeddings[0])
+    mean = embeddings.mean(0)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)

@@ -1,13 +1,14 @@
 """Long prompts: the fewest parts that fit, no lost words, and unchanged embeddings of short prompts."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from aigc_cli.model.backbone import Backbone
-from aigc_cli.model.long_prompts import average_parts, split_prompt
+from aigc_cli.model.backbone import Backbone, average_text_parts
+from aigc_cli.runtime.long_prompts import average_parts, split_prompt
 from aigc_cli.training.feature_store import FrozenTexts
 
 
@@ -36,10 +37,14 @@ def test_cuts_fall_where_a_sentence_or_word_ends() -> None:
 
 def test_parts_are_averaged() -> None:
     parts = F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    assert average_parts(parts, [1, 1, 1, 1]) is parts
-    found = average_parts(parts, [1, 2, 1])
+    assert average_text_parts(parts, [1, 1, 1, 1]) is parts
+    found = average_text_parts(parts, [1, 2, 1])
     assert torch.equal(found[[0, 2]], parts[[0, 3]])
     torch.testing.assert_close(found[1], F.normalize(parts[1] + parts[2], dim=0))
+    assert np.array_equal(average_parts(parts[:1].numpy()), parts[0].numpy())
+    torch.testing.assert_close(torch.from_numpy(average_parts(parts[1:3].numpy())), found[1], atol=1e-7, rtol=0)
+    opposite = np.array([[1, 0], [-1, 0]], np.float32)
+    assert not average_parts(opposite).any()  # a mean of zero stays zero
 
 
 LONG = ", ".join(f"a red fox number {i} under a yellow sun" for i in range(40))

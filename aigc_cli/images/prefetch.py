@@ -1,25 +1,40 @@
 """Work ahead of its use, in threads: image decoding and engines run in parallel, without Python's global lock."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 from aigc_cli.images.reader import ImageFault
 
 WAITING_THREADS = 2  # additional threads: some always wait for a decoder's answer
+JOBS_PER_THREAD = 8  # each thread has a decoder, whose start costs as much as decoding several images
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
+def count_threads() -> int:
+    """The number of threads that compute at the same time: the cores that this process may use, or OMP_NUM_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number for each level
+    return min(int(wanted), cores) if wanted.isdecimal() and int(wanted) > 0 else cores
+
+
+def count_workers(jobs: int) -> int:
+    """The number of threads that load `jobs` images."""
+    return max(1, min(count_threads() + WAITING_THREADS, -(-jobs // JOBS_PER_THREAD)))
+
+
 def prefetch(
-    jobs: Sequence[Job], load: Callable[[Job], Result], size: int
+    jobs: Sequence[Job],
+    load: Callable[[Job], Result],
+    size: int,
+    initialise: Callable[[], object] | None = None,
 ) -> Iterator[tuple[Sequence[Job], list[Result | ImageFault]]]:
     """Yields chunks of at most `size` jobs, each with the results of `load` or the ImageFaults that it raised.
 
-    While the caller works on one chunk, the next two are loaded.
+    While the caller works on one chunk, the next two are loaded. Each thread that loads calls `initialise` first.
     """
 
     def attempt(job: Job) -> Result | ImageFault:
@@ -29,9 +44,7 @@ def prefetch(
             return fault
 
     chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    threads = torch.get_num_threads()
-    workers = max(1, min(threads + WAITING_THREADS, len(jobs)))
-    with ThreadPoolExecutor(workers, "load", torch.set_num_threads, (max(1, threads // workers),)) as pool:
+    with ThreadPoolExecutor(count_workers(len(jobs)), "load", initialise) as pool:
         queue = [[pool.submit(attempt, job) for job in chunk] for chunk in chunks[:2]]
         for position, chunk in enumerate(chunks):
             loaded = [future.result() for future in queue.pop(0)]

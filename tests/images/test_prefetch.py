@@ -1,9 +1,12 @@
 """Prefetching: results are in order, faults are results, and at most two chunks are loaded ahead."""
 
+import os
+import threading
+
 import pytest
 
+from aigc_cli.images.prefetch import JOBS_PER_THREAD, WAITING_THREADS, count_threads, count_workers, prefetch
 from aigc_cli.images.reader import ImageFault
-from aigc_cli.model.prefetch import prefetch
 
 
 def test_chunks_are_in_order_and_faults_are_results() -> None:
@@ -26,6 +29,27 @@ def test_two_chunks_are_loaded_ahead() -> None:
     next(chunks)
     chunks.close()  # type: ignore[attr-defined]
     assert sorted(loaded) == list(range(6))
+
+
+def test_each_thread_is_initialised_before_it_loads() -> None:
+    ready = threading.local()
+    found = prefetch(range(40), lambda job: ready.yes, 20, lambda: setattr(ready, "yes", True))
+    assert [result for _, results in found for result in results] == [True] * 40
+
+
+def test_as_many_threads_as_cores_and_a_few_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    counts = {}
+    for wanted in ("", "0", "some", "1", "1,4", f"{cores + 1}"):
+        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+        counts[wanted] = count_threads()
+    assert counts == {"": cores, "0": cores, "some": cores, "1": 1, "1,4": 1, f"{cores + 1}": cores}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    workers = 1 + WAITING_THREADS
+    together = threading.Barrier(workers)
+    jobs = range(workers * JOBS_PER_THREAD)
+    assert sum(len(chunk) for chunk, _ in prefetch(jobs, lambda job: together.wait(10), 8)) == len(jobs)
+    assert [count_workers(count) for count in (0, 1, 8, 9, 1000)] == [1, 1, 1, 2, workers]
 
 
 def test_other_errors_reach_the_caller() -> None:

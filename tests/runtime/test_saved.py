@@ -1,0 +1,75 @@
+"""What a model folder says, read without PyTorch."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aigc_cli.errors import AigcError
+from aigc_cli.images.preprocess import Preprocessing
+from aigc_cli.model.trained import load_model
+from aigc_cli.runtime.saved import Freezing, parse_preprocessing, read_model
+from aigc_cli.storage.checkpoints import DESCRIPTION, SHIPPED_SCORER
+
+
+def test_a_model_is_read_as_pytorch_loads_it(tiny_model: Path) -> None:
+    saved, trained = read_model(tiny_model), load_model(tiny_model, "cpu")
+    assert saved.recipe == trained.recipe
+    assert saved.heads == trained.model.heads.config
+    assert saved.freezing == trained.model.freezing == Freezing(5, 5)
+    assert saved.preprocessing == trained.model.backbone.preprocessing
+    assert saved.backbone["weights_hash"] == trained.model.backbone.weights_hash
+    assert (saved.name, saved.calibration) == ("run", None)
+    assert saved.make_metadata() == trained.saved.make_metadata()
+
+
+def test_the_shipped_scorer_is_the_default() -> None:
+    saved = read_model(None)
+    assert (saved.checkpoint.folder, saved.name, saved.backbone["name"]) == (SHIPPED_SCORER, "scorer", "mini")
+    assert saved.calibration is not None
+    assert saved.heads.level_dim == 896
+
+
+def test_a_copy_of_a_checkpoint_has_the_name_of_its_folder(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model / "checkpoint", tmp_path / "mine")
+    assert read_model(folder).name == "mine"
+
+
+GOOD = Preprocessing((32, 48), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bicubic", "longest", 7)
+
+
+def test_a_preprocessing_comes_back() -> None:
+    assert parse_preprocessing(json.loads(json.dumps(asdict(GOOD)))) == GOOD
+    assert parse_preprocessing(asdict(GOOD) | {"size": 32}).size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": [32]},
+        {"size": [0, 32]},
+        {"size": [32.5, 32]},
+        {"size": "32"},
+        {"mean": [0.5, 0.5]},
+        {"mean": [0.5, 0.5, float("nan")]},
+        {"std": [0.2, 0.2, 0]},
+        {"std": None},
+        {"interpolation": "nearest"},
+        {"resize_mode": "crop"},
+        {"fill_color": 256},
+        {"fill_color": 0.5},
+    ],
+    ids=str,
+)
+def test_another_preprocessing_is_refused(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        parse_preprocessing(asdict(GOOD) | changes)
+    folder = shutil.copytree(tiny_model / "checkpoint", tmp_path / "c")
+    described = json.loads((folder / DESCRIPTION).read_text())
+    described["backbone"]["preprocessing"] |= changes
+    (folder / DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(AigcError, match="Expected a model of this version"):
+        read_model(folder)
