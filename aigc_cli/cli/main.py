@@ -104,8 +104,8 @@ def _start(
 class _PandasBlocker:
     """Keeps pandas out of the process: no command needs it, and pyarrow would spend 0.3 s on importing it.
 
-    None in `sys.modules` does not do it: pyarrow takes it for the module. PyTorch may look for pandas and find it: it
-    takes an error for one of its own.
+    None in `sys.modules` does not do it: pyarrow takes it for the module. PyTorch may find pandas: it looks for many
+    packages, and an error ends it.
     """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:

@@ -8,6 +8,7 @@ Reads one JSON order per line from stdin and answers each with one line on stdou
 """
 
 import contextlib
+import encodings.utf_8_sig  # noqa: F401  (another user may not read the folder of Python's modules)
 import io
 import json
 import mmap

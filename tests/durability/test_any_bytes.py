@@ -123,7 +123,7 @@ def test_tables_of_scores(suffix: str, box: Sandbox, choice: st.DataObject) -> N
 
 OTHERS = ("undo", "crossval", "run", "run's recipe", "run's epochs", "training", "state", "state's tensors", "scoring")
 OTHERS += ("scoring's inputs", "scoring's rows", "folds", "parts", "note", "backbone", "backbone's weights")
-OTHERS += ("weights", "model")
+OTHERS += ("weights", "model", "graph", "tokenizer")
 
 
 @pytest.mark.parametrize("name", OTHERS)

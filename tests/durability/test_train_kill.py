@@ -186,17 +186,21 @@ def test_an_image_that_vanishes_while_nothing_is_stored(forge: Forge, line: str,
     assert read_results(work / "run") == read_results(tmp_path / "whole" / "run")
 
 
-def test_an_output_that_cannot_be_written(forge: Forge, line: str, tmp_path: Path) -> None:
-    """The error comes before the backbone is loaded: this one does not exist."""
+def test_an_output_that_cannot_be_written(
+    forge: Forge, line: str, rated: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The error comes before the backbone is loaded: this one has no weights."""
     if os.getuid() != 0:
         pytest.skip("only root can change to a user without rights")
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "locked").mkdir(mode=0o755)
-    nowhere = line.replace("-o run", "-o locked/run").replace("local-dir:", "local-dir:/nowhere")
-    for place in (tmp_path, *tmp_path.parents):
+    (tmp_path / "work" / "locked").mkdir(parents=True, mode=0o755)
+    (tmp_path / "clip").mkdir(mode=0o755)
+    shutil.copy(tiny_folder / "open_clip_config.json", tmp_path / "clip")
+    weightless = line.replace("-o run", "-o locked/run").replace(str(tiny_folder), str(tmp_path / "clip"))
+    assert weightless != line
+    for place in (rated.parent, tmp_path, *tmp_path.parents):
         if str(place).startswith(f"{tempfile.gettempdir()}/"):
             place.chmod(0o755)  # pytest lets nobody else in
-    ending = forge.run(tmp_path / "work", nowhere, uid=65534)
+    ending = forge.run(tmp_path / "work", weightless, uid=65534)
     assert ending.code == 4
     assert "is not writable" in ending.err
 

@@ -11,7 +11,7 @@ from scored import score
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
 from aigc_cli.metrics.by_name import UNDECIDED, estimate_mean
-from aigc_cli.model.trained import load_model
+from aigc_cli.runtime.saved import read_model
 from aigc_cli.storage.results import TableWriter, iterate_rows, read_parquet_rows
 from aigc_cli.storage.schemas import SCHEMAS
 from aigc_cli.workflows.compare import Comparison, ComparisonPlan, compare_tables, label_tables
@@ -213,12 +213,12 @@ def test_folders_are_compared_as_their_tables_would_be(
         score(folder, tables[-1], tiny_model, prompts=prompts)
     expected = compare_tables(tables, ComparisonPlan(pair="prompt"))
     loaded = []
-    monkeypatch.setattr("aigc_cli.model.trained.load_model", lambda *given: loaded.append(given) or load_model(*given))
+    monkeypatch.setattr("aigc_cli.workflows.score.scorer.read_model", lambda at: loaded.append(at) or read_model(at))
     before = everything_in(tmp_path)
     scoring = ScoringPlan(prompts=prompts, model=tiny_model, device="cpu")
     found = compare_tables([one, other], ComparisonPlan(scoring=scoring))
     assert everything_in(tmp_path) == before
-    assert loaded == [(tiny_model, "cpu")]
+    assert loaded == [tiny_model]
     assert found.labels == [str(one), str(other)]
     assert found.paired_by == "prompt"  # although one table of prompts names the images of both
     names = {"x": str(one), "y": str(other)}
@@ -257,7 +257,7 @@ def test_how_a_folder_is_scored(folders: tuple[Path, Path, Path], tiny_model: Pa
 def test_what_is_wrong_is_found_before_a_model_is_loaded(
     folders: tuple[Path, Path, Path], table: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigc_cli.model.trained.load_model", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr("aigc_cli.workflows.score.scorer.read_model", lambda _: pytest.fail("it was loaded"))
     one, _, prompts = folders
     (tmp_path / "empty").mkdir()
     tables = [table("a.csv", scored()), table("b.csv", scored())]

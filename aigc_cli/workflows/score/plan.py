@@ -56,4 +56,5 @@ class ScoringPlan:
 
     def load_scorer(self, progress: Progress) -> Scorer:
         """Loads the model; raises what `Scorer.load` raises."""
+        progress.start("loading the model", None)
         return Scorer.load(self.model, self.device, self.engine, progress)
