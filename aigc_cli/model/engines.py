@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from aigc_cli import __version__
-from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.export import FEATURE_TOLERANCE, export_module
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.runtime.graphs import first_line, start_session
-from aigc_cli.runtime.network import ENGINES
 from aigc_cli.runtime.saved import UNFROZEN
 from aigc_cli.storage.atomic_files import open_atomic
 from aigc_cli.storage.cache import find_cache_folder
@@ -51,34 +50,25 @@ class Engine:
     collect: Callable[[Sequence[Any]], State]
 
 
-def choose_engine(
-    backbone: Backbone, name: str = "auto", progress: Progress | None = None, boundary: int | None = None
-) -> Engine:
-    """The engine for a backbone; the choice does not depend on the number of images.
+def choose_engine(backbone: Backbone, boundary: int, progress: Progress | None = None) -> Engine:
+    """ONNX Runtime on a CPU if it can run this backbone, else PyTorch's eager mode.
 
     Args:
         backbone: on its device; its weights before the boundary must not change any more.
-        name: one of `ENGINES`; `auto` is ONNX Runtime on a CPU if it can run this backbone, else eager.
-        progress: gets a message when `auto` has to use eager mode instead of ONNX Runtime.
-        boundary: the number of blocks of the image tower that run, see `Freezing`; None for the whole tower.
-
-    Raises:
-        AigcError: `name` is not in `ENGINES`, or this engine does not run on the backbone's device.
-        EnvironmentProblem: `name` is `onnx`, and ONNX Runtime can't run this backbone on this machine.
+        boundary: the number of blocks of the image tower that run, see `Freezing`.
+        progress: gets a message when eager mode takes the place of ONNX Runtime.
     """
-    if name not in ENGINES:
-        raise AigcError(f"Expected an engine out of {', '.join(ENGINES)}, found '{name}'.", "Use --engine auto.")
-    boundary, on_cpu = len(backbone.image.blocks) + 1 if boundary is None else boundary, is_on_cpu(backbone)
-    if name == "onnx":
-        if not on_cpu:
-            raise AigcError("Expected --device cpu beside --engine onnx, found another.", "Use --engine auto.")
-        return compile_engine(backbone, boundary)
-    if name == "auto" and choose_auto_engine(backbone, boundary) == "onnx":
+    if name_first_engine(backbone, boundary) == "onnx":
         try:
             return compile_engine(backbone, boundary)
         except EnvironmentProblem as problem:
             (progress or SilentProgress()).say(f"{problem.message} PyTorch's eager mode takes its place.")
-    if on_cpu:
+    return make_eager_engine(backbone, boundary)
+
+
+def make_eager_engine(backbone: Backbone, boundary: int) -> Engine:
+    """PyTorch's eager mode: image by image on a CPU, in batches on other devices."""
+    if is_on_cpu(backbone):
         return Engine("eager", lambda pixels: _run_eager(backbone, boundary, pixels[None]), _join_states)
     device = next(backbone.image.module.parameters()).device
     return Engine(
@@ -86,8 +76,8 @@ def choose_engine(
     )
 
 
-def choose_auto_engine(backbone: Backbone, boundary: int) -> str:
-    """The name of the engine that `auto` tries first; at the boundary `UNFROZEN` there is nothing to compile."""
+def name_first_engine(backbone: Backbone, boundary: int) -> str:
+    """The engine that `choose_engine` tries first; at the boundary `UNFROZEN` there is nothing to compile."""
     return "onnx" if is_on_cpu(backbone) and boundary != UNFROZEN else "eager"
 
 
@@ -117,7 +107,7 @@ def compile_engine(backbone: Backbone, boundary: int) -> Engine:
     except Exception as error:  # exporters raise errors of many types
         raise EnvironmentProblem(
             f"The image tower of {backbone.name} can't run with engine onnx: {first_line(error)}.",
-            "Use --engine eager.",
+            "PyTorch's eager mode can.",
         ) from error
 
 

@@ -20,7 +20,7 @@ from aigc_cli.images.preprocess import Pixels
 from aigc_cli.images.reader import ImageFault, hash_image_file
 from aigc_cli.model.backbone import Backbone, average_text_parts
 from aigc_cli.model.devices import limit_this_thread
-from aigc_cli.model.engines import Engine, State, choose_auto_engine, choose_engine
+from aigc_cli.model.engines import Engine, State, choose_engine, name_first_engine
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.recipe import Recipe
 from aigc_cli.runtime.long_prompts import split_prompt
@@ -106,7 +106,7 @@ class FrozenImages:
     def _get_engine(self, progress: Progress) -> Engine:
         """The engine, made at the first call. It may be a fallback with other banks, so open banks are forgotten."""
         if self._engine is None:
-            self._engine = choose_engine(self.backbone, "auto", progress, self.boundary)
+            self._engine = choose_engine(self.backbone, self.boundary, progress)
             self._banks.clear()
         return self._engine
 
@@ -119,7 +119,7 @@ class FrozenImages:
                 "preprocessing": asdict(self.backbone.preprocessing) | {"resized_by": "Pillow"},
                 "levels": self.backbone.hints.levels,
                 "boundary": self.boundary,
-                "engine": self._engine.name if self._engine else choose_auto_engine(self.backbone, self.boundary),
+                "engine": self._engine.name if self._engine else name_first_engine(self.backbone, self.boundary),
             }
             if view != EVALUATION:
                 key["view"] = {"number": view, "seed": VIEW_SEED, **asdict(self.settings)}

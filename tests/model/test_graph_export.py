@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from listening import Listener
 from onnx import numpy_helper
 from tiny import trace_exports
 
@@ -28,16 +29,6 @@ from aigc_cli.training.loop import make_model
 from aigc_cli.uncertainty.consistency import ConsistencyCorrection
 
 PROMPTS = ["a red fox in deep snow", "two dogs", "x"]
-
-
-class Listener(SilentProgress):
-    """Collects messages."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @pytest.fixture(autouse=True)

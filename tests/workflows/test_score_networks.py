@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from listening import Listener
 from PIL import Image
 from scored import score as score_table
 
 from aigc_cli import Scorer
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.images.sample import Sample
-from aigc_cli.progress import SilentProgress
 from aigc_cli.runtime.graphs import GRAPH_FILES
 from aigc_cli.storage.checkpoints import DESCRIPTION
 from aigc_cli.storage.results import read_parquet_rows
@@ -22,16 +22,6 @@ from aigc_cli.workflows.score import networks
 from aigc_cli.workflows.score.networks import check_engine
 
 SCORES = ("quality", "consistency", "quality_base", "quality_delta", "consistency_base", "consistency_delta")
-
-
-class Listener(SilentProgress):
-    """Collects messages."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @pytest.fixture
