@@ -1,6 +1,7 @@
 """`aigc export`: a model as files that score without this package, or graphs for its own folder."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -11,7 +12,7 @@ from aigc_cli import __version__
 from aigc_cli.errors import AigcError
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.report.numbers import format_interval
-from aigc_cli.runtime.graphs import IMAGE_GRAPH, SCORE_NAMES, TEXT_GRAPH, find_graphs
+from aigc_cli.runtime.graphs import GRAPH_FILES, IMAGE_GRAPH, SCORE_NAMES, TEXT_GRAPH, find_graphs
 from aigc_cli.runtime.saved import SavedModel, read_model
 from aigc_cli.storage.atomic_files import fill_atomic_folder
 from aigc_cli.storage.checkpoints import add_graphs
@@ -20,13 +21,15 @@ from aigc_cli.text import to_printable
 
 PREPROCESSING = "preprocessing.json"
 CARD = "README.md"
+EXPORTED = {*GRAPH_FILES, PREPROCESSING, CARD, SUMS}
 
 
 def check_export(model: Path | None, folder: Path | None, overwrite: bool = False) -> SavedModel:
     """Reads the model and checks the output; imports no PyTorch.
 
     Raises:
-        AigcError: there is no model, it has graphs already (without `folder`), or the folder exists.
+        AigcError: there is no model, it has graphs already (without `folder`), or the folder is taken: it exists, or
+            with `overwrite` holds anything that is not of an export.
     """
     saved = read_model(model)
     if folder is None and find_graphs(saved) is not None:
@@ -34,10 +37,20 @@ def check_export(model: Path | None, folder: Path | None, overwrite: bool = Fals
             f"Expected a model without graphs, found them in {saved.checkpoint.folder}.",
             "Name a folder with -o to export the model for use without this package.",
         )
-    if folder is not None and folder.exists() and not (folder.is_dir() and (overwrite or not any(folder.iterdir()))):
-        hint = "Add --overwrite, or choose another folder with -o."
-        raise AigcError(f"Expected a new folder, found {to_printable(str(folder))}.", hint)
+    if folder is not None and os.path.lexists(folder):
+        _check_folder(folder, overwrite)
     return saved
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuses a place that is taken. `--overwrite` replaces a whole folder, so nothing else may be in it."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else {""}
+    if there and not (overwrite and there <= EXPORTED):
+        found = to_printable(str(folder))
+        if overwrite:
+            message = f"Expected a folder with an export and nothing else, found {found}."
+            raise AigcError(message, "Choose another folder with -o.")
+        raise AigcError(f"Expected a new folder, found {found}.", "Add --overwrite, or choose another folder with -o.")
 
 
 def export_model(
@@ -57,10 +70,11 @@ def export_model(
     """
     saved = check_export(model, folder, overwrite)
     (progress or SilentProgress()).say("Exporting; this takes up to a minute.")
-    from aigc_cli.model.export import compress_graph, make_graphs  # imports PyTorch
+    from aigc_cli.model.export import compress_graph, make_graphs, shares_text  # imports PyTorch
     from aigc_cli.model.trained import load_saved
 
-    graphs = make_graphs(load_saved(saved, "cpu").model)
+    loaded = load_saved(saved, "cpu").model
+    graphs = make_graphs(loaded, with_text=folder is not None or not shares_text(loaded))
     if folder is None:
         add_graphs(saved.checkpoint.folder, graphs)
         return {name: len(content) for name, content in graphs.items()}
