@@ -26,7 +26,7 @@ import numpy as np
 from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.images.preprocess import Pixels, Preprocessing
 from aigc_cli.images.reader import DecodedImage, ImageFault, decode_image, read_image_bytes
-from aigc_cli.prompts.programs import GenerationRecord
+from aigc_cli.prompts.record import GenerationRecord
 
 DECODE_SECONDS = 60.0  # for one image; the largest image allowed takes a few
 MAX_MEMORY = 4 << 30  # bytes of address space; the largest image allowed takes half of it

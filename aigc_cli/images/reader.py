@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngImageFile
 from aigc_cli.images.fast_png import decode_usual_png
 from aigc_cli.images.preprocess import Pixels, Preprocessing
 from aigc_cli.prompts.embedded import NO_RECORD, read_embedded
-from aigc_cli.prompts.programs import GenerationRecord
+from aigc_cli.prompts.record import GenerationRecord
 from aigc_cli.regular_file import FileTooLarge, NotRegularFile, read_regular
 
 Reason = Literal[

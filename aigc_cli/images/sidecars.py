@@ -7,7 +7,8 @@ from pathlib import Path
 
 from aigc_cli.images.folders import leads_outside
 from aigc_cli.prompts.clean import collapse_spaces, to_text
-from aigc_cli.prompts.programs import GenerationRecord, is_infotext, read_infotext
+from aigc_cli.prompts.infotext import is_infotext, read_infotext
+from aigc_cli.prompts.record import GenerationRecord
 from aigc_cli.regular_file import FileTooLarge, NotRegularFile, read_regular
 
 MAX_SIDECAR_BYTES = 1 << 20

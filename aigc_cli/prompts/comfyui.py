@@ -26,7 +26,7 @@ from aigc_cli.prompts.comfyui_graph import (
 from aigc_cli.prompts.comfyui_settings import read_settings
 from aigc_cli.prompts.comfyui_texts import Request, TextReader, drop_instruction, join_pieces
 from aigc_cli.prompts.comfyui_workflow import convert_workflow
-from aigc_cli.prompts.programs import GenerationRecord, make_record
+from aigc_cli.prompts.record import GenerationRecord, make_record
 
 _MAX_STEPS = 200_000  # nodes and inputs that are looked at in the search for the nodes that made the pixels
 _AMBIGUOUS = "ambiguous_prompt"

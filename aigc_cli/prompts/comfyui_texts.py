@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from aigc_cli.prompts import comfyui_nodes as known
 from aigc_cli.prompts.clean import MAX_PROMPT, to_text
 from aigc_cli.prompts.comfyui_graph import AmbiguousGraphError, Link, Node, NodeGraph, is_prose, parse_link, shorten
-from aigc_cli.prompts.programs import join_prompts
+from aigc_cli.prompts.record import join_prompts
 
 _MAX_TEXTS = 200  # of one prompt
 _MAX_STEPS = 300_000  # inputs that are looked at

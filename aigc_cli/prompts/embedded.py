@@ -10,17 +10,9 @@ from PIL import Image
 
 from aigc_cli.prompts.clean import to_text
 from aigc_cli.prompts.comfyui import read_graph, read_workflow
-from aigc_cli.prompts.programs import (
-    MAX_TEXT,
-    GenerationRecord,
-    is_fooocus,
-    is_infotext,
-    parse_json_object,
-    read_fooocus,
-    read_infotext,
-    read_invokeai,
-    read_novelai,
-)
+from aigc_cli.prompts.infotext import is_infotext, read_infotext
+from aigc_cli.prompts.programs import is_fooocus, read_fooocus, read_invokeai, read_novelai
+from aigc_cli.prompts.record import MAX_TEXT, GenerationRecord, parse_json_object
 
 _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE, _SOFTWARE = 0x8769, 0x9286, 0x927C, 0x0131
 _COMMENT_CODES = {b"ASCII\0\0\0": "utf-8", b"JIS\0\0\0\0\0": "iso2022_jp", bytes(8): "utf-8"}

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from aigc_cli.prompts.programs import RECORDED_SETTINGS
+from aigc_cli.prompts.record import RECORDED_SETTINGS
 
 SCHEMA_VERSION = 3
 

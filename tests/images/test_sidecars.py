@@ -7,7 +7,7 @@ import pytest
 from written import A1111, A1111_PROMPT, A1111_SETTINGS
 
 from aigc_cli.images.sidecars import MAX_SIDECAR_BYTES, Sidecar, read_sidecar
-from aigc_cli.prompts.programs import GenerationRecord
+from aigc_cli.prompts.record import GenerationRecord
 
 
 def sidecar(folder: Path, content: bytes) -> Sidecar:

@@ -8,7 +8,7 @@ from PIL import Image
 from written import Graph, node, plain_graph, png
 
 from aigc_cli.prompts.embedded import read_embedded
-from aigc_cli.prompts.programs import GenerationRecord
+from aigc_cli.prompts.record import GenerationRecord
 
 UNKNOWN = """unknown
 Negative prompt: unknown

@@ -33,7 +33,7 @@ from written import (
 
 from aigc_cli.images.reader import ImageFault, decode_image
 from aigc_cli.prompts.clean import MAX_PROMPT
-from aigc_cli.prompts.programs import MAX_TEXT, GenerationRecord
+from aigc_cli.prompts.record import MAX_TEXT, GenerationRecord
 
 PICTURE = Image.linear_gradient("L").resize((24, 16)).convert("RGB")
 

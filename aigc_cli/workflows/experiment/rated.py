@@ -19,7 +19,7 @@ from aigc_cli.images.sample import TARGETS, Sample
 from aigc_cli.metrics.by_name import make_metric_rows
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
-from aigc_cli.prompts.programs import RECORDED_SETTINGS
+from aigc_cli.prompts.record import RECORDED_SETTINGS
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.cache import find_cache_folder
 from aigc_cli.storage.csv_tables import read_ratings

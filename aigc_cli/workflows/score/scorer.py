@@ -14,7 +14,7 @@ from aigc_cli.images.prefetch import prefetch
 from aigc_cli.images.reader import ImageFault, Reason, convert_pil
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.progress import Progress, SilentProgress
-from aigc_cli.prompts.programs import GenerationRecord
+from aigc_cli.prompts.record import GenerationRecord
 from aigc_cli.runtime.network import Network, Outputs
 from aigc_cli.runtime.saved import SavedModel, read_model
 from aigc_cli.storage.schemas import SCHEMAS
