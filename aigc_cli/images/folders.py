@@ -9,7 +9,11 @@ from pathlib import Path, PurePosixPath
 from aigc_cli.errors import AigcError
 from aigc_cli.text import to_printable
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
+    *(".heic", ".heif", ".jxl", ".jp2"),  # Pillow reads none of these: they become failed rows, not missing ones
+)
+_SUFFIXES = frozenset(IMAGE_SUFFIXES)
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
@@ -18,7 +22,8 @@ def list_images(
 ) -> list[str]:
     """List the names in `folder` that end in one of IMAGE_SUFFIXES (upper or lower case), in codepoint order.
 
-    Folders are left out. Pipes, dead links and other special files are kept: they become failed rows.
+    Folders are left out, and so are files named `._x.png`, in which macOS keeps attributes of `x.png`. Pipes, dead
+    links and other special files are kept: they become failed rows.
 
     Args:
         recursive: also search the subfolders; names are then relative paths with `/`. Links to folders are not
@@ -52,7 +57,8 @@ def list_images(
 def _has_image_suffix(name: str) -> bool:
     """Like `Path(name).suffix`, ten times faster: folders may hold hundreds of thousands of names."""
     stem, _, suffix = name.rpartition(".")
-    return f".{suffix}".lower() in IMAGE_SUFFIXES and stem != "" and not stem.endswith("/")
+    named = stem != "" and not stem.endswith("/") and f".{suffix}".lower() in _SUFFIXES
+    return named and not name.startswith("._", name.rfind("/") + 1)
 
 
 def _walk(folder: Path, below: str, recursive: bool, exclude: Sequence[str]) -> Iterator[tuple[str, bool]]:

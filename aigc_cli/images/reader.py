@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 from PIL.PngImagePlugin import PngImageFile
 
 from aigc_cli.images.fast_png import decode_usual_png
@@ -36,7 +36,7 @@ Reason = Literal[
 MAX_PIXELS = 64_000_000  # width x height
 MAX_IMAGE_BYTES = 8 * MAX_PIXELS  # size of an uncompressed 16-bit RGBA image of MAX_PIXELS
 MAX_ASPECT = 50  # longer side / shorter side; a resize would leave too few pixels of a thinner image
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 
 REASONS: dict[str, str] = {
     "missing_file": "there is no such file",
@@ -55,8 +55,8 @@ REASONS: dict[str, str] = {
     "no_prompt": "there is no prompt for this image",
     "ambiguous_prompt": "its metadata holds several prompts, or its prompt cannot be determined, so none was used",
     "bad_metadata": "its metadata is damaged or too large, so no prompt was read from it",
-    "bad_sidecar": "its text file is unreadable, neither UTF-8 nor UTF-16, larger than 1 MiB or a link out of the "
-    "folder, so it was ignored",
+    "bad_sidecar": "its text file is unreadable, neither UTF-8 nor UTF-16, larger than 1 MiB, a link out of the "
+    "folder, or holds JSON or settings of an unknown program, so it was ignored",
     "animated_first_frame": "the image has several frames; the first one was scored",
 }
 
@@ -79,14 +79,19 @@ _FIRST_BYTES = re.compile(
     rb"""
     (?P<JPEG>\xff\xd8\xff) | (?P<PNG>\x89PNG\r\n\x1a\n) | (?P<WEBP>RIFF.{4}WEBP) | (?P<GIF>GIF8[79]a)
     | (?P<TIFF>II[*+]\0 | MM\0[*+])
+    | (?P<AVIF>.{4}ftypavi[fs])
     | (?P<BMP>BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0)  # the size of its header; BM also begins texts
     | (?P<other>%!PS | \xc5\xd0\xd3\xc6 | %PDF- | 8BPS | \0\0\x01\0   # EPS, PDF, Photoshop, ICO
     | \0\0\0\x0cjP[ ][ ] | \xff\x4f\xff\x51 | \xff\x0a | \0\0\0\x0cJXL[ ]  # JPEG 2000, JPEG XL
     | DDS[ ] | qoif | v/1\x01 | [#][?]RADIANCE | P[1-7][ \n]  # DirectDraw, QOI, OpenEXR, Radiance, PBM to PAM
-    | <svg | <[?]xml.{0,1015}<svg | .{4}ftyp(?:avi[fs] | hei[cx] | hevc | mif1 | msf1))  # SVG, HEIF
+    | <svg | <[?]xml.{0,1015}<svg | .{4}ftyp(?:hei[cxms] | hev[cxms] | mif1 | msf1))  # SVG, HEIF
     """,
     re.DOTALL | re.VERBOSE,
 )
+
+# How Pillow's messages begin for a PNG with large texts. It raises them before it reads any pixel.
+_TEXTS_TOO_LARGE = ("Decompressed data too large", "Too much memory used in text chunks")
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 _READ_ERRORS: dict[int, Reason] = {errno.ELOOP: "not_regular", errno.ENAMETOOLONG: "missing_file"}
 
@@ -144,16 +149,29 @@ def read_image_bytes(path: Path) -> bytes:
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing | None = None) -> DecodedImage:
-    """Decode the bytes of a JPEG, PNG, WebP, GIF, TIFF or BMP file; the first frame if there are several.
+    """Decode the bytes of a file in one of IMAGE_FORMATS; the first frame if there are several.
 
     The format is detected from the content. Size limits are checked on the header, before any pixel is decoded. With a
-    preprocessing, its `fit_size` resizes the upright image.
+    preprocessing, its `fit_size` resizes the upright image. A PNG whose texts or colour profile unpack to more than
+    Pillow allows (1 MiB each) is decoded without them; its record has the fault bad_metadata.
 
     Raises:
         ImageFault: not_an_image, unsupported_format, truncated, corrupt, too_many_pixels, extreme_aspect, or
             decoder_crash when the memory does not suffice.
     """
-    with _translate_faults(data), Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+    with _translate_faults(data):
+        try:
+            return _decode(data, preprocessing)
+        except ValueError as error:
+            if not str(error).startswith(_TEXTS_TOO_LARGE):
+                raise
+        decoded = _decode(_drop_texts(data), preprocessing)
+        lost = GenerationRecord(fault="bad_metadata")
+        return decoded if decoded.record.prompt else replace(decoded, record=lost)
+
+
+def _decode(data: bytes, preprocessing: Preprocessing | None) -> DecodedImage:
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         _check_size(image)
         decoded = _normalise(_load_pixels(image, data), preprocessing)
         # MPO is a photograph followed by a preview or a depth map, not an animation.
@@ -195,6 +213,17 @@ def _check_size(image: Image.Image) -> None:
         raise ImageFault("corrupt")
     if long > MAX_ASPECT * short:
         raise ImageFault("extreme_aspect")
+
+
+def _drop_texts(data: bytes) -> bytes:
+    """A PNG without its texts and its colour profile."""
+    kept, start = [data[:8]], 8
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] not in _TEXT_CHUNKS:
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def _load_pixels(image: Image.Image, data: bytes) -> Image.Image:
@@ -290,7 +319,7 @@ def _choose_reason(error: Exception, data: bytes | None) -> Reason:
     if found is None:
         return "not_an_image"
     kind = found.lastgroup
-    if kind == "other":
+    if kind == "other" or (kind == "AVIF" and not features.check("avif")):
         return "unsupported_format"
     if _is_cut_short(kind, data) or (kind in ("TIFF", "BMP") and "truncated" in message):
         return "truncated"
@@ -310,9 +339,24 @@ def _is_cut_short(kind: str | None, data: bytes) -> bool:
         return 8 + int.from_bytes(data[4:8], "little") > len(data)
     if kind == "BMP":
         return int.from_bytes(data[2:6], "little") > len(data)
+    if kind == "AVIF":
+        return _leaves_box_open(data)
     order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
     is_big = b"+" in data[:4]  # BigTIFF
     where, count_bytes, entry_bytes = (slice(8, 16), 8, 20) if is_big else (slice(4, 8), 2, 12)
     start = int.from_bytes(data[where], order)
     entries = int.from_bytes(data[start : start + count_bytes], order)
     return start + count_bytes + entries * entry_bytes > len(data)  # the first directory usually follows the pixels
+
+
+def _leaves_box_open(data: bytes) -> bool:
+    """Whether the last box of an ISO media file ends behind the end of the data."""
+    start = 0
+    while start < len(data):
+        size, head = int.from_bytes(data[start : start + 4], "big"), 8
+        if size == 1:  # its length follows as 64 bits
+            size, head = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        if size < head:  # 0: up to the end of the file
+            return False
+        start += size
+    return start > len(data)

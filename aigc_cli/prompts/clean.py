@@ -20,6 +20,15 @@ _EMPHASIS = re.compile(r"\d{0,3}\.?\d{0,6}::")  # NovelAI: 1.3::this::
 _FUNCTION = re.compile(r"\)\s{0,3}\.(?:and|blend)\([^()]{0,200}\)")  # InvokeAI: ("a", "b").blend(0.5, 0.5)
 _SWAP = re.compile(r"[\w\"')]{0,200}\.swap\(([^()]{0,2000})\)")  # InvokeAI: cat.swap(dog) ends as a dog
 _PLUS = re.compile(r"(?<=[\w)\"'])(?:\+{1,9}|-{1,9})(?=[\s,.;)]|\Z)|(?<=\))\d{0,3}\.?\d{1,6}(?=[\s,.;)]|\Z)")
+_REGIONS = re.compile(r"\b(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW|ADDP)\b")  # the last five: Regional Prompter
+_TAG = re.compile(
+    r"<(\w{1,30})(?:\[[^\[\]<>]{0,200}\])?(?::([^<>]*))?>"
+)  # SwarmUI: <name>, <name:data>, <name[x]:data>
+_SECTIONS = frozenset({"base", "refiner", "video", "videoswap", "segment", "object", "region", "extend", "clear"})
+_SHOWN_SECTIONS = frozenset({"base", "object", "region"})  # the others refine a part or make another picture
+_FLAGS = re.compile(r"(?:\A|\s)(?:--|\u2014)[a-z].*|\sJob ID: .*", re.DOTALL)  # Midjourney: they end the prompt
+_ADDRESS = re.compile(r"<?https?://\S+")  # Midjourney: images that a prompt refers to
+_PART_WEIGHT = re.compile(r"::(-?\d{0,9}\.?\d{0,9})")  # Midjourney: hot::2 dog::-0.5
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -38,20 +47,52 @@ def clean_prompt(raw: str, source: str) -> str:
     """Remove the generator's commands from a prompt and put its words on one line.
 
     The commands are networks (`<lora:name:0.8>`), ComfyUI's `embedding:name`, weights with their brackets
-    (`(word:1.2)`, `((word))`, `[word]`; NovelAI: `{word}`, `1.2::word::`; InvokeAI: `word++`, `(word)1.2`) and the
-    keywords `BREAK` and `AND`. `[from:to:when]` becomes the later text, `[a|b]` becomes both, and `\\(` becomes a
-    literal bracket. `source` is the program whose syntax applies: a1111, comfyui, fooocus, invokeai or novelai.
+    (`(word:1.2)`, `((word))`, `[word]`; NovelAI: `{word}`, `1.2::word::`; InvokeAI: `word++`, `(word)1.2`), the
+    keywords `BREAK` and `AND`, those of Regional Prompter, SwarmUI's sections for parts and refiners, and Midjourney's
+    flags. `[from:to:when]` becomes the later text, `[a|b]` becomes both, and `\\(` becomes a literal bracket. `source`
+    is the program whose syntax applies: one of novelai, invokeai, comfyui, swarmui, midjourney; all others write like
+    Automatic1111.
     """
-    text = _NETWORK.sub(" ", raw)
+    if source == "midjourney":
+        return _clean_midjourney(raw)
+    text = _NETWORK.sub(" ", _drop_tags(raw) if source == "swarmui" else raw)
     if source == "novelai":
         text = _EMPHASIS.sub(" ", _NEGATED.sub(" ", text)).replace("|", ", ")
     elif source == "invokeai":
         text = _PLUS.sub("", _FUNCTION.sub(")", _SWAP.sub(r"\1", text)))
     else:
         text = _EMBEDDING.sub(" ", text) if source == "comfyui" else _drop_negated(text)
-        text = re.sub(r"\bBREAK\b", ", ", text)
+        text = _REGIONS.sub(", ", text)
     text = collapse_spaces(_drop_brackets(text, _BRACKETS.get(source, "([")))
     return re.sub(r" ?,(?: ?,)*", ",", text).strip(" ,")  # removed parts leave commas behind
+
+
+def _drop_tags(text: str) -> str:
+    """Resolve SwarmUI's tags, see "Prompt Syntax" in its documentation.
+
+    A section tag such as `<segment:face>` begins a text for a pass of its own.
+    """
+    kept, shown, end = [], True, 0
+    for tag in _TAG.finditer(text):
+        kept.append(text[end : tag.start()] if shown else "")
+        name, data, end = tag[1].lower(), tag[2] or "", tag.end()
+        if name in _SECTIONS:
+            shown = name in _SHOWN_SECTIONS
+            kept.append(", " if shown else "")
+        elif shown and name in ("alternate", "alt", "fromto"):
+            separator = next((mark for mark in ("||", "|") if mark in data), ",")
+            parts = data.split(separator)
+            kept.append(parts[-1] if name == "fromto" else " ".join(parts))
+        elif shown:
+            kept.append(", " if name == "break" else " ")
+    return "".join([*kept, text[end:] if shown else ""])
+
+
+def _clean_midjourney(text: str) -> str:
+    """Keep the words of a prompt of Midjourney: no flags, no addresses of images, no parts of negative weight."""
+    pieces = _PART_WEIGHT.split(_ADDRESS.sub(" ", _FLAGS.sub("", text)))
+    kept = [text for text, weight in zip(pieces[::2], [*pieces[1::2], ""], strict=True) if not weight.startswith("-")]
+    return ", ".join(filter(None, (collapse_spaces(piece).strip(" ,") for piece in kept)))
 
 
 def _drop_negated(text: str) -> str:

@@ -2,35 +2,54 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
+from xml.etree import ElementTree as ET
 
 from PIL import Image
 
+from aigc_cli.prompts.any_program import read_any_program, read_object
 from aigc_cli.prompts.clean import to_text
 from aigc_cli.prompts.comfyui import read_graph, read_workflow
-from aigc_cli.prompts.infotext import is_infotext, read_infotext
-from aigc_cli.prompts.programs import is_fooocus, read_fooocus, read_invokeai, read_novelai
+from aigc_cli.prompts.infotext import read_infotext
+from aigc_cli.prompts.programs import (
+    read_easy_diffusion,
+    read_fooocus,
+    read_invokeai,
+    read_midjourney,
+    read_novelai,
+)
 from aigc_cli.prompts.record import MAX_TEXT, GenerationRecord, parse_json_object
+from aigc_cli.prompts.stealth import read_stealth
 
-_EXIF_IFD, _USER_COMMENT, _MAKER_NOTE, _SOFTWARE = 0x8769, 0x9286, 0x927C, 0x0131
+_EXIF_IFD, _USER_COMMENT, _MAKER_NOTE, _SOFTWARE, _MODEL = 0x8769, 0x9286, 0x927C, 0x0131, 0x0110
 _COMMENT_CODES = {b"ASCII\0\0\0": "utf-8", b"JIS\0\0\0\0\0": "iso2022_jp", bytes(8): "utf-8"}
-_READ = ("parameters", "prompt", "workflow", "invokeai_metadata", "sd-metadata", "Dream", "Comment", "Description")
+_XMP = "XML:com.adobe.xmp"
+_XMP_COMMENT = "{http://ns.adobe.com/exif/1.0/}UserComment"
+_READ = (
+    *("parameters", "prompt", "workflow", "invokeai_metadata", "sd-metadata", "Dream", "Comment", "Description"),
+    *("UserComment", _XMP),
+)
 _PLACEHOLDERS = ("unknown", "none", "null", "prompt", "positive prompt")
 NO_RECORD = GenerationRecord()
 
 
 def read_embedded(image: Image.Image) -> GenerationRecord:
-    """Read the generation record from the texts and the EXIF of a loaded image; EXIF wins where both have an entry.
+    """Read the generation record from the texts, the EXIF, the XMP and the pixels of a loaded image.
 
-    Known formats, in the order of precedence: Automatic1111, Forge and Fooocus, then ComfyUI, InvokeAI, NovelAI. A
-    record without a prompt is used only if no other format has one. Never raises: damaged metadata give the fault
-    bad_metadata.
+    Where several have one, the first with a prompt is taken: the comment in EXIF, `parameters`, ComfyUI's graph, the
+    texts of the other programs, XMP, and last what is hidden in the pixels (see `read_stealth`). Never raises: damaged
+    metadata give the fault bad_metadata.
     """
     try:
         texts = {str(key): _decode_text(text) for key, text in image.info.items() if isinstance(text, str) and text}
-        return _parse_texts(texts | _read_exif(image))
+        packet = image.info.get("xmp")
+        if isinstance(packet, bytes):
+            texts.setdefault(_XMP, packet.decode("utf-8", "replace"))
+        record = _parse_texts(texts | _read_exif(image))
+        if record == NO_RECORD and (hidden := read_stealth(image)):
+            record = read_any_program(hidden) or NO_RECORD
+        return record
     except Exception:  # untrusted metadata raise exceptions of any type; the pixels are still usable
         return GenerationRecord(fault="bad_metadata")
 
@@ -41,20 +60,22 @@ def _parse_texts(texts: Mapping[str, str]) -> GenerationRecord:
     parameters, graph = _read_parameters(texts), _read_comfyui(texts)
     if parameters is not None and graph is not None:
         parameters = _fill_placeholders(parameters, graph)
-    candidates = (parameters, graph, read_invokeai(texts), read_novelai(texts))
-    found = [one for one in candidates if one is not None]
+    others = (read(texts) for read in (read_invokeai, read_novelai, read_easy_diffusion, read_midjourney, _read_xmp))
+    found = [one for one in (parameters, graph, *others) if one is not None]
     decided = [one for one in found if one.prompt or one.fault == "ambiguous_prompt"]
     return next(iter(decided + found), NO_RECORD)
 
 
 def _read_parameters(texts: Mapping[str, str]) -> GenerationRecord | None:
-    text = texts.get("parameters")
+    scheme, comment = texts.get("fooocus_scheme", ""), texts.get("UserComment", "")
+    if not scheme and (record := read_any_program(comment)) is not None:
+        return record
+    text = comment if scheme and comment else texts.get("parameters")
     if text is None:
         return None
     fields = parse_json_object(text)
-    scheme = texts.get("fooocus_scheme", "")
     if fields is not None:
-        return read_fooocus(fields) if scheme or is_fooocus(fields) else None
+        return read_fooocus(fields) if scheme else read_object(fields)
     if scheme == "fooocus":
         return GenerationRecord("fooocus", fault="bad_metadata")
     return read_infotext(text, "fooocus" if scheme else "a1111")
@@ -110,13 +131,25 @@ def _read_exif(image: Image.Image) -> dict[str, str]:
     if to_text(exif.get(_SOFTWARE)).startswith("Fooocus"):
         note = inner.get(_MAKER_NOTE, exif.get(_MAKER_NOTE))
         scheme = note.decode("latin-1") if isinstance(note, bytes) else to_text(note)
-        return texts | {"parameters": comment, "fooocus_scheme": scheme.strip("\0") or "a1111"}
-    fields = parse_json_object(comment)
-    if fields is not None and isinstance(fields.get("prompt"), dict):
-        return texts | {"prompt": json.dumps(fields["prompt"])}
-    if is_infotext(comment) or (fields is not None and is_fooocus(fields)):  # cameras write comments too
-        texts["parameters"] = comment
-    return texts
+        texts["fooocus_scheme"] = scheme.strip("\0") or "a1111"
+    if "sui_image_params" in (model := to_text(exif.get(_MODEL))):  # earlier versions of SwarmUI
+        comment = model
+    return texts | {"UserComment": comment} if comment else texts
+
+
+def _read_xmp(texts: Mapping[str, str]) -> GenerationRecord | None:
+    """The record in the comment of an XMP packet, as Draw Things writes it."""
+    packet = texts.get(_XMP, "")
+    if "UserComment" not in packet:
+        return None
+    if "<!DOCTYPE" in packet:  # XMP has none; its entities could grow without end
+        return None
+    try:
+        root = ET.fromstring(packet.strip("\0\ufeff \n"))  # noqa: S314  (safe without a document type)
+    except ET.ParseError:  # cameras and editors write XMP too; what is wrong with it does not matter
+        return None
+    comment = root.find(f".//{_XMP_COMMENT}")
+    return None if comment is None else read_any_program("".join(comment.itertext()).strip())
 
 
 def _decode_user_comment(value: Any, little: bool) -> str:
@@ -124,6 +157,7 @@ def _decode_user_comment(value: Any, little: bool) -> str:
 
     UNICODE means UTF-16, but the standard does not fix the byte order. The byte order mark decides; without one, the
     order that gives more ASCII characters, since settings are mostly ASCII; if equal, the order of the file, `little`.
+    Some programs write UTF-8 all the same: it has no zero bytes, while settings in UTF-16 have many.
     """
     if isinstance(value, str):
         return value
@@ -132,6 +166,9 @@ def _decode_user_comment(value: Any, little: bool) -> str:
     if not value.startswith(b"UNICODE\0"):
         encoding = _COMMENT_CODES.get(value[:8])
         return (value[8:] if encoding else value).rstrip(b"\0").decode(encoding or "utf-8", "replace")
+    if b"\0" not in (text := value[8:].rstrip(b"\0")):
+        with contextlib.suppress(UnicodeDecodeError):
+            return text.decode()
     data = value[8 : len(value) // 2 * 2]
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace").rstrip("\0")

@@ -13,6 +13,7 @@ from aigc_cli.prompts.record import GenerationRecord, make_record
 
 _PAIR = re.compile(r'\s*(\w[\w \-/]{0,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|\Z)')
 _SETTING_NAMES = frozenset({"Steps", "Sampler", "CFG scale", "Seed", "Size", "Model", "Model hash"})
+_PIPE = " | "  # between the settings that SD.Next of 2023 writes
 _LINES = 64  # searched for the settings, from the end; extensions write a few lines after the settings
 
 
@@ -25,12 +26,17 @@ def read_infotext(text: str, source: str = "a1111") -> GenerationRecord:
     """Parse the text of `parameters` into positive prompt and settings.
 
     The lines of the prompt come first, then those of the negative prompt, then one line of settings
-    `Name: value, ...`, then lines that extensions add. `source`, a1111 or fooocus, is the program that wrote the text.
+    `Name: value, ...`, then lines that extensions add. SD.Next of 2023 begins with `prompt:` and writes `|` between the
+    settings. `source`, a1111 or fooocus, is the program that wrote the text.
     """
     lines = to_text(text).strip().split("\n")
     where = _find_settings_line(lines)
     fields = {} if where is None else _parse_pairs(lines[where])
-    raw = "\n".join(itertools.takewhile(lambda line: not line.strip().startswith("Negative prompt:"), lines[:where]))
+    piped = where is not None and _PIPE in lines[where]
+    ends = ("Negative prompt:", "Version:") if piped else ("Negative prompt:",)
+    raw = "\n".join(itertools.takewhile(lambda line: not line.strip().startswith(ends), lines[:where]))
+    if piped:
+        raw = raw.removeprefix("prompt:")
     if fields.get("Version", "").startswith("Fooocus"):
         source, raw = "fooocus", fields.get("Raw prompt") or raw
     sampler, schedule = fields.get("Sampler", ""), fields.get("Schedule type", "Automatic")
@@ -52,8 +58,12 @@ def _find_settings_line(lines: list[str]) -> int | None:
 
 
 def _parse_pairs(line: str) -> dict[str, str]:
+    line = line[:MAX_PROMPT]
+    if line.count(_PIPE) > line.count(", "):
+        parts = (part.partition(": ") for part in line.split(_PIPE))
+        return {name.strip(): value.strip(" ,") for name, colon, value in parts if colon}
     found: dict[str, str] = {}
-    line, position = line[:MAX_PROMPT], 0
+    position = 0
     while position < len(line):
         pair = _PAIR.match(line, position)
         if pair is None:

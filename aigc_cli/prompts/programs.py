@@ -1,7 +1,9 @@
 """Reads the objects and texts in which programs record prompt and settings.
 
-Fooocus (its own scheme in modules/meta_parser.py), InvokeAI (`invokeai_metadata`, and `sd-metadata` and `Dream` of
-earlier versions), NovelAI (`Description` and `Comment`).
+Each form is that of the program's own writer: Fooocus (its own scheme in modules/meta_parser.py), RuinedFooocus
+(modules/async_worker.py), InvokeAI (`invokeai_metadata`, and `sd-metadata` and `Dream` of earlier versions), NovelAI
+(`Description` and `Comment`), SwarmUI (`sui_image_params`), Easy Diffusion (easydiffusion/utils/save_utils.py), Draw
+Things (a JSON in XMP), Midjourney (`Description`).
 """
 
 import itertools
@@ -11,6 +13,18 @@ from typing import Any
 
 from aigc_cli.prompts.clean import to_text
 from aigc_cli.prompts.record import MAX_SETTING, GenerationRecord, join_prompts, make_record, parse_json_object
+
+_WILDCARD = re.compile(r"<(?:random|wildcard|wc)\b")
+_EASY_DIFFUSION = {
+    "prompt": "Prompt",
+    "seed": "Seed",
+    "use_stable_diffusion_model": "Stable Diffusion model",
+    "sampler_name": "Sampler",
+    "num_inference_steps": "Steps",
+    "guidance_scale": "Guidance Scale",
+}
+_EASY_NAMES = frozenset(_EASY_DIFFUSION.values()) | {"Negative Prompt", "Width", "Height", "Clip Skip", "VAE model"}
+_JOB = re.compile(r"Job ID: [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\s*\Z")
 
 
 def read_fooocus(fields: Mapping[str, Any]) -> GenerationRecord:
@@ -89,3 +103,59 @@ def read_novelai(texts: Mapping[str, str]) -> GenerationRecord | None:
     model = re.sub(r"\s+[0-9A-F]{6,16}\Z", "", texts.get("Source", "")[:MAX_SETTING])
     names = ("model", "sampler", "steps", "scale", "seed")
     return make_record("novelai", join_prompts([base, *map(to_text, captions)]), fields | {"model": model}, names)
+
+
+def read_ruined_fooocus(fields: Mapping[str, Any]) -> GenerationRecord | None:
+    """Read the object of RuinedFooocus; None if another program wrote it."""
+    if fields.get("software") != "RuinedFooocus":
+        return None
+    sampler = f"{to_text(fields.get('sampler_name'))} {to_text(fields.get('scheduler'))}"
+    names = ("base_model_name", "sampler", "steps", "cfg", "seed")
+    return make_record("ruinedfooocus", fields.get("Prompt"), {**fields, "sampler": sampler}, names)
+
+
+def read_swarmui(fields: Mapping[str, Any]) -> GenerationRecord | None:
+    """Read SwarmUI's object; None if another program wrote it. A prompt with wildcards left in it is ambiguous."""
+    image = fields.get("sui_image_params")
+    if not isinstance(image, dict):
+        return None
+    raw, fault = to_text(image.get("prompt")), None
+    if _WILDCARD.search(raw):
+        raw, fault = "", "ambiguous_prompt"
+    sampler = f"{to_text(image.get('sampler'))} {to_text(image.get('scheduler'))}"
+    names = ("model", "sampler", "steps", "cfgscale", "seed")
+    return make_record("swarmui", raw, image | {"sampler": sampler}, names, fault)
+
+
+def read_easy_diffusion(texts: Mapping[str, Any]) -> GenerationRecord | None:
+    """Read the fields of Easy Diffusion, by their own or their shown names; None if another program wrote them."""
+    fields = {name: texts.get(name, texts.get(shown)) for name, shown in _EASY_DIFFUSION.items()}
+    if fields["use_stable_diffusion_model"] is None or fields["seed"] is None:
+        return None
+    names = ("use_stable_diffusion_model", "sampler_name", "num_inference_steps", "guidance_scale", "seed")
+    return make_record("easydiffusion", fields["prompt"], fields, names)
+
+
+def read_easy_diffusion_text(text: str) -> GenerationRecord | None:
+    """Read the text file of Easy Diffusion, a line `Name: value` for each field; None if it is another text."""
+    prompt, found = [], dict[str, str]()
+    for line in text.strip().split("\n"):
+        name, colon, value = line.partition(":")
+        if colon and name in _EASY_NAMES:
+            found.setdefault(name, value.strip())
+        elif found.keys() <= {"Prompt"}:
+            prompt.append(line)  # a prompt of several lines; older versions begin with a prompt that has no name
+    return read_easy_diffusion(found | {"Prompt": "\n".join([found.get("Prompt", ""), *prompt])})
+
+
+def read_draw_things(fields: Mapping[str, Any]) -> GenerationRecord | None:
+    """Read the object of Draw Things; None if another program wrote it."""
+    if not isinstance(fields.get("c"), str) or "uc" not in fields:
+        return None
+    return make_record("drawthings", fields["c"], fields, ("model", "sampler", "steps", "scale", "seed"))
+
+
+def read_midjourney(texts: Mapping[str, str]) -> GenerationRecord | None:
+    """Read Midjourney's `Description`, which ends with the number of the job; None if another program wrote it."""
+    text = texts.get("Description", "")
+    return make_record("midjourney", text, {}) if _JOB.search(text[-200:]) else None

@@ -8,6 +8,7 @@ import pytest
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.folders import (
+    IMAGE_SUFFIXES,
     FileFinder,
     is_selected,
     leads_outside,
@@ -19,7 +20,20 @@ from aigc_cli.text import to_printable
 
 
 def test_images_are_listed_in_codepoint_order(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "Z.webp", "é.tiff", "c.bmp", "d.gif", "e.jpeg", "f.tif", "notes.txt", ".jpg"):
+    for name in (
+        "b.png",
+        "a.JPG",
+        "Z.webp",
+        "é.tiff",
+        "c.bmp",
+        "d.gif",
+        "e.jpeg",
+        "f.tif",
+        "g.heic",
+        "notes.txt",
+        ".jpg",
+        "._a.png",
+    ):
         (tmp_path / name).write_bytes(b"")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
@@ -27,7 +41,19 @@ def test_images_are_listed_in_codepoint_order(tmp_path: Path) -> None:
     (tmp_path / "folder.png" / "inside.png").write_bytes(b"")
     (tmp_path / "folder.png" / ".png").write_bytes(b"")
     (tmp_path / "link.png").symlink_to("folder.png")
-    expected = ["Z.webp", "a.JPG", "b.png", "c.bmp", "d.gif", "e.jpeg", "f.tif", "loop.png", "pipe.png", "é.tiff"]
+    expected = [
+        "Z.webp",
+        "a.JPG",
+        "b.png",
+        "c.bmp",
+        "d.gif",
+        "e.jpeg",
+        "f.tif",
+        "g.heic",
+        "loop.png",
+        "pipe.png",
+        "é.tiff",
+    ]
     assert list_images(tmp_path) == expected
     assert set(list_images(tmp_path, recursive=True)) == {*expected, "folder.png/inside.png"}
 
@@ -47,7 +73,7 @@ def message_of(call: Callable[[], object]) -> str:
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"")
     assert message_of(lambda: list_images(tmp_path)) == (
-        f"{tmp_path}: expected images (.jpg .jpeg .png .webp .gif .tif .tiff .bmp), found none in 1 entries\n"
+        f"{tmp_path}: expected images ({' '.join(IMAGE_SUFFIXES)}), found none in 1 entries\n"
         "Name the folder that contains the images, or add --recursive to search its subfolders."
     )
 

@@ -107,9 +107,9 @@ def test_comments_of_cameras_are_no_prompts() -> None:
         assert read_record(jpeg(comment_exif(comment))) == GenerationRecord()
 
 
-def test_parameters_of_another_program_are_ignored() -> None:
-    text = json.dumps({"sui_image_params": {"prompt": "a fox", "model": "m"}})
-    assert read_record(png(PICTURE, parameters=text)) == GenerationRecord()
+def test_parameters_of_an_unknown_program_are_ignored() -> None:
+    for fields in ({"prompt": "a fox", "model": "m"}, {"sui_image_params": "a fox"}, {"c": 5, "uc": ""}):
+        assert read_record(png(PICTURE, parameters=json.dumps(fields))) == GenerationRecord()
 
 
 # --- Fooocus, InvokeAI, NovelAI
@@ -218,11 +218,31 @@ def test_texts_that_are_too_large() -> None:
         assert (record.prompt, record.raw, record.fault) == (None, None, "bad_metadata")
 
 
-def test_a_decompression_bomb_makes_the_image_corrupt() -> None:
-    bomb = b"zTXtparameters\0\0" + zlib.compress(b"a fox " * 2**20, 9)
-    with pytest.raises(ImageFault) as caught:
-        decode_image(insert_chunk(bomb))
-    assert caught.value.reason == "corrupt"
+BOMB = zlib.compress(b"a fox " * 2**20, 9)
+LARGE = [b"zTXtparameters\0\0" + BOMB, b"iTXtparameters\0\1\0\0\0" + BOMB, b"iCCPprofile\0\0" + BOMB]
+
+
+@pytest.mark.parametrize("chunk", LARGE, ids=["zTXt", "iTXt", "iCCP"])
+@pytest.mark.parametrize("after", [False, True])
+def test_texts_that_unpack_to_too_much_cost_the_prompt_only(chunk: bytes, after: bool) -> None:
+    data = insert_chunk(chunk)
+    if after:  # the text follows the pixels
+        start = data.index(chunk) - 4
+        end = start + 8 + len(chunk)
+        last = data.index(b"IEND") - 4
+        data = data[:start] + data[end:last] + data[start:end] + data[last:]
+    decoded = decode_image(data)
+    assert decoded.image.tobytes() == PICTURE.tobytes()
+    assert decoded.record == GenerationRecord(fault="bad_metadata")
+
+
+def test_a_prompt_outside_the_large_text_stays() -> None:
+    exif = comment_exif(unicode_comment(A1111))
+    raw = encode_image(PICTURE, "PNG", exif=exif)
+    where = raw.index(b"IDAT") - 4
+    chunk = LARGE[0]
+    whole = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    assert decode_image(raw[:where] + whole + raw[where:]).record.prompt == A1111_PROMPT
 
 
 @pytest.mark.parametrize("value", [None, True, [], {}, "", "x" * 500, -1, 2**80, 1e300, float("nan"), "nan", "\ud800"])
