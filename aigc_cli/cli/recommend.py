@@ -13,6 +13,7 @@ from aigc_cli.cli.options import INPUT, OUTPUT, make_number, make_path
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import resolve_recipe
 from aigc_cli.report.numbers import format_number
+from aigc_cli.text import format_count, to_printable
 
 if TYPE_CHECKING:
     from aigc_cli.workflows.recommend.by_size import Recommendation
@@ -113,8 +114,8 @@ def _show(found: "Recommendation") -> None:
 def _show_data(seen: Mapping[str, Any]) -> None:
     fewest, median, most = seen["per_prompt"]
     _print_paragraph(
-        f"{seen['images']:,} rated images of {seen['prompts']:,} prompts: {fewest} to {most} images per prompt, "
-        f"median {median:g}; {seen['single']:,} prompts have only one."
+        f"{format_count(seen['images'], 'rated image')} of {format_count(seen['prompts'], 'prompt')}: {fewest} to "
+        f"{most} images per prompt, median {median:g}; {format_count(seen['single'], 'prompt')} with only one."
     )
     lines: dict[str, Callable[[dict[str, Any]], str]] = {
         "rated images": lambda of: f"{of['n']:,}",
@@ -144,8 +145,6 @@ def _show_data(seen: Mapping[str, Any]) -> None:
 
 def _print_paragraph(text: str, label: str = "", indent: int = 2) -> None:
     """Prints a paragraph in 80 columns; long words, such as paths, stay whole."""
-    from aigc_cli.text import to_printable
-
     shape = textwrap.TextWrapper(
         WIDTH, initial_indent=label, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )

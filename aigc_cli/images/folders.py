@@ -1,5 +1,6 @@
 """Lists the images of a folder, checks names of images, and finds files by their printed paths."""
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -35,26 +36,29 @@ def list_images(
         AigcError: `folder` is not a folder, a folder cannot be listed, or no image is left.
     """
     check_folder(folder)
-    found = dict(_walk(folder, "", recursive, exclude))
-    images = [name for name in found if _has_image_suffix(name)]
-    names = [name for name in images if is_selected(name, include, exclude)]
-    names = [name for name in names if found[name] or not is_folder(folder / name)]
+    entries, images, names = 0, 0, list[str]()
+    for name, regular in _walk(folder, "", recursive, exclude):
+        entries += 1
+        if has_image_suffix(name):
+            images += 1
+            if is_selected(name, include, exclude) and (regular or not is_folder(folder / name)):
+                names.append(name)
     if names:
         return sorted(names)
     shown = to_printable(str(folder))
     if images and (include or exclude):
         raise AigcError(
-            f"{shown}: expected images selected by --include and --exclude, found none of {len(images)}",
+            f"{shown}: expected images selected by --include and --exclude, found none of {images}",
             "In a pattern, * matches any text, also /. A pattern is compared with the whole name and its last part.",
         )
     deeper = "" if recursive else ", or add --recursive to search its subfolders"
     raise AigcError(
-        f"{shown}: expected images ({' '.join(IMAGE_SUFFIXES)}), found none in {len(found)} entries",
+        f"{shown}: expected images ({' '.join(IMAGE_SUFFIXES)}), found none in {entries} entries",
         f"Name the folder that contains the images{deeper}.",
     )
 
 
-def _has_image_suffix(name: str) -> bool:
+def has_image_suffix(name: str) -> bool:
     """Like `Path(name).suffix`, ten times faster: folders may hold hundreds of thousands of names."""
     stem, _, suffix = name.rpartition(".")
     named = stem != "" and not stem.endswith("/") and f".{suffix}".lower() in _SUFFIXES
@@ -63,21 +67,23 @@ def _has_image_suffix(name: str) -> bool:
 
 def _walk(folder: Path, below: str, recursive: bool, exclude: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """Yield (name, is a regular file) of every entry, in subfolders too if `recursive`; not the subfolders searched."""
+    deeper = []
     try:
-        with os.scandir(folder / below) as listed:
-            entries = list(listed)
+        with os.scandir(folder / below) as entries:
+            for entry in entries:  # not a list of them: a million take 200 MB
+                name = f"{below}{entry.name}"
+                if recursive and entry.is_dir(follow_symlinks=False):
+                    deeper.append(name)
+                else:
+                    yield name, entry.is_file(follow_symlinks=False)
     except OSError as error:
         raise AigcError(
             f"{to_printable(str(folder / below))}: the folder cannot be listed ({error.strerror})",
             f"Check its permissions{', or skip it with --exclude' if below else ''}.",
         ) from error
-    for entry in entries:
-        name = f"{below}{entry.name}"
-        if recursive and entry.is_dir(follow_symlinks=False):
-            if not any(matches_pattern(name, pattern) for pattern in exclude):
-                yield from _walk(folder, f"{name}/", recursive, exclude)
-        else:
-            yield name, entry.is_file(follow_symlinks=False)
+    for name in deeper:
+        if not any(matches_pattern(name, pattern) for pattern in exclude):
+            yield from _walk(folder, f"{name}/", recursive, exclude)
 
 
 def matches_pattern(name: str, pattern: str) -> bool:
@@ -97,16 +103,19 @@ def place_in_folder(folder: Path, name: str, where: str = "", *, escaped: bool =
     """The path in `folder` of an image that a table names.
 
     The check looks only at the text of the name and applies the rules of every operating system, so that a table has
-    the same meaning on all of them.
+    the same meaning on all of them. An absolute name is fine if it lies in `folder`.
 
     Args:
         where: the start of the error message, such as the table and the line.
         escaped: whether the name comes from a result table, where a backslash begins an escape sequence.
 
     Raises:
-        AigcError: the name is absolute, has a drive letter or a backslash, or leads out of the folder.
+        AigcError: the name has a drive letter or a backslash, or leads out of the folder.
     """
     path, backslash = PurePosixPath(name), "\\" in name and not escaped
+    if ".." not in path.parts and path.is_absolute():
+        bases = _list_bases(folder.absolute())
+        path = next((path.relative_to(base) for base in bases if path.is_relative_to(base)), path)
     if path.is_absolute() or ".." in re.split(r"[/\\]", name) or backslash or _DRIVE.match(name):
         problem = f"a name inside the image folder, found '{to_printable(name, 80)}', outside the image folder"
         raise AigcError(
@@ -116,8 +125,14 @@ def place_in_folder(folder: Path, name: str, where: str = "", *, escaped: bool =
     return folder / path
 
 
+@functools.lru_cache(maxsize=8)
+def _list_bases(folder: Path) -> tuple[Path, Path]:
+    """The paths by which an absolute name can lie in a folder: as it was given, and without links."""
+    return folder, folder.resolve()
+
+
 def leads_outside(path: Path, folder: Path) -> bool:
-    """Whether `path` lies outside `folder` once all links in it are followed."""
+    """Whether `path` lies outside `folder` once all links in both are followed."""
     try:
         linked = path.is_symlink() or path.parent != folder
         return linked and not path.resolve().is_relative_to(folder.resolve())

@@ -1,5 +1,6 @@
 """Work ahead of its use, in threads: image decoding and engines run in parallel, without Python's global lock."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,11 +44,12 @@ def prefetch(
         except ImageFault as fault:
             return fault
 
-    chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    chunks = (jobs[start : start + size] for start in range(0, len(jobs), size))
     with ThreadPoolExecutor(count_workers(len(jobs)), "load", initialise) as pool:
-        queue = [[pool.submit(attempt, job) for job in chunk] for chunk in chunks[:2]]
-        for position, chunk in enumerate(chunks):
-            loaded = [future.result() for future in queue.pop(0)]
-            if position + 2 < len(chunks):
-                queue.append([pool.submit(attempt, job) for job in chunks[position + 2]])
+        started = ((chunk, [pool.submit(attempt, job) for job in chunk]) for chunk in chunks)
+        queue = list(itertools.islice(started, 2))
+        while queue:
+            chunk, futures = queue.pop(0)
+            loaded = [future.result() for future in futures]
+            queue += itertools.islice(started, 1)
             yield chunk, loaded

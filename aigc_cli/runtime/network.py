@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_cli.errors import AigcError
+from aigc_cli.memory_limit import limit_memory
 from aigc_cli.runtime.graphs import SCORE_NAMES, WEIGHTS_HASH, GraphPaths, first_line, open_graph
-from aigc_cli.runtime.limits import limit_memory
 from aigc_cli.runtime.long_prompts import average_parts, split_prompt
 from aigc_cli.runtime.saved import SavedModel
 from aigc_cli.runtime.tokenizer import PromptTokenizer

@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aigc_cli.errors import AigcError
+from aigc_cli.memory_limit import MAX_UNPACKED, limit_memory
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.regular_file import check_regular
 from aigc_cli.storage.atomic_files import open_atomic, read_json, write_json
-from aigc_cli.storage.csv_tables import MAX_FIELD, read_table
+from aigc_cli.storage.csv_tables import FORMULA_STARTS, MAX_FIELD, read_table, unquote_formula
 from aigc_cli.storage.schemas import LATER_COLUMNS, SCHEMA_VERSION, SCHEMAS, Kind
 from aigc_cli.text import show_path, to_printable
 
 _NEVER_NULL = frozenset({"name", "status"})
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # all but tab, line feed and carriage return, which a quoted cell may contain
 _CELL_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -81,7 +81,7 @@ class TableWriter:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
         if error[0] is None and self.path.suffix != ".parquet":
-            write_json(self.path.with_name(f"{self.path.name}.meta.json"), self.metadata)
+            write_json(_place_metadata(self.path), self.metadata)
 
 
 def _format_cell(value: Any) -> Any:
@@ -90,7 +90,7 @@ def _format_cell(value: Any) -> Any:
         return "true" if value else "false"  # as JSON writes them
     if isinstance(value, str):
         value = _CELL_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        return f"'{value}" if value.startswith(FORMULA_STARTS) else value
     return "" if value is None else value
 
 
@@ -134,24 +134,46 @@ def iterate_rows(path: Path, kind: Kind = "scores") -> Iterator[dict[str, Any]]:
     columns = [(field.name, str(field.type)) for field in schema]
     with _translate_errors(path):
         check_regular(path)
+        guarded = path.suffix == ".csv" or not _has_metadata(path)
         for number, row in enumerate(_READERS[path.suffix](path, schema), 1):
+            if guarded:
+                row = {name: unquote_formula(value) if isinstance(value, str) else value for name, value in row.items()}
             for name, form in columns:
                 row[name] = _check_value(row.get(name), name, form, number)
             yield row
 
 
+def _has_metadata(path: Path) -> bool:
+    """Whether a table has the metadata that `TableWriter` writes.
+
+    One without may come from a CSV by way of pandas: its texts may have quotes against formulas in any format.
+    """
+    if path.suffix != ".parquet":
+        return _place_metadata(path).exists()
+    with path.open("rb") as stream:
+        return b"schema_version" in (pq.read_schema(stream).metadata or {})
+
+
 def _iterate_parquet(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream, pq.ParquetFile(stream) as table:
         _check_columns(table.schema_arrow.names, schema)
-        for batch in table.iter_batches(use_threads=False):
-            yield from batch.to_pylist()
+        batches = table.iter_batches(use_threads=False)
+        while True:
+            with limit_memory(MAX_UNPACKED):
+                batch = next(batches, None)
+                rows = batch.to_pylist() if batch else []
+            if not rows:
+                return
+            yield from rows
 
 
 def _iterate_csv(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(MAX_FIELD)
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream, strict=True)
-        names = [_unquote_formula(name) for name in next(lines, ())]
+        header = stream.readline(MAX_FIELD)
+        stream.seek(0)
+        lines = csv.reader(stream, strict=True, delimiter=max(",;\t", key=header.count))
+        names = [unquote_formula(name) for name in next(lines, ())]
         _check_columns(names, schema)
         forms = [schema.field(name).type if name in schema.names else pa.string() for name in names]
         for cells in filter(None, lines):
@@ -195,12 +217,23 @@ def detect_kind(path: Path, among: Sequence[Kind]) -> Kind:
 def read_table_metadata(path: Path) -> dict[str, str]:
     """Read the metadata of a result table, see `TableWriter`; AigcError if they are missing or damaged."""
     with _translate_errors(path):
+        check_regular(path)
+        if not _has_metadata(path):
+            place = "the file" if path.suffix == ".parquet" else f"{_place_metadata(path).name} beside it"
+            raise AigcError(
+                f"Expected the metadata of the table {show_path(path)} in {to_printable(place)}, found none.",
+                "Other programs leave it out when they save a table: use the file that aigc wrote, or score again.",
+            )
         if path.suffix == ".parquet":
             with path.open("rb") as stream:
                 said = pq.read_schema(stream).metadata or {}
             return {key.decode(): text.decode() for key, text in said.items()}
-        said = read_json(path.with_name(f"{path.name}.meta.json"))
+        said = read_json(_place_metadata(path))
         return {str(key): str(text) for key, text in said.items()}
+
+
+def _place_metadata(path: Path) -> Path:
+    return path.with_name(f"{path.name}.meta.json")
 
 
 def read_scale(metadata: Mapping[str, str]) -> MosScale:
@@ -237,6 +270,10 @@ def _check_value(value: Any, name: str, form: str, number: int) -> Any:
     kinds, wanted = _COLUMN_TYPES[form]
     if value is None and name not in _NEVER_NULL:
         return None
+    if form == "int64" and isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas makes a column with gaps a column of floats
+    if form == "string" and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # and a column of digits, such as seeds, one of whole numbers
     if not isinstance(value, kinds) or (isinstance(value, bool) and form != "bool"):
         raise ValueError(f"'{to_printable(str(value), 40)}' in the column {name} of row {number} instead of {wanted}")
     if form != "double":
@@ -248,14 +285,15 @@ def _check_value(value: Any, name: str, form: str, number: int) -> Any:
 
 
 def _parse_cell(cell: str | None, kind: pa.DataType) -> Any:
-    """Return the value of a CSV cell, the reverse of `_format_cell`."""
+    """Return the value of a CSV cell, the reverse of `_format_cell`, also after a spreadsheet or pandas saved it."""
     if not cell:
         return None
     if kind == pa.bool_():
-        return {"true": True, "false": False}[cell]
+        return {"true": True, "false": False}[cell.lower()]
     if kind == pa.string():
-        return _unquote_formula(cell)
-    return int(cell) if kind == pa.int64() else float(cell)
+        return cell
+    number = float(cell.replace(",", "."))  # a spreadsheet may have written a decimal comma
+    return int(cell) if kind == pa.int64() and cell.lstrip("-").isdigit() else number
 
 
 _DAMAGED = (
@@ -265,6 +303,7 @@ _DAMAGED = (
     AttributeError,
     OverflowError,
     RecursionError,
+    MemoryError,
     csv.Error,
     pa.ArrowException,
 )
@@ -274,6 +313,8 @@ _DAMAGED = (
 def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise AigcError(f"Expected a table at {show_path(path)}, found nothing there.", "Check the path.") from error
     except (OSError, *_DAMAGED) as error:
         kind = {".csv": "CSV", ".jsonl": "JSON lines"}.get(path.suffix, "Parquet")
         what = to_printable(str(error) or type(error).__name__, 300)
@@ -301,7 +342,7 @@ def read_splits(path: Path) -> list[dict[str, Any]]:
         raise AigcError(expected, "Columns: name, split, fold, repeat.")
     return [
         {
-            "name": _unquote_formula(str(row["name"])) if path.suffix == ".csv" else str(row["name"]),
+            "name": unquote_formula(str(row["name"])) if path.suffix == ".csv" else str(row["name"]),
             "split": str(row["split"]) if row.get("split") else None,
             **{column: _parse_whole(row.get(column), column, path) for column in ("fold", "repeat")},
         }
@@ -311,12 +352,7 @@ def read_splits(path: Path) -> list[dict[str, Any]]:
 
 def _parse_json_lines(path: Path) -> Iterator[dict[Any, Any]]:
     with path.open(encoding="utf-8") as stream:
-        yield from (dict(json.loads(line)) for line in stream)
-
-
-def _unquote_formula(text: str) -> str:
-    """Remove the quote that `_format_cell` puts in front of a formula."""
-    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+        yield from (dict(json.loads(line)) for line in stream if line.strip())
 
 
 def _parse_whole(value: Any, column: str, path: Path) -> int | None:

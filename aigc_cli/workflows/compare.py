@@ -1,6 +1,5 @@
 """`aigc compare`: differences between tables of scores, or folders of images; the first is the baseline."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from aigc_cli.report.plots import draw_comparison
 from aigc_cli.storage.atomic_files import TABLE_SUFFIXES, check_output
 from aigc_cli.storage.results import Row, clean_value, iterate_rows, write_table
 from aigc_cli.storage.schemas import SCHEMAS
-from aigc_cli.text import format_count, to_printable
+from aigc_cli.text import to_printable
 from aigc_cli.workflows.pick import TIE, read_metadata_or_nothing
 from aigc_cli.workflows.score.plan import ScoringPlan
 
@@ -51,11 +50,18 @@ class ComparisonPlan:
 
 @dataclass(frozen=True)
 class ScoredTable:
-    """A table of scores, or a folder of images that was scored; `metadata` holds the model, its hash, the MOS scale."""
+    """A table of scores, or a folder of images that was scored.
+
+    Attributes:
+        all_rows: of the scores table.
+        metadata: the model, its hash, the MOS scale.
+        base: the folder of the table, where its images count; None for rows that were scored now.
+    """
 
     label: str
-    all_rows: list[Row]  # of the scores table
+    all_rows: list[Row]
     metadata: dict[str, str]
+    base: Path | None = None
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -106,9 +112,9 @@ def compare_tables(
         raise AigcError(
             f"Expected --pair {', '.join(PAIRINGS)}, found {to_printable(plan.pair, 80)}.", "Leave it out for auto."
         )
-    for path, suffixes in ((plan.output, TABLE_SUFFIXES), (plan.plot, (".png", ".svg"))):
+    for path, suffixes, option in ((plan.output, TABLE_SUFFIXES, "-o"), (plan.plot, (".png", ".svg"), "--plot")):
         if path is not None:
-            check_output(path, overwrite=plan.overwrite, suffixes=suffixes)
+            check_output(path, overwrite=plan.overwrite, suffixes=suffixes, option=option)
     names = list(plan.labels or label_tables(tables))
     if plan.by is not None:
         for table in filter(is_folder, tables):
@@ -154,7 +160,8 @@ def _read_all(
                 f"Expected a table {', '.join(TABLE_SUFFIXES)} or a folder of images, found {shown}.",
                 "Name what `aigc score` wrote, or the folder that it would score.",
             )
-        kept.append(_check_scored(ScoredTable(label, list(iterate_rows(path)), read_metadata_or_nothing(path)), path))
+        scores = ScoredTable(label, list(iterate_rows(path)), read_metadata_or_nothing(path), path.parent)
+        kept.append(_check_scored(scores, path))
     if not folders and scoring is not None:
         raise AigcError(
             "Expected a folder of images for the scoring options, found tables only.", "Leave out the scoring options."
@@ -174,16 +181,16 @@ def _score_folders(
     folders: Sequence[tuple[Path, str]], scoring: ScoringPlan | None, progress: Progress
 ) -> list[ScoredTable]:
     """The rows that `aigc score` would write for each folder, all by the same model."""
-    from aigc_cli.workflows.score.inputs import list_entries  # imports the image reader, which tables don't need
+    # here: these import the image reader, which tables don't need
+    from aigc_cli.workflows.score.inputs import explain_unmatched, list_entries
 
     plan = scoring or ScoringPlan()
     plan.check()
-    prompts = plan.read_prompts()
+    prompts = plan.read_prompts([folder for folder, _ in folders])
     entries = [list_entries(folder, prompts, plan) for folder, _ in folders]
-    # one table of prompts serves all folders: a row without an image here belongs to another folder
-    entries = [[entry for entry in found if os.path.lexists(str(entry.source))] for found in entries]
-    if unused := len(prompts.keys() - {entry.name for found in entries for entry in found}):
-        progress.say(f"{plan.prompts}: {format_count(unused, 'prompt')} without an image in any of the folders.")
+    unused = [name for name in entries[0].unmatched if all(name in found.unmatched for found in entries)]
+    if plan.prompts and unused:  # one table of prompts serves all folders
+        progress.say(explain_unmatched(plan.prompts, len(prompts), unused, entries[0]))
     scorer = plan.load_scorer(progress)
     scores = []
     for (folder, label), found in zip(folders, entries, strict=True):
@@ -209,8 +216,11 @@ def _check_scales(tables: Sequence[ScoredTable]) -> None:
 
 
 def _choose_pairing(tables: Sequence[ScoredTable], pair: str) -> str:
-    prompts = [{row["name"]: row["prompt"] for row in t.all_rows} for t in tables]
-    same = all(found == prompts[0] and len(found) == len(t.all_rows) for found, t in zip(prompts, tables, strict=True))
+    failed = {row["name"] for t in tables for row in t.all_rows if row["status"] != "ok"}
+    kept = [[row for row in t.rows if row["name"] not in failed] for t in tables]
+    prompts = [{row["name"]: row["prompt"] for row in rows} for rows in kept]
+    one_each = all(len(of) == len(rows) for of, rows in zip(prompts, kept, strict=True))
+    same = one_each and bool(prompts[0]) and all(of == prompts[0] for of in prompts)
     if pair == "image" and not same:
         raise AigcError(
             "Expected the same images under the same prompts in all tables, found others.", "Use --pair prompt."

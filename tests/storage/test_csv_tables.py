@@ -9,12 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.sample import Sample
-from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
-from aigc_cli.storage.csv_tables import MAX_FIELD, Table, read_prompts, read_ratings, read_table, rename_columns
+from aigc_cli.storage.csv_tables import MAX_FIELD, Table, read_table, rename_columns
 
 UTF8_HINT = "Save the table as CSV in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
-NAMES_HINT = "Write names relative to the image folder, with / between folders and without '..'."
 
 
 @pytest.fixture
@@ -189,6 +186,15 @@ def test_too_few_fields(write: Write) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "content", ["a.png,a red fox\nb.png,a house\n", "a fox,x/1.JPG\nb,c\n", "photo 1.webp\n2.webp\n"]
+)
+def test_no_header(write: Write, content: str) -> None:
+    error = error_of(lambda: read_table(write(content)))
+    assert "line 1: expected a header such as name,prompt, found '" in error.message
+    assert error.hint == "Put a line with the names of the columns above the first row."
+
+
 def test_duplicate_columns(write: Write) -> None:
     path = write("\nname,prompt,prompt,x,prompt\na,b,c,d,e\n")
     check(
@@ -267,187 +273,6 @@ def test_rename_to_a_name_that_is_taken(renames: dict[str, str]) -> None:
     )
 
 
-# --- read_ratings
-
-
-def test_ratings(write: Write, tmp_path: Path) -> None:
-    header = "name,prompt,mos_quality,mos_align,style\n"
-    path = write(header + "b.png,a dog,5,0,\nsub/c.png, ,,1.5e0,anime\na.png,None,.5,,x\n")
-    images = tmp_path / "images"
-    assert read_ratings(path, images) == [
-        Sample("b.png", images / "b.png", "a dog", 5.0, 0.0, {"style": ""}),
-        Sample("sub/c.png", images / "sub/c.png", None, None, 1.5, {"style": "anime"}),
-        Sample("a.png", images / "a.png", "None", 0.5, None, {"style": "x"}),
-    ]
-
-
-def test_one_target_own_columns_and_scale(write: Write, tmp_path: Path) -> None:
-    path = write("Image;Text;MOS\na.png;x;-10\nb.png;y; 100 \n")
-    columns = {"Image": "name", "Text": "prompt", "MOS": "mos_align"}
-    samples = read_ratings(path, tmp_path / "images", scale=MosScale(-10, 100), columns=columns, sep=";")
-    assert [(sample.mos_quality, sample.mos_align) for sample in samples] == [(None, -10.0), (None, 100.0)]
-
-
-def ratings_error(write: Write, tmp_path: Path, content: str, scale: MosScale = DEFAULT_SCALE) -> AigcError:
-    return error_of(lambda: read_ratings(write(content), tmp_path / "images", scale=scale))
-
-
-def test_missing_columns(write: Write, tmp_path: Path) -> None:
-    error = ratings_error(write, tmp_path, "Names,Prompt,quality_mos\na.png,b,1\n")
-    check(
-        error,
-        f"{tmp_path}/t.csv: expected the columns 'name', 'prompt', 'mos_quality' or 'mos_align', "
-        "found 'Names', 'Prompt', 'quality_mos'",
-        "Say which columns they are with --columns THEIRS=OURS, for example --columns 'Names'=name "
-        "--columns 'Prompt'=prompt --columns 'quality_mos'=mos_quality.",
-    )
-    error = ratings_error(write, tmp_path, "name,zzz,mos_align\na.png,b,1\n")
-    check(
-        error,
-        f"{tmp_path}/t.csv: expected the column 'prompt', found 'name', 'zzz', 'mos_align'",
-        "Say which columns they are with --columns THEIRS=OURS.",
-    )
-
-
-@pytest.mark.parametrize(
-    "value", ["inf", "-inf", "nan", "NaN", "1_0", "0x1", "three", "1e", "+", ".", "\uff11", "4 5", "2/5", "\u22121"]
-)
-def test_scores_that_are_no_plain_number(write: Write, tmp_path: Path, value: str) -> None:
-    error = ratings_error(write, tmp_path, f"name,prompt,mos_quality\na.png,x,1\nb.png,y,{value}\n")
-    check(
-        error,
-        f"{tmp_path}/t.csv, line 3, column mos_quality: expected a number from 0 to 5, found '{value}'",
-        "Write a plain number such as 3.5, or leave the cell blank where nobody rated.",
-    )
-
-
-def test_decimal_comma(write: Write, tmp_path: Path) -> None:
-    error = ratings_error(write, tmp_path, 'name,prompt,mos_align\na.png,x,"3,5"\n')
-    check(
-        error,
-        f"{tmp_path}/t.csv, line 2, column mos_align: expected a number from 0 to 5, found '3,5'",
-        "Write a decimal point, as in 3.5.",
-    )
-
-
-@pytest.mark.parametrize("value", ["5.01", "-0.1", "1e999", "72"])
-def test_scores_outside_the_scale(write: Write, tmp_path: Path, value: str) -> None:
-    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\na.png,x,{value}\n")
-    check(
-        error,
-        f"{tmp_path}/t.csv, line 2, column mos_align: expected a number from 0 to 5, found '{value}'",
-        "If the scores use another scale, give it with --mos-min and --mos-max.",
-    )
-
-
-def test_the_scale_in_the_message_is_the_one_given(write: Write, tmp_path: Path) -> None:
-    error = ratings_error(write, tmp_path, "name,prompt,mos_align\na.png,x,0\n", MosScale(1, 7.5))
-    assert error.message.endswith("line 2, column mos_align: expected a number from 1 to 7.5, found '0'")
-
-
-@pytest.mark.parametrize(
-    ("header", "row", "blank"),
-    [("mos_quality,mos_align", ", ", "mos_quality and mos_align"), ("mos_align,x", ",", "mos_align")],
-)
-def test_a_row_without_any_score(write: Write, tmp_path: Path, header: str, row: str, blank: str) -> None:
-    error = ratings_error(write, tmp_path, f"name,prompt,{header}\na.png,x,{row}\n")
-    check(
-        error, f"{tmp_path}/t.csv, line 2: expected a score, found {blank} blank", "Give the row a score or remove it."
-    )
-
-
-@pytest.mark.parametrize("again", ["a.png", "./a.png"])
-def test_duplicate_names(write: Write, tmp_path: Path, again: str) -> None:
-    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\na.png,x,1\nb.png,x,1\n{again},y,2\n")
-    check(
-        error,
-        f"{tmp_path}/t.csv, line 4: expected every name once, found '{again}' on lines 2 and 4",
-        "Remove or rename one of the two rows.",
-    )
-
-
-@pytest.mark.parametrize("name", ["", " ", ".", "./"])
-def test_blank_names(write: Write, tmp_path: Path, name: str) -> None:
-    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\na.png,x,1\n{name},y,2\n")
-    check(error, f"{tmp_path}/t.csv, line 3: expected an image name, found '{name}'", "Give every row a name.")
-
-
-@pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "//x", "a/../../x", "a/..", "..\\x", "a\\b.png", "C:\\x.png", "C:/x.png"]
-)
-def test_names_outside_the_folder(write: Write, tmp_path: Path, name: str) -> None:
-    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\n{name},y,2\n")
-    check(
-        error,
-        f"{tmp_path}/t.csv, line 2: expected a name inside the image folder, found '{name}', outside the image folder",
-        NAMES_HINT,
-    )
-
-
-@pytest.mark.parametrize(("name", "shown"), [("a\x1b[2J.png", "a\\x1b[2J.png"), ('"a\nb"', "a\\nb"), ("\x9b", "\\x9b")])
-def test_control_characters_in_names(write: Write, tmp_path: Path, name: str, shown: str) -> None:
-    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\n{name},y,2\n")
-    check(
-        error,
-        f"{tmp_path}/t.csv, line 2: expected a name without control characters, found '{shown}'",
-        "Rename the image.",
-    )
-
-
-def test_no_image_folder(write: Write, tmp_path: Path) -> None:
-    path = write("name,prompt,mos_align\na.png,y,2\n")
-    check(
-        error_of(lambda: read_ratings(path, tmp_path / "gone")),
-        f"{tmp_path}/gone: expected a folder of images, found nothing there",
-        "Name the folder that contains the images.",
-    )
-    message = f"{path}: expected a folder of images, found something that is not a folder"
-    assert error_of(lambda: read_ratings(path, path)).message == message
-
-
-@pytest.mark.parametrize("name", ["none.png", "x" * 5000 + ".png"])
-def test_the_wrong_image_folder(write: Write, tmp_path: Path, name: str) -> None:
-    error = ratings_error(write, tmp_path, f"name,prompt,mos_align\n{name},y,2\nm.png,y,2\n")
-    check(
-        error,
-        f"{tmp_path}/t.csv: expected images in {tmp_path}/images, found none of the 2 named; "
-        f"the first would be {tmp_path}/images/{name}",
-        "Name the folder that the names in the table start from.",
-    )
-
-
-def test_numeric_looking_names_stay_text(write: Write, tmp_path: Path) -> None:
-    path = write("name,prompt,mos_align\n0012,y,2\n4e49,y,2\n犬 1.png,y,2\na.png,y,2\n")
-    assert [sample.name for sample in read_ratings(path, tmp_path / "images")] == ["0012", "4e49", "犬 1.png", "a.png"]
-
-
-# --- read_prompts
-
-
-def test_prompts(write: Write) -> None:
-    path = write('file,prompt,mos_quality\na.png,"a, b",inf\nb.png,,2\nc.png,nan,\nd.png, ,\n')
-    assert read_prompts(path, columns={"file": "name"}) == {"a.png": "a, b", "c.png": "nan"}
-    assert read_prompts(write("name;prompt\na;x, y\n"), sep=";") == {"a": "x, y"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("name,text\na,b\n", ": expected the column 'prompt', found 'name', 'text'"),
-        ("name,prompt\na,b\na,\n", ", line 3: expected every name once, found 'a' on lines 2 and 3"),
-        (
-            "name,prompt\n../a,b\n",
-            ", line 2: expected a name inside the image folder, found '../a', outside the image folder",
-        ),
-        ("name,prompt\n,b\n", ", line 2: expected an image name, found ''"),
-        ("name,prompt\na,b,c\n", ", line 2: expected 2 fields ('name', 'prompt'), found 3"),
-    ],
-)
-def test_prompts_are_as_strict(write: Write, content: str, message: str) -> None:
-    path = write(content)
-    assert error_of(lambda: read_prompts(path)).message == f"{path}{message}"
-
-
 # --- any bytes
 
 WORDS = [b"name", b"prompt", b"a", b"../", b"1", b" ", b",", b";", b'"']
@@ -465,15 +290,11 @@ def test_any_bytes_are_a_table_or_an_error(tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.getbasetemp()
     path = folder / "any.csv"
     path.write_bytes(content)
-    for read in (read_table, read_prompts, lambda table: read_ratings(table, folder)):
-        try:
-            read(path)
-        except AigcError as error:
-            assert error.message.startswith(f"{path}")
-            assert error.hint
     try:
         table = read_table(path)
-    except AigcError:
+    except AigcError as error:
+        assert error.message.startswith(f"{path}")
+        assert error.hint
         return
     assert {type(value) for row in table.rows for value in row} == {str}
     assert len(set(table.columns)) == len(table.columns)

@@ -197,11 +197,46 @@ def test_a_table_that_fails_half_way_leaves_the_old_one(suffix: str, tmp_path: P
 def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(b"PAR1 and nothing else")
-    for path in (damaged, tmp_path / "missing.parquet"):
+    with pytest.raises(AigcError) as caught:
+        read_parquet_rows(damaged)
+    assert caught.value.message.startswith(f"Expected a Parquet table at {damaged}, found ")
+    assert caught.value.hint == HINT
+    missing = tmp_path / "missing.parquet"
+    for read in (read_parquet_rows, read_table_metadata, lambda path: list(iterate_rows(path))):
         with pytest.raises(AigcError) as caught:
-            read_parquet_rows(path)
-        assert caught.value.message.startswith(f"Expected a Parquet table at {path}, found ")
-        assert caught.value.hint == HINT
+            read(missing)
+        assert caught.value.message == f"Expected a table at {missing}, found nothing there."
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_table_without_its_metadata(suffix: str, tmp_path: Path) -> None:
+    """Other programs drop it. Their tables may come from a CSV, with its quotes against formulas."""
+    path = tmp_path / f"t{suffix}"
+    row = {"name": "'-b.png", "prompt": "'=1", "status": "ok", "seed": 5, "steps": 25.0, "quality": 1}
+    rows = [dict.fromkeys(SCHEMAS["scores"].names) | row]
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix == ".csv":
+        texts = [["" if value is None else value for value in one.values()] for one in rows]
+        with path.open("w", newline="") as stream:
+            csv.writer(stream, delimiter=";").writerows([list(rows[0]), *texts])
+    else:
+        path.write_text("".join(f"{json.dumps(one)}\n" for one in rows) + "\n")
+    found = next(iterate_rows(path))
+    assert [found[name] for name in row] == ["-b.png", "=1", "ok", "5", 25, 1.0]
+    with pytest.raises(AigcError, match=r"Expected the metadata of the table .* found none\.") as caught:
+        read_table_metadata(path)
+    assert "Errno" not in str(caught.value)
+
+
+@pytest.mark.parametrize("yes", ["true", "TRUE", "True"])
+def test_a_table_that_a_spreadsheet_saved(yes: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    row = {"name": "a.png", "status": "ok", "quality": "3,25", "prompt_split": yes, "width": "512", "steps": "25.0"}
+    cells = dict.fromkeys(SCHEMAS["scores"].names, "") | row
+    path.write_text(f"\ufeff{';'.join(cells)}\r\n{';'.join(cells.values())}\r\n", encoding="utf-8")
+    found = next(iterate_rows(path))
+    assert [found[name] for name in row] == ["a.png", "ok", 3.25, True, 512, 25]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -249,8 +284,8 @@ def test_columns_that_are_not_there_or_twice(tmp_path: Path) -> None:
     assert refusal(path).endswith("found no column path.")
     path.write_text(text.replace(",reason", ",reason,reason", 1))
     assert refusal(path).endswith("found the column reason twice.")
-    path.write_text(text.replace(",", ";"))
-    assert "its one column is 'name;path;prompt;prompt_source;quality;c...': is it separated by commas?" in refusal(
+    path.write_text(text.replace(",", "|"))
+    assert "its one column is 'name|path|prompt|prompt_source|quality|c...': is it separated by commas?" in refusal(
         path
     )
     path.write_text("")
@@ -268,7 +303,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     [
         (".csv", ",1.5,", ",high,", "a cell of the wrong type in line 2: could not convert string to float: 'high'"),
         (".csv", ",1.5,", ",inf,", "inf in the column quality of row 1 instead of a finite number"),
-        (".csv", ",3,", ",3.5,", "a cell of the wrong type in line 2: invalid literal for int() with base 10: '3.5'"),
+        (".csv", ",3,", ",3.5,", "'3.5' in the column width of row 1 instead of a whole number"),
         (".csv", "\na,", "\n,", "'None' in the column name of row 1 instead of a text"),
         (".csv", ",ok,", ',"ok,', "unexpected end of data"),
         (".jsonl", "1.5", '"high"', "'high' in the column quality of row 1 instead of a finite number"),

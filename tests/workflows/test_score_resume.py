@@ -42,9 +42,10 @@ def _small(loaded: Scorer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def folder(demo: list[Sample], tmp_path: Path) -> Path:
-    """40 images with prompts of their own, in p.csv beside the folder; 3 are damaged, and one row has no image."""
+    """40 images with prompts of their own, in p.csv beside the folder; 3 are damaged, and one is a dead link."""
     folder = tmp_path / "images"
     folder.mkdir()
+    (folder / "gone.png").symlink_to("nowhere")
     rows = [("name", "prompt"), ("gone.png", "nothing")]
     for i, sample in enumerate(demo[:N]):
         (folder / f"{i:02}.jpg").write_bytes(b"" if i in (5, 21, 22) else sample.path.read_bytes())
@@ -138,7 +139,7 @@ def test_a_repaired_image_gets_its_score(
 ) -> None:
     stopped(run, 6, "t.parquet")
     (folder / "05.jpg").write_bytes(demo[5].path.read_bytes())
-    (folder / "gone.png").write_bytes(demo[6].path.read_bytes())
+    (folder / "nowhere").write_bytes(demo[6].path.read_bytes())
     stopped(run, 1, "t.parquet", resume=True)
     summary = run("t.parquet", resume=True)
     assert summary.failed == 2
@@ -168,7 +169,7 @@ def test_a_complete_table_needs_nothing(run: Callable[..., ScoreSummary], tmp_pa
 def test_another_list_of_images(run: Callable[..., ScoreSummary], folder: Path) -> None:
     stopped(run, 3)
     (folder / "30.jpg").rename(folder / "x\x1b[31m.jpg")
-    refused(run, r"the list of images (1 new: x\x1b[31m.jpg)")
+    refused(run, r"the list of images (1 gone: 30.jpg; 1 new: x\x1b[31m.jpg)")
     (folder / "x\x1b[31m.jpg").rename(folder / "30.jpg")
     assert run(resume=True).rows == N + 1
 
@@ -182,7 +183,7 @@ def test_other_bytes(name: str, run: Callable[..., ScoreSummary], folder: Path) 
     os.utime(folder / name, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     refused(run, f"the bytes of 1 image ({name})")
     (folder / name).unlink()
-    refused(run, f"the bytes of 1 image ({name})")
+    refused(run, f"the list of images (1 gone: {name})")
     (folder / name).write_bytes(data)
     os.utime(folder / name, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert run(resume=True).rows == N + 1
@@ -227,11 +228,11 @@ def test_another_model_folder_or_way_of_computing(
 
 def test_without_resume_an_unfinished_scoring_is_left_alone(run: Callable[..., ScoreSummary], tmp_path: Path) -> None:
     stopped(run, 3)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(AigcError, match="is unfinished") as caught:
         run()
     assert caught.value.hint == "Add --resume to go on, or --overwrite to start again."
-    assert {path: path.stat().st_mtime_ns for path in before if path.is_file()} == {
+    assert {path: path.lstat().st_mtime_ns for path in before if path.is_file()} == {
         path: time for path, time in before.items() if path.is_file()
     }
     assert run(overwrite=True).rows == N + 1

@@ -22,7 +22,7 @@ from aigc_cli.progress import Progress
 from aigc_cli.prompts.record import RECORDED_SETTINGS
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.cache import find_cache_folder
-from aigc_cli.storage.csv_tables import read_ratings
+from aigc_cli.storage.named_tables import read_ratings
 from aigc_cli.workflows.experiment.source import Source
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aigc_cli.errors import AigcError
 from aigc_cli.runtime.devices import check_device
-from aigc_cli.storage.csv_tables import read_rated_table
+from aigc_cli.storage.named_tables import read_rated_table
 
 
 @dataclass(frozen=True)

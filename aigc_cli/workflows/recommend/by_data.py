@@ -17,7 +17,7 @@ from aigc_cli.metrics.opinions import ASSUMED_RATERS, RatingsSummary, TargetSumm
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.recipe import Recipe
-from aigc_cli.storage.csv_tables import read_ratings
+from aigc_cli.storage.named_tables import read_ratings
 from aigc_cli.workflows.recommend.by_size import FEW_PROMPTS, Recommendation, list_source_options, recommend_by_size
 
 MANY_AT_ONE_END = 0.2  # share of the images
@@ -63,6 +63,8 @@ def recommend_by_data(
     more = {key: (end, "the scale of your scores") for key, end in ends.items() if end != getattr(Recipe(), key)}
     more |= _choose_weights(found.targets)
     source = list_source_options(data, images if looked else Path("images/"), columns or {}, sep)
+    if found.prompts == 1:  # a split by prompt has nothing to hold out
+        source += ["--group-by", "name"] if found.images > 1 else ["--val-fraction", "0"]
     seen = {**asdict(found), "duplicates": copies, "left_out": left_out, "notes": notes}
     return replace(recommend_by_size(found.images, found.prompts, more, source), seen={"data": seen})
 
@@ -129,7 +131,9 @@ def _choose_weights(targets: Mapping[str, TargetSummary]) -> dict[str, tuple[Any
 
 def _list_notes(found: RatingsSummary, scale: MosScale, copies: Mapping[str, Any]) -> list[str]:
     notes = []
-    if found.prompts < FEW_PROMPTS:
+    if found.prompts == 1:
+        notes.append("Only one prompt: training and validation share it, so nothing is known of other prompts.")
+    elif found.prompts < FEW_PROMPTS:
         part = round(Recipe().val_fraction * found.prompts)
         notes.append(f"Only {found.prompts} prompts: a split by prompt leaves about {part} for validation.")
     if found.raters_assumed:

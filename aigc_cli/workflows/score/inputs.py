@@ -1,57 +1,133 @@
 """The inputs of a scoring: listing them, and finding what changed before it is resumed."""
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import pyarrow as pa
 from PIL import Image
 
 from aigc_cli import __version__
 from aigc_cli.errors import AigcError
-from aigc_cli.images.folders import is_selected, leads_outside, list_images
+from aigc_cli.images.folders import is_selected, leads_outside, list_images, place_in_folder
+from aigc_cli.images.matching import find_nearest, match_names
 from aigc_cli.images.sidecars import read_sidecar
 from aigc_cli.regular_file import check_regular
 from aigc_cli.storage.partial_table import INPUT_SCHEMA, split_batches
 from aigc_cli.storage.unchanged import list_changes, refuse_changes
-from aigc_cli.text import format_count, to_printable
+from aigc_cli.text import format_count, show_path, to_printable
 from aigc_cli.workflows.score.plan import ScoringPlan
 from aigc_cli.workflows.score.scorer import BATCH, ImageEntry, Scorer, drop_blank_prompt
 
 SHOWN_NAMES = 5
+NEAREST = 2000  # images among which a name's nearest is looked for
 AT_ONCE = 4096  # entries converted at a time: those of a large folder together would raise the peak of memory
 _NO_FILE = (None, None)
 
 
-def list_entries(folder: Path, prompts: Mapping[str, str], plan: ScoringPlan) -> list[ImageEntry]:
-    """Lists what `aigc score` scores: the folder's images by name, then the table's rows that have no image.
+class FolderEntries(Sequence[ImageEntry]):
+    """The images of a folder that `aigc score` scores. An entry is made when it is asked for, which saves memory.
 
-    An image's prompt comes from `prompts` by its name, else from `plan.prompt`, else from the text file beside it (see
-    `read_sidecar`). An image without any of these keeps None: the scorer then reads the image's own metadata.
+    Attributes:
+        unmatched: names in the table of prompts that mean no image of the folder.
+    """
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], prompts: Mapping[str, str], prompt: str | None, unmatched: list[str]
+    ) -> None:
+        self.unmatched = unmatched
+        self._before, self._names, self._prompts, self._prompt = str(folder / "x")[:-1], names, prompts, prompt
+        self._special: dict[int, ImageEntry] = {}
+        self._chosen = range(len(names))
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> "FolderEntries": ...
+    def __getitem__(self, index: int | slice) -> "ImageEntry | FolderEntries":
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part._chosen = self._chosen[index]
+            return part
+        place = self._chosen[index]
+        if (special := self._special.get(place)) is not None:
+            return special
+        name = self._names[place]
+        source = "csv" if name in self._prompts else self._prompt and "option"
+        return ImageEntry(name, f"{self._before}{name}", self._prompts.get(name, self._prompt), source)
+
+    def update(self, change: Callable[[ImageEntry], ImageEntry]) -> None:
+        """Keeps the entries that `change` returns in place of others."""
+        for place in self._chosen:
+            entry = self[place]
+            if (changed := change(entry)) is not entry:
+                self._special[place] = changed
+
+
+def list_entries(folder: Path, prompts: Mapping[str, str], plan: ScoringPlan) -> FolderEntries:
+    """Lists what `aigc score` scores: the folder's images by name, then other files that the table of prompts names.
+
+    An image's prompt comes from `prompts` by its name (see `match_names`), else from `plan.prompt`, else from the text
+    file beside it (see `read_sidecar`). An image without any of these keeps None: the scorer then reads the image's own
+    metadata.
 
     Raises:
         AigcError: the folder does not exist or holds no such images, or the prompt is not UTF-8 text.
     """
-    prompt, chosen = plan.prompt, plan.selection
-    if prompt and prompt != prompt.encode("utf-8", "replace").decode():
-        raise AigcError(f"Expected --prompt as UTF-8 text, found {to_printable(prompt, 80)}.", "Type it again.")
+    chosen = plan.selection
+    try:
+        prompt = plan.prompt and os.fsencode(plan.prompt).decode()  # a C locale leaves the bytes of UTF-8 as they are
+    except UnicodeError as error:
+        shown = to_printable(plan.prompt or "", 80)
+        raise AigcError(f"Expected --prompt as UTF-8 text, found {shown}.", "Type it again.") from error
     names = list_images(folder, recursive=chosen.recursive, include=chosen.include, exclude=chosen.exclude)
-    prompt = drop_blank_prompt(prompt)
-    entries, before = [], str(folder / "x")[:-1]
-    for name in names:
-        source = "csv" if name in prompts else prompt and "option"
-        entry = ImageEntry(name, f"{before}{name}", prompts.get(name, prompt), source)
-        entries.append(_add_sidecar(entry, folder) if entry.prompt is None else entry)
-    there = set(names)
-    others = [name for name in prompts if name not in there and is_selected(name, chosen.include, chosen.exclude)]
-    entries += [ImageEntry(name, folder / name, prompts[name], "csv") for name in others]
+    of, unmatched = _match_prompts(folder, prompts, names)
+    others = [name for name in unmatched if os.path.lexists(folder / name)]  # below the folder, or of another suffix
+    unmatched = [name for name in unmatched if name not in set(others)]
+    others = [name for name in others if is_selected(name, chosen.include, chosen.exclude)]
+    of |= {name: prompts[name] for name in others}
+    entries = FolderEntries(folder, [*names, *others], of, drop_blank_prompt(prompt), unmatched)
+    if len(of) < len(entries) and not drop_blank_prompt(prompt):
+        entries.update(lambda entry: _add_sidecar(entry, folder) if entry.prompt is None else entry)
     if chosen.recursive:  # subfolders may hold anything; `aigc pick --link --symbolic` makes links in the folder itself
-        outside = [leads_outside(folder / entry.name, folder) for entry in entries]
-        entries = [replace(e, fault="link_outside") if out else e for e, out in zip(entries, outside, strict=True)]
+        entries.update(
+            lambda entry: replace(entry, fault="link_outside") if leads_outside(folder / entry.name, folder) else entry
+        )
     return entries
+
+
+def _match_prompts(folder: Path, prompts: Mapping[str, str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """({image: prompt}, names in the table that mean no image); both are relative to the folder."""
+    given: dict[str, str] = {}
+    for name, prompt in prompts.items():
+        try:
+            given[place_in_folder(folder, name, escaped=True).relative_to(folder).as_posix()] = prompt
+        except AigcError:  # an image of another folder
+            continue
+    there = set(names) if given else set()
+    found = {name: prompt for name, prompt in given.items() if name in there}
+    rest = [name for name in given if name not in there]
+    if rest:
+        matched = match_names(rest, [name for name in names if name not in found])
+        found |= {file: given[name] for name, file in matched.items()}
+        rest = [name for name in rest if name not in matched]
+    return found, rest
+
+
+def explain_unmatched(table: Path, rows: int, names: Sequence[str], entries: Sequence[ImageEntry]) -> str:
+    """Says how many rows of a table of prompts mean none of the images, with an example and the name nearest to it."""
+    near = find_nearest(names[0], [entry.name for entry in entries[:NEAREST]])
+    like = f"; the nearest is '{to_printable(near, 60)}'" if near else ""
+    example = f"'{to_printable(names[0], 60)}'{like}"
+    return f"{show_path(table)}: {len(names):,} of {format_count(rows, 'row')} fit no image, such as {example}."
 
 
 def _add_sidecar(entry: ImageEntry, folder: Path) -> ImageEntry:
@@ -92,9 +168,10 @@ def hash_inputs(settings: Mapping[str, str], inputs: pa.Table) -> str:
     """SHA-256 over the settings, names and prompts, but not over modification times, which copying changes."""
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
     for column in ("name", "prompt", "prompt_source", "sidecar"):
-        for value in inputs[column].to_pylist():
-            text = value if isinstance(value, bytes) else b"" if value is None else value.encode()
-            digest.update(b"%d %d\n" % (value is None, len(text)) + text)
+        for chunk in inputs[column].chunks:  # one at a time: a large folder's texts would take much memory
+            for value in chunk.to_pylist():
+                text = value if isinstance(value, bytes) else b"" if value is None else value.encode()
+                digest.update(b"%d %d\n" % (value is None, len(text)) + text)
     return digest.hexdigest()
 
 

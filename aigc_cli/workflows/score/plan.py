@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aigc_cli.progress import Progress
 from aigc_cli.storage.checkpoints import find_checkpoint
-from aigc_cli.storage.csv_tables import read_prompts
+from aigc_cli.storage.named_tables import read_prompts
 from aigc_cli.workflows.score.networks import check_engine
 from aigc_cli.workflows.score.scorer import Scorer
 
@@ -41,9 +41,9 @@ class ScoringPlan:
     device: str = "auto"
     engine: str = "auto"
 
-    def read_prompts(self) -> dict[str, str]:
-        """{image name: prompt} of the table; empty without one."""
-        return read_prompts(self.prompts, columns=self.columns, sep=self.sep) if self.prompts else {}
+    def read_prompts(self, folders: Sequence[Path]) -> dict[str, str]:
+        """{name: prompt} of the table, for the images of these folders; empty without a table."""
+        return read_prompts(self.prompts, folders, columns=self.columns, sep=self.sep) if self.prompts else {}
 
     def check(self) -> None:
         """Refuses what can be refused before anything is loaded: device, engine, and a folder without a model.

@@ -24,6 +24,7 @@ from aigc_cli.storage.results import TableWriter, iterate_rows, read_table_metad
 from aigc_cli.storage.signals import hold_signals
 from aigc_cli.workflows.score.inputs import (
     describe_scoring,
+    explain_unmatched,
     find_changes,
     hash_inputs,
     list_entries,
@@ -38,8 +39,8 @@ SHOWN_ROWS = 5
 BINS = 10
 UNUSUAL = 0.95  # `out_of_domain` above which a score should not be trusted
 SHARD_SECONDS = 10.0  # a crash loses at most this much work; the first shard is written after one batch
-SHARD_ROWS = 4096
-ROW_GROUP = 4096
+SHARD_ROWS = 2048
+ROW_GROUP = 2048
 
 
 @dataclass
@@ -111,7 +112,13 @@ def score_folder(folder: Path, output: Output, plan: ScoringPlan, progress: Prog
     output.check()
     parts.check()
     plan.check()
-    entries = list_entries(folder, plan.read_prompts(), plan)
+    prompts = plan.read_prompts([folder])
+    entries = list_entries(folder, prompts, plan)
+    if plan.prompts and (unmatched := entries.unmatched):
+        problem = explain_unmatched(plan.prompts, len(prompts), unmatched, entries)
+        if len(unmatched) == len(prompts):
+            raise AigcError(problem, "Write the images' names into the table, or add --recursive.")
+        progress.say(problem)
     with own_folder(parts.folder):
         try:
             if parts.planned and not (output.overwrite or output.resume):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_cli.runtime.limits import limit_memory
+from aigc_cli.memory_limit import limit_memory
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux has this limit")
 

@@ -1,4 +1,4 @@
-"""A limit on the memory that a stranger's graph can take while it is loaded."""
+"""A limit on the memory that a stranger's file can take while it is read."""
 
 import contextlib
 import importlib
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+MAX_UNPACKED = 2 << 30  # bytes that a table may take in memory: a small file can unpack to any size
 _SIZES = Path("/proc/self/statm")  # Linux; the first number counts the process's pages
 
 
