@@ -8,7 +8,7 @@ from typing import Any
 from aigc_cli.errors import AigcError
 from aigc_cli.regular_file import FileTooLarge, read_regular
 
-MAX_YAML_BYTES, MAX_DEPTH = 2**20, 20
+MAX_YAML_BYTES, MAX_DEPTH, MAX_VALUES = 2**20, 20, 2000
 _CONSTANTS = {"true": True, "false": False, "null": None}
 _WHOLE = r"[-+]?(?:0|[1-9][0-9]*)"
 _REAL = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -44,7 +44,7 @@ def _make_loader() -> Any:
     class StrictLoader(yaml.SafeLoader):
         """YAML without aliases, tags and duplicate keys; `1e-4` is a number and `no` is a string."""
 
-        depth = 0
+        depth = values = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -52,6 +52,9 @@ def _make_loader() -> Any:
                 raise yaml.MarkedYAMLError(problem="an alias; write the value out", problem_mark=event.start_mark)
             if getattr(event, "tag", None) not in (None, "!"):
                 raise yaml.MarkedYAMLError(problem=f"the tag {event.tag}", problem_mark=event.start_mark)
+            self.values += 1
+            if self.values > MAX_VALUES:
+                raise yaml.MarkedYAMLError(problem=f"more than {MAX_VALUES} values", problem_mark=event.start_mark)
             self.depth += 1
             if self.depth > MAX_DEPTH:
                 raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels", problem_mark=event.start_mark)
@@ -84,8 +87,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file.
 
     Raises:
-        AigcError: the file is missing, over 1 MiB, not UTF-8, nested deeper than 20 levels, has tags, aliases or
-            duplicate keys, or is not a mapping with string keys; the message names file and line.
+        AigcError: the file is missing, over 1 MiB, not UTF-8, nested deeper than 20 levels, has more than 2,000 values,
+            tags, aliases or duplicate keys, or is not a mapping with string keys; the message names file and line.
     """
     try:
         data = read_regular(path, MAX_YAML_BYTES)

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from aigc_cli.cli.console import print_json, print_table
+from aigc_cli.cli.console import confirm, print_json, print_table
 from aigc_cli.cli.help import COMMAND_GROUPS, CommandList, HelpfulCommand
-from aigc_cli.cli.options import INPUT, JSON, check_least, make_number
-from aigc_cli.text import format_count
+from aigc_cli.cli.options import INPUT, JSON, check_least, make_flag, make_number
+from aigc_cli.text import format_count, show_path, to_printable
 
 if TYPE_CHECKING:
     from aigc_cli.storage.cache import CacheItem
@@ -36,7 +36,7 @@ def show_size(as_json: bool = JSON) -> None:
         return
     for kind, count in sizes.items():
         print(f"{kind:<14}{format_size(count):>8}")
-    print(f"{'all':<14}{format_size(sum(sizes.values())):>8}  in {find_cache_folder()}")
+    print(f"{'all':<14}{format_size(sum(sizes.values())):>8}  in {show_path(find_cache_folder())}")
 
 
 @cache_app.command("list", cls=HelpfulCommand)
@@ -49,12 +49,19 @@ def show_items(as_json: bool = JSON) -> None:
 
 @cache_app.command("clear", cls=HelpfulCommand)
 def clear(
-    older_than: float = make_number(INPUT, "Only items unused for this many days", default=0.0), as_json: bool = JSON
+    older_than: float = make_number(INPUT, "Only items unused for this many days", default=0.0),
+    yes: bool = make_flag(INPUT, "Do not ask", "-y", "--yes"),
+    as_json: bool = JSON,
 ) -> None:
-    """Remove items from the cache; they are made again when needed."""
-    from aigc_cli.storage.cache import clear_cache, find_cache_folder
+    """Remove items from the cache; they are made again when needed. Asks first on a terminal."""
+    from aigc_cli.storage.cache import clear_cache, find_cache_folder, list_cache
+    from aigc_cli.text import format_size
 
     check_least("--older-than", older_than, 0)
+    items = [item for item in list_cache(find_cache_folder()) if item.days >= older_than]
+    size = format_size(sum(item.size for item in items))
+    if items and not yes:
+        confirm(f"Remove {format_count(len(items), 'item')}, {size}, from {find_cache_folder()}?")
     _show(f"Removed from {find_cache_folder()}", clear_cache(find_cache_folder(), older_than), as_json)
 
 
@@ -66,7 +73,7 @@ def _show(title: str, items: "Sequence[CacheItem]", as_json: bool) -> None:
         print_json({"items": found, "bytes": sum(item.size for item in items)})
         return
     if not items:
-        print(f"{title}: nothing")
+        print(f"{to_printable(title)}: nothing")
         return
     cells = [[item.kind, item.name, format_size(item.size), f"{item.days:.1f}"] for item in items]
     print_table(title, ("kind", "what", "size", "days unused"), cells)

@@ -42,7 +42,7 @@ def compare(
     options.check_inputs("a table of scores or a folder of images", *tables)
     report = page.check(overwrite)
     options.check_outputs(overwrite, output)
-    options.check_outputs(overwrite, plot, suffixes=(".png", ".svg"))
+    options.check_outputs(overwrite, plot, suffixes=(".png", ".svg"), option="--plot")
     scored = scoring.make_plan(device)
 
     from aigc_cli.workflows.compare import ComparisonPlan, compare_tables, label_tables

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aigc_cli.errors import AigcError
 from aigc_cli.report.numbers import format_interval
 from aigc_cli.text import to_printable
 
@@ -33,7 +34,7 @@ class Terminal:
     def start(self, task: str, total: int | None) -> None:
         if self.quiet:
             return
-        self._begun, self._done = time.monotonic(), 0
+        self._begun, self._done, task = time.monotonic(), 0, to_printable(task)
         if self._bars is not None:
             if self._task is not None:
                 self._bars.remove_task(self._task)
@@ -121,6 +122,19 @@ def print_table(
     for row in rows:
         table.add_row(*[cell if isinstance(cell, Text) else Text(to_printable(cell), no_wrap=False) for cell in row])
     _make_console().print(table)
+
+
+def confirm(question: str) -> None:
+    """Asks on a terminal whether to go on; in a script, where nobody can answer, it goes on.
+
+    Raises:
+        AigcError: the answer is not yes.
+    """
+    if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    print(f"{to_printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise AigcError("Nothing was changed.", "Answer y to go on, or add --yes.")
 
 
 def print_json(value: object) -> None:

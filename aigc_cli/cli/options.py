@@ -209,18 +209,22 @@ def check_model(model: Path | None, device: str) -> None:
     find_checkpoint(model)
 
 
-def check_outputs(overwrite: bool, *paths: Path | None, suffixes: Sequence[str] | None = None) -> None:
+def check_outputs(
+    overwrite: bool, *paths: Path | None, suffixes: Sequence[str] | None = None, option: str = "-o"
+) -> None:
     """Refuses outputs that can't be written, before anything heavy is imported; see `check_output`.
 
     Args:
         paths: of tables; None and - are left out.
         suffixes: of other files; empty for folders.
+        option: the option that named them.
     """
     from aigc_cli.storage.atomic_files import LOCK, TABLE_SUFFIXES, check_output
 
     for path in paths:
         if path is not None and path != STREAM and not (path / LOCK).exists():  # who holds a folder is said later
-            check_output(path, overwrite=overwrite, suffixes=TABLE_SUFFIXES if suffixes is None else suffixes)
+            allowed = TABLE_SUFFIXES if suffixes is None else suffixes
+            check_output(path, overwrite=overwrite, suffixes=allowed, option=option)
 
 
 def check_resume(resume: bool, output: Path | None) -> None:

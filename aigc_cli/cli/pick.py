@@ -1,5 +1,6 @@
 """`aigc pick`: lists, copies, links or moves the best images."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import Terminal, print_table, print_text, show_progress
+from aigc_cli.cli.console import Terminal, confirm, print_table, print_text, show_progress
 from aigc_cli.cli.options import OUTPUT, make_flag, make_number, make_option, make_path
 from aigc_cli.cli.streams import STREAM, print_paths, receive_table, send_tables
 from aigc_cli.errors import AigcError
@@ -45,6 +46,7 @@ def pick(
     move: Path | None = make_path(FILES, "Move the picks into this folder"),
     dry_run: bool = make_flag(FILES, "Show what would be done and do nothing", "--dry-run"),
     undo: Path | None = make_path(FILES, "Undo the actions listed in undo-*.json"),
+    yes: bool = make_flag(FILES, "Move or undo without asking", "-y", "--yes", extra=True),
     output: Path | None = options.TABLE_OUTPUT,
     paths: bool = make_flag(OUTPUT, "Print paths only, one per line", "--paths"),
     null: bool = make_flag(OUTPUT, "Print paths that end in NUL, for xargs -0", "--null", extra=True),
@@ -53,10 +55,10 @@ def pick(
 ) -> None:
     """List, copy, link or move the best images of each prompt.
 
-    Existing files are never overwritten. `--undo` reverses a copy, link or move.
+    Nothing is overwritten. On a terminal, moves and undos ask first. Images count only below the table or in --images.
     """
     if undo is not None:
-        _undo(undo, table, screen.quiet)
+        _undo(undo, table, screen.quiet, yes)
         return
     table = _check_table(table)
     actions: dict[Action, Path | None] = {"copy": copy, "symlink" if symbolic else "link": link, "move": move}
@@ -75,7 +77,7 @@ def pick(
         for reason, count in sorted(picks.left_out.items()):
             progress.say(f"{count} not picked: {reason}")
         needed = paths or null or screen.as_json or any(actions.values())
-        files = _place(picks, actions, images, dry_run, progress) if needed else []
+        files = _place(picks, actions, table.parent, images, dry_run, yes, progress) if needed else []
         if place is not None:
             write_picks(picks, sent, place)
     if paths or null:
@@ -86,12 +88,20 @@ def pick(
 
 
 def _place(
-    picks: "Picks", actions: "Mapping[Action, Path | None]", images: Path | None, dry_run: bool, progress: Terminal
+    picks: "Picks",
+    actions: "Mapping[Action, Path | None]",
+    base: Path,
+    images: Path | None,
+    dry_run: bool,
+    yes: bool,
+    progress: Terminal,
 ) -> list[Path]:
-    """Does the action that was asked for and returns the paths of the picks after it."""
+    """Does the action that was asked for and returns the paths of the picks after it; see `find_files` for `base`."""
     from aigc_cli.workflows.pick import find_files, place_picks
 
-    files = find_files(picks.rows, images)
+    files = find_files(picks.rows, base, images)
+    if (target := actions["move"]) is not None and not (yes or dry_run):
+        confirm(f"Move {format_count(len(files), 'file')} to {target}?")
     for action, folder in actions.items():
         if folder is not None:
             done = place_picks(action, files, folder, dry_run=dry_run, progress=progress)
@@ -133,11 +143,16 @@ def _parse_weights(text: str) -> tuple[float, float]:
     return quality, consistency
 
 
-def _undo(record: Path, table: Path | None, quiet: bool) -> None:
-    from aigc_cli.storage.placed_files import undo_placement
+def _undo(record: Path, table: Path | None, quiet: bool, yes: bool) -> None:
+    from aigc_cli.storage.placed_files import describe_undo, undo_placement
 
     if table is not None:
         raise AigcError("Expected --undo without a table, found both.", "The undo list names the files.")
+    plan = describe_undo(record)
+    if not yes:
+        confirm(f"{plan}?")
+    if not quiet:
+        print(f"{to_printable(plan)}.", file=sys.stderr)
     count, left = undo_placement(record)
     if not quiet:
         print(f"{format_count(count, 'file')} undone.")

@@ -15,7 +15,7 @@ Consistency falls with the share d of the prompt's content that the image shows 
 Normal rater noise with standard deviation 0.1 is added to both, and the sums are clipped to [0, 5].
 """
 
-import os
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -328,9 +328,10 @@ def _is_rendered(path: Path, mark: bytes) -> bool:
 
 
 def _save_image(image: Image.Image, path: Path, mark: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        image.save(temporary, "JPEG", quality=95, subsampling=0, comment=mark)
+        with temporary.open("xb") as stream:  # never through a link that somebody planted
+            image.save(stream, "JPEG", quality=95, subsampling=0, comment=mark)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

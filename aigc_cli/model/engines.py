@@ -27,7 +27,7 @@ from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.runtime.graphs import first_line, start_session
 from aigc_cli.runtime.saved import UNFROZEN
 from aigc_cli.storage.atomic_files import open_atomic
-from aigc_cli.storage.cache import find_cache_folder
+from aigc_cli.storage.cache import find_cache_folder, is_own
 from aigc_cli.storage.tensors import hash_tensors
 
 State = dict[str, Tensor]  # as `Backbone.run_image_to_boundary` returns it
@@ -94,21 +94,35 @@ def compile_engine(backbone: Backbone, boundary: int) -> Engine:
     Raises:
         EnvironmentProblem: the tower can't be exported, or the outputs differ.
     """
-    place = find_cache_folder() / "engines" / f"{_name_graph(backbone, boundary)}.onnx"
+    folder, name = find_cache_folder() / "engines", _name_graph(backbone, boundary)
     try:
         run = None
-        if place.is_file():
+        for place in folder.glob(f"{name}-*.onnx"):
             try:
-                run = _check_engine(_load_onnx(place), backbone, boundary)
+                graph = _read_own_graph(place)
+                run = _check_engine(_load_onnx(graph), backbone, boundary)
                 os.utime(place)  # the time of its last use
             except Exception:  # a stored graph with any defect is replaced by a new one
-                place.unlink(missing_ok=True)
-        return Engine("onnx", run or _export_and_store(backbone, boundary, place), _join_states)
+                with contextlib.suppress(OSError):
+                    place.unlink(missing_ok=True)
+        return Engine("onnx", run or _export_and_store(backbone, boundary, folder / name), _join_states)
     except Exception as error:  # exporters raise errors of many types
         raise EnvironmentProblem(
             f"The image tower of {backbone.name} can't run with engine onnx: {first_line(error)}.",
             "PyTorch's eager mode can.",
         ) from error
+
+
+def _read_own_graph(place: Path) -> bytes:
+    """A stored graph; ValueError if it belongs to another user or its content is not that which its name says."""
+    graph = place.read_bytes()
+    if not (is_own(place) and is_own(place.parent)) or place.stem.rpartition("-")[2] != _shorten_digest(graph):
+        raise ValueError("another's graph, or another content")
+    return graph
+
+
+def _shorten_digest(graph: bytes) -> str:
+    return sha256(graph).hexdigest()[:16]
 
 
 def _name_graph(backbone: Backbone, boundary: int) -> str:
@@ -134,7 +148,7 @@ class _ImageTower(nn.Module):
 
 
 def _export_and_store(backbone: Backbone, boundary: int, place: Path) -> _Runner:
-    """Exports the tower, stores the graph at `place` and returns what runs it.
+    """Exports the tower, stores the graph at `place`, with a digest in its name, and returns what runs it.
 
     PyTorch has two exporters. The tracing one takes a tenth of the time, but it does not support every network and is
     deprecated: where it fails, the other one is used.
@@ -150,7 +164,7 @@ def _export_and_store(backbone: Backbone, boundary: int, place: Path) -> _Runner
     # With a full or read-only cache the next run exports again.
     with contextlib.suppress(OSError, EnvironmentProblem):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with open_atomic(place, "wb") as stream:
+        with open_atomic(place.with_name(f"{place.name}-{_shorten_digest(graph)}.onnx"), "wb") as stream:
             stream.write(graph)
     return run
 

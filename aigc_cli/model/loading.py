@@ -14,7 +14,9 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
+from aigc_cli.images.folders import leads_outside
 from aigc_cli.model.backbone import Backbone
+from aigc_cli.model.folder_config import check_config
 from aigc_cli.model.hub import is_hub_reachable, use_cache_only
 from aigc_cli.model.sentence_encoder import SentenceEncoder
 from aigc_cli.model.tokenizers import convert_tokenizer
@@ -79,6 +81,7 @@ def _load_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
     try:
         config = read_json(config_path)
         text_cfg = config["model_cfg"]["text_cfg"]
+        check_config(config, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AigcError(
             f"Expected open_clip's configuration in {config_path}, found {error!r}.", "Save the model again."
@@ -89,11 +92,17 @@ def _load_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
             f"Expected weights as safetensors in {folder}, found no *.safetensors file.",
             "Convert the checkpoint to safetensors (pickled files are never opened), or use --backbone mini.",
         )
+    for file in (config_path, weights[0], *folder.glob("*.json"), *folder.glob("*.txt")):
+        if leads_outside(file, folder) and not file.resolve().is_relative_to((folder / "../../blobs").resolve()):
+            raise AigcError(  # the cache of the Hugging Face hub keeps all files of a model in `blobs`
+                f"Expected the files of a model in {folder}, found {file.name}, a link out of it.", "Copy the file."
+            )
     load_tensors(weights[0])  # raises an error if the file is cut short, a pickle or not finite
     try:
-        if "sentence_encoder" in text_cfg:
-            return _load_two_towers(name, folder, config, weights[0], image_size)
-        return _load_open_clip(name, f"local-dir:{folder}", None, config.get("aigc_cfg"), image_size, weights[0])
+        with use_cache_only(True):
+            if "sentence_encoder" in text_cfg:
+                return _load_two_towers(name, folder, config, weights[0], image_size)
+            return _load_open_clip(name, f"local-dir:{folder}", None, config.get("aigc_cfg"), image_size, weights[0])
     except (AigcError, ImportError, MemoryError):
         raise
     except Exception as error:  # open_clip and timm don't check configurations: any error may follow

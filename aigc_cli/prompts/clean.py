@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 MAX_PROMPT = 1 << 16  # characters; a longer text is not a prompt
+MAX_NESTING = 64  # of brackets
 
 _NETWORK = re.compile(r"<[A-Za-z]\w{0,30}:[^<>]{0,500}>")  # <lora:name:0.8>, <lyco:...>, <hypernet:...>
 _EMBEDDING = re.compile(r"\(?\bembedding:[^\s,()\[\]]+(?:[^\S\n]*\))?", re.IGNORECASE)  # ComfyUI's textual inversions
@@ -128,8 +129,11 @@ class _Group:
 
 
 def _drop_brackets(text: str, openers: str) -> str:
-    """Resolve brackets in one pass, with an explicit stack: a prompt may nest brackets ten thousand deep."""
-    groups = [_Group()]
+    """Resolve brackets in one pass, with an explicit stack.
+
+    Brackets that are nested deeper than MAX_NESTING are only removed: resolving each level copies the text in it.
+    """
+    groups, deeper = [_Group()], list[str]()
     position = 0
     while position < len(text):
         char = text[position]
@@ -138,6 +142,10 @@ def _drop_brackets(text: str, openers: str) -> str:
         if char == "\\" and text[position : position + 1] in tuple("()[]{}"):
             here.pieces[-1].append(text[position])
             position += 1
+        elif char in openers and len(groups) > MAX_NESTING:
+            deeper.append(_PAIRS[char])
+        elif deeper and char == deeper[-1]:
+            deeper.pop()
         elif char in openers:
             groups.append(_Group(char))
         elif here.opener and char == _PAIRS[here.opener]:

@@ -24,7 +24,7 @@ from aigc_cli.prompts.stealth import read_stealth
 
 _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE, _SOFTWARE, _MODEL = 0x8769, 0x9286, 0x927C, 0x0131, 0x0110
 _COMMENT_CODES = {b"ASCII\0\0\0": "utf-8", b"JIS\0\0\0\0\0": "iso2022_jp", bytes(8): "utf-8"}
-_XMP = "XML:com.adobe.xmp"
+_XMP, _MAX_XMP = "XML:com.adobe.xmp", 1 << 17  # characters; a longer packet holds more than a prompt and settings
 _XMP_COMMENT = "{http://ns.adobe.com/exif/1.0/}UserComment"
 _READ = (
     *("parameters", "prompt", "workflow", "invokeai_metadata", "sd-metadata", "Dream", "Comment", "Description"),
@@ -140,7 +140,7 @@ def _read_exif(image: Image.Image) -> dict[str, str]:
 def _read_xmp(texts: Mapping[str, str]) -> GenerationRecord | None:
     """The record in the comment of an XMP packet, as Draw Things writes it."""
     packet = texts.get(_XMP, "")
-    if "UserComment" not in packet:
+    if "UserComment" not in packet or len(packet) > _MAX_XMP:
         return None
     if "<!DOCTYPE" in packet:  # XMP has none; its entities could grow without end
         return None

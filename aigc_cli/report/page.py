@@ -21,7 +21,7 @@ from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
 from aigc_cli.progress import Progress
 from aigc_cli.report.page_output import MAX_EMBEDDED, PageOutput
 from aigc_cli.report.thumbnails import make_thumbnails
-from aigc_cli.storage.atomic_files import open_atomic, write_text
+from aigc_cli.storage.atomic_files import check_output, open_atomic, write_text
 from aigc_cli.storage.schemas import ERROR_BARS
 from aigc_cli.text import to_printable
 
@@ -164,6 +164,7 @@ def _place_thumbnails(
         thumbs = path.with_name(f"{path.stem}-thumbs")
         progress.say(f"More than {MAX_EMBEDDED:,} images: thumbnails are in {thumbs}. Keep it with the report.")
     if thumbs is not None:
+        check_output(thumbs, overwrite=True, suffixes=(), option="--thumbs")
         thumbs.mkdir(parents=True, exist_ok=True)
     wanted = [file if row.get("status", "ok") == "ok" else None for file, row in zip(files, rows, strict=True)]
     progress.start("thumbnails", len(wanted))

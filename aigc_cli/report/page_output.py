@@ -23,6 +23,6 @@ class PageOutput:
 
     def check(self, *, overwrite: bool) -> None:
         """Checks both paths before anything is computed; raises the errors of `check_output`."""
-        check_output(self.path, overwrite=overwrite, suffixes=(".html",))
+        check_output(self.path, overwrite=overwrite, suffixes=(".html",), option="--report")
         if self.thumbs is not None:
-            check_output(self.thumbs, overwrite=overwrite, suffixes=())
+            check_output(self.thumbs, overwrite=overwrite, suffixes=(), option="--thumbs")

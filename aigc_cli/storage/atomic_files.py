@@ -108,38 +108,41 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE_SUFFIXES) -> None:
+def check_output(path: Path, *, overwrite: bool, suffixes: Sequence[str] = TABLE_SUFFIXES, option: str = "-o") -> None:
     """Check before a computation that its output can be written; no `suffixes`: the output is a folder.
+
+    `option` is the option that named it, for messages.
 
     Raises:
         AigcError: the suffix is not allowed, the output exists and `overwrite` is off, or `path` is a link, a device,
             or a folder where a file is expected (or the reverse).
         EnvironmentProblem: the parent folder is missing or not writable.
     """
+    hint = f"Change {option}."
     try:
         path.lstat()
     except (FileNotFoundError, PermissionError, ValueError):
         pass
     except OSError as error:
-        raise AigcError(f"Expected an output path, found {show_path(path)}: {error.strerror}.", "Change -o.") from error
+        raise AigcError(f"Expected an output path, found {show_path(path)}: {error.strerror}.", hint) from error
     if suffixes and path.suffix not in suffixes:
         found = to_printable(str(path))
-        raise AigcError(f"Expected an output ending in {', '.join(suffixes)}, found {found}.", "Change -o.")
+        raise AigcError(f"Expected an output ending in {', '.join(suffixes)}, found {found}.", hint)
     if path.is_symlink() or (path.exists() and suffixes and not path.is_file()):
-        raise AigcError(f"Expected a plain file for the output, found a link, device or folder: {path}.", "Change -o.")
+        raise AigcError(f"Expected a plain file for the output, found a link, device or folder: {path}.", hint)
     if path.exists() and not suffixes and not path.is_dir():
-        raise AigcError(f"Expected a folder for the output, found a file: {path}.", "Change -o.")
+        raise AigcError(f"Expected a folder for the output, found a file: {path}.", hint)
     if (
         path.exists()
         and not overwrite
         and (suffixes or any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir()))
     ):
-        raise AigcError(f"The output {path} exists.", "Add --overwrite, or choose another place with -o.")
+        raise AigcError(f"The output {path} exists.", f"Add --overwrite, or choose another place with {option}.")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     if suffixes and parent.resolve() != path.absolute().parent.resolve():
-        raise EnvironmentProblem(f"The folder {path.parent} does not exist.", "Create it, or change -o.")
+        raise EnvironmentProblem(f"The folder {path.parent} does not exist.", f"Create it, or change {option}.")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise EnvironmentProblem(f"The folder {parent} is not writable.", "Change its permissions, or -o.")
+        raise EnvironmentProblem(f"The folder {parent} is not writable.", f"Change its permissions, or {option}.")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,27 @@
 """Lists and clears the cache folder: features, exported engines and the demonstration set.
 
-Other files in the folder are never removed.
+Only files that have the names of the cache's own are removed, and nothing through a link: `AIGC_CACHE` may be any
+folder.
 """
 
 import contextlib
 import os
-import shutil
+import re
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from aigc_cli.storage.atomic_files import read_json
 
-CACHE_KINDS = {"features": "features/*", "engine": "engines/*.onnx", "demonstration": "demo"}
+CACHE_KINDS = {
+    "features": re.compile(r"features/[0-9a-f]{24}"),
+    "engine": re.compile(r"engines/[0-9a-f]{24}-[0-9a-f]{16}\.onnx"),
+    "demonstration": re.compile(r"demo"),
+}
+_OWN = re.compile(  # files in an item that is a folder, and folders in it
+    r"(features/[0-9a-f]{24}(/key\.json|/(\.tmp-)?[0-9a-f]{32}(/keys\.json|/[a-z_]{1,40}\.npy)?)?|demo(/demo_\d{4,9}\.jpg)?)"
+)
 DAY = 86400.0
 
 
@@ -53,14 +62,27 @@ class CacheItem:
     days: float
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file or folder, not a link, belongs to this user or to the system, where the system has owners.
+
+    What others put into a shared cache is not used.
+    """
+    status = path.lstat()
+    return not stat.S_ISLNK(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid in (os.getuid(), 0))
+
+
 def list_cache(root: Path) -> list[CacheItem]:
     """Return the items of the cache folder `root`, largest first; empty if there is no such folder."""
     items = []
-    for kind, pattern in CACHE_KINDS.items():
-        for path in root.glob(pattern):
-            with contextlib.suppress(OSError):  # another process removed it
-                size = path.stat().st_size if path.is_file() else measure_folder(path)
-                days = max(0.0, time.time() - path.stat().st_mtime) / DAY
+    for kind, form in CACHE_KINDS.items():
+        folder = root / form.pattern.partition("/")[0]
+        with contextlib.suppress(OSError):  # there is none, or another process removed it
+            for path in [folder] if kind == "demonstration" else folder.iterdir():
+                if folder.is_symlink() or path.is_symlink() or not form.fullmatch(path.relative_to(root).as_posix()):
+                    continue
+                status = path.stat()
+                size = status.st_size if path.is_file() else measure_folder(path)
+                days = max(0.0, time.time() - status.st_mtime) / DAY
                 items.append(CacheItem(kind, _name_item(path), path, size, days))
     return sorted(items, key=lambda item: (-item.size, item.path))
 
@@ -84,7 +106,19 @@ def clear_cache(root: Path, older_than: float = 0.0) -> list[CacheItem]:
         if item.path.is_file():
             item.path.unlink(missing_ok=True)
         else:
-            shutil.rmtree(item.path, ignore_errors=True)
+            _remove_own(item.path, root)
         if not item.path.exists():
             gone.append(item)
     return gone
+
+
+def _remove_own(folder: Path, root: Path) -> None:
+    """Remove the cache's own files in a folder, then the folder if nothing else is in it."""
+    for place, names, files in os.walk(folder, topdown=False):  # does not follow links
+        for name in (*files, *names):
+            path = Path(place, name)
+            if _OWN.fullmatch(path.relative_to(root).as_posix()):
+                with contextlib.suppress(OSError):  # a folder that holds something else, or a file in use
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()

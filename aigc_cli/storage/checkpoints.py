@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aigc_cli.errors import AigcError
 from aigc_cli.storage.atomic_files import discard_folder, fill_atomic_folder, open_atomic, read_json, write_text
+from aigc_cli.text import show_path, to_printable
 
 if TYPE_CHECKING:
     from aigc_cli.storage.tensors import Array
@@ -122,7 +123,10 @@ def load_checkpoint(place: Path | None) -> Checkpoint:
         found = f"{folder / DESCRIPTION}, found {error!r}"
         raise AigcError(f"Expected a model description in {found}.", "Train again.") from error
     if version != MODEL_FORMAT:
-        raise AigcError(f"Expected a model of format {MODEL_FORMAT} in {folder}, found {version!r}.", "Train again.")
+        raise AigcError(
+            f"Expected a model of format {MODEL_FORMAT} in {show_path(folder)}, found {_show_version(version)}.",
+            _advise_on_version(version),
+        )
     tensors = load_tensors(folder / WEIGHTS)
     calibration = load_tensors(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
     heads = json.dumps(description["heads"], sort_keys=True)
@@ -168,8 +172,20 @@ def load_state(folder: Path) -> "tuple[dict[str, Array], dict[str, Any]] | None"
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise AigcError(f"Expected a training state in {place / FACTS}, found {error!r}.", "Train again.") from error
     if version != MODEL_FORMAT:
-        raise AigcError(f"Expected a state of format {MODEL_FORMAT} in {place}, found {version!r}.", "Train again.")
+        raise AigcError(
+            f"Expected a state of format {MODEL_FORMAT} in {show_path(place)}, found {_show_version(version)}.",
+            _advise_on_version(version),
+        )
     return load_tensors(place / STATE), facts
+
+
+def _show_version(version: object) -> str:
+    return to_printable(repr(version), 80)
+
+
+def _advise_on_version(version: object) -> str:
+    newer = isinstance(version, int) and version > MODEL_FORMAT
+    return "A newer version made it: pip install --upgrade aigc-cli" if newer else "Train again."
 
 
 def _list_states(folder: Path) -> list[Path]:

@@ -6,11 +6,13 @@ of an entry is the digest of its image file. On disk a bank is a folder of shard
     <root>/<digest of the bank's key>/key.json
     <root>/<digest of the bank's key>/<shard>/keys.json, <array>.npy ...
 
-A shard is written into a temporary folder and renamed when it is complete, so a reader never sees a part of it. If two
-processes compute the same entries at the same time, both results are valid.
+`keys.json` holds the SHA-256 of each array. A shard that belongs to another user, as in a shared cache, or has other
+arrays is not used. A shard is written into a temporary folder and renamed when it is complete, so a reader never sees a
+part of it. If two processes compute the same entries at the same time, both results are valid.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -25,8 +27,9 @@ from numpy.typing import NDArray
 
 from aigc_cli.errors import explain_os_errors
 from aigc_cli.storage.atomic_files import read_json
+from aigc_cli.storage.cache import is_own
 
-BANK_VERSION = 2
+BANK_VERSION = 3
 _TEMPORARY = ".tmp-"
 
 Arrays = dict[str, NDArray[Any]]
@@ -59,7 +62,11 @@ class FeatureBank:
         try:
             index = read_json(self.folder / name / "keys.json")
             keys = [str(key) for key in index["entries"]]
-            files = {field: self.folder / name / f"{field}.npy" for field in index["fields"]}
+            files = {field: self.folder / name / f"{field}.npy" for field in index["fields"] if field.isidentifier()}
+            if not all(map(is_own, (self.folder, self.folder / name, *files.values()))):
+                return
+            if {field: _hash_file(file) for field, file in files.items()} != index["fields"]:
+                return
             arrays = {field: np.load(file, mmap_mode="r", allow_pickle=False) for field, file in files.items()}
         except (OSError, EOFError, ValueError, KeyError, TypeError):
             return  # removed or damaged: its entries count as missing
@@ -90,7 +97,8 @@ class FeatureBank:
                     (self.folder / "key.json").write_text(json.dumps(self.key, sort_keys=True, indent=1))
                 for field, array in arrays.items():
                     np.save(temporary / f"{field}.npy", array, allow_pickle=False)
-                (temporary / "keys.json").write_text(json.dumps({"entries": list(entries), "fields": list(arrays)}))
+                sums = {field: _hash_file(temporary / f"{field}.npy") for field in arrays}
+                (temporary / "keys.json").write_text(json.dumps({"entries": list(entries), "fields": sums}))
                 temporary.rename(self.folder / name)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -106,3 +114,8 @@ class FeatureBank:
             for field, array in self._shards[shard].items():
                 out[field][rows] = array[places[rows, 1]]
         return out
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from aigc_cli.errors import FolderConflict, explain_os_errors
+from aigc_cli.errors import AigcError, FolderConflict, explain_os_errors
 from aigc_cli.storage.atomic_files import LOCK, check_output
 
 
@@ -16,7 +16,7 @@ def own_folder(folder: Path) -> Iterator[None]:
     The lock file contains the process number of the holder. The end of the block removes it, and new empty folders.
 
     Raises:
-        AigcError: `folder` is a link or a file.
+        AigcError: `folder` is a link or a file, or the lock file is a link.
         FolderConflict: another process holds the folder; the message gives its process number.
         EnvironmentProblem: the folder cannot be created or written.
     """
@@ -25,6 +25,8 @@ def own_folder(folder: Path) -> Iterator[None]:
     check_output(folder, overwrite=True, suffixes=())
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     place = folder / LOCK
+    if place.is_symlink():
+        raise AigcError(f"Expected a lock file at {place}, found a link, which somebody planted there.", "Remove it.")
     lock = FileLock(place, timeout=0)
     with explain_os_errors(f"The folder {folder} is not writable", "Change its permissions, or -o."):
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +37,8 @@ def own_folder(folder: Path) -> Iterator[None]:
             hint = "Wait until that process has ended, or choose another folder with -o."
             raise FolderConflict(f"Expected {folder} to be free, {found}.", hint) from error
     try:
-        place.write_text(f"{os.getpid()}\n", encoding="ascii")
+        with open(place, "w", encoding="ascii", opener=_open_here) as stream:
+            stream.write(f"{os.getpid()}\n")
         yield
     finally:
         place.unlink(missing_ok=True)  # before the release: afterwards it may belong to another process
@@ -43,6 +46,11 @@ def own_folder(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             for empty in made:
                 empty.rmdir()
+
+
+def _open_here(path: str, flags: int) -> int:
+    """Opens a file, not one that a link leads to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
 
 
 def _read_holder(place: Path) -> str:

@@ -13,17 +13,17 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aigc_cli.errors import AigcError, explain_os_errors
 from aigc_cli.regular_file import NotRegularFile, check_regular
 from aigc_cli.storage.atomic_files import name_temporary, read_json, sweep_leftovers, write_json
 from aigc_cli.storage.locks import own_folder
-from aigc_cli.text import show_path, to_printable
+from aigc_cli.text import format_count, show_path, to_printable
 
 Action = Literal["copy", "link", "symlink", "move"]
 RECORD_PREFIX = "undo-"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ def place_files(placing: Placement, ready: Callable[[Path], None], done: Callabl
         stamp = time.strftime("%Y%m%d-%H%M%S")
         record = placing.folder.absolute() / f"{RECORD_PREFIX}{stamp}-{uuid.uuid4().hex[:4]}.json"
         pairs = [[str(path) for path in pair] for pair in placing.pairs]
-        write_json(record, {"version": RECORD_VERSION, "action": placing.action, "made_folder": made, "files": pairs})
+        identity = _identify(record.parent)
+        facts = {"version": RECORD_VERSION, "action": placing.action, "made_folder": made, "folder": identity}
+        write_json(record, {**facts, "files": pairs})
         ready(record)
         hint = f"`aigc pick --undo {show_path(record)}` undoes the files placed so far."
         for source, target in placing.pairs:
@@ -148,6 +150,17 @@ _ACTIONS: dict[Action, Callable[[Path, Path], None]] = {
     "symlink": lambda source, target: target.symlink_to(source),
     "move": _move,
 }
+
+
+def describe_undo(record: Path) -> str:
+    """What `undo_placement` will do, such as `Move 3 files from /best back to /pictures`; errors as there."""
+    action, _, pairs = _read_record(record)
+    folder, count = show_path(record.absolute().parent), format_count(len(pairs), "file")
+    if action != "move":
+        return f"Remove {count} from {folder}"
+    places = list(dict.fromkeys(source.parent for source, _ in pairs))
+    more = f" and {format_count(len(places) - 1, 'other folder')}" if len(places) > 1 else ""
+    return f"Move {count} from {folder} back to {show_path(places[0]) if places else 'nowhere'}{more}"
 
 
 def undo_placement(record: Path) -> tuple[int, list[tuple[Path, str]]]:
@@ -216,8 +229,16 @@ def _is_same(one: Path, other: Path) -> bool:
     return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)  # noqa: PTH121
 
 
+def _identify(folder: Path) -> list[Any]:
+    """What tells a folder apart from a copy of it on this or another machine: its path and its number on the disk."""
+    return [str(folder), folder.stat().st_ino]
+
+
 def _read_record(record: Path) -> tuple[Action, bool, list[tuple[Path, Path]]]:
-    """Return (action, whether the folder was created, pairs); check that every target is in the list's folder."""
+    """Return (action, whether the folder was created, pairs); check that the list was made here, by this user.
+
+    A list names places anywhere on the disk. One from elsewhere could move files to them.
+    """
     try:
         found = read_json(record)
         action, made = found["action"], found["made_folder"]
@@ -225,6 +246,9 @@ def _read_record(record: Path) -> tuple[Action, bool, list[tuple[Path, Path]]]:
         folder = record.absolute().parent
         if found["version"] != RECORD_VERSION or action not in _ACTIONS:
             raise ValueError("another version")
+        owner = getattr(os, "getuid", lambda: record.stat().st_uid)()
+        if found["folder"] != _identify(folder) or record.lstat().st_uid != owner:
+            raise ValueError("a list that was made in another folder, on another machine or by somebody else")
         if not all(source.is_absolute() and target.parent.resolve() == folder.resolve() for source, target in pairs):
             raise ValueError("files of another folder: the list was moved")
     except (OSError, ValueError, KeyError, TypeError) as error:

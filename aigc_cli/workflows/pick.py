@@ -1,6 +1,7 @@
 """`aigc pick`: selects the best images of each prompt, of each folder, or of each value of a column."""
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aigc_cli.errors import AigcError, Interruption
-from aigc_cli.images.folders import FileFinder, is_folder, place_in_folder
+from aigc_cli.images.folders import FileFinder, is_folder, leads_outside, place_in_folder
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.storage.atomic_files import TABLE_SUFFIXES
@@ -16,7 +17,7 @@ from aigc_cli.storage.placed_files import Action, Placement, place_files, plan_p
 from aigc_cli.storage.results import TableWriter, iterate_rows, read_table_metadata
 from aigc_cli.storage.schemas import SCHEMAS
 from aigc_cli.storage.signals import hold_signals
-from aigc_cli.text import to_printable
+from aigc_cli.text import show_path, to_printable
 
 BY = ("quality", "consistency", "both")
 TIE = 1e-3  # MOS; engines and batch sizes change a score by less, so a smaller gap is a tie
@@ -168,14 +169,34 @@ def _select_best(name: str, members: list[tuple[float, Mapping[str, Any]]], choi
     return rows
 
 
-def find_files(rows: Iterable[Mapping[str, Any]], images: Path | None = None) -> list[Path]:
+def find_files(rows: Iterable[Mapping[str, Any]], base: Path, images: Path | None = None) -> list[Path]:
     """Finds the image file of each row, by the table's paths or by name in the folder `images`.
 
-    A name with escapes is looked up. AigcError if a name leads outside `images`, or a row has no path.
+    A name with escapes is looked up.
+
+    Args:
+        base: the table's folder; the paths count only below it, since the table may come from a stranger.
+
+    Raises:
+        AigcError: a file lies outside `images` or `base`, also by a link, or a row has no path.
     """
-    find = FileFinder()
-    places = [place_in_folder(images, row["name"], escaped=True) if images else _read_path(row) for row in rows]
-    return [find(str(place)) or place for place in places]
+    find, files = FileFinder(), []
+    for row in rows:
+        shown = place_in_folder(images, row["name"], escaped=True) if images else _read_path(row)
+        file = find(str(shown)) or shown
+        if leads_outside(file, images or base):
+            raise _refuse_outside(row, file, images or base)
+        files.append(file)
+    return files
+
+
+def _refuse_outside(row: Mapping[str, Any], file: Path, folder: Path) -> AigcError:
+    scored = Path(*file.parts[: -len(PurePosixPath(row["name"]).parts)])  # the folder that was scored
+    where = f"below {show_path(folder.absolute())}, found {show_path(file)}"
+    return AigcError(
+        f"Expected the images of the table {where}, which leads out of it.",
+        f"If that is right, name their folder: --images {shlex.quote(to_printable(str(scored)))}",
+    )
 
 
 def _read_path(row: Mapping[str, Any]) -> Path:

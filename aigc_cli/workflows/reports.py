@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_cli import __version__
+from aigc_cli.images.folders import leads_outside
 from aigc_cli.images.sample import TARGETS, Sample
 from aigc_cli.progress import Progress
 from aigc_cli.report.numbers import MISSING, format_interval
@@ -91,10 +92,19 @@ def report_comparison(found: "Comparison", output: PageOutput, progress: Progres
         plot = Path(scratch) / "comparison.png"
         draw_comparison(found.rows, [plot])
         figure = PageFigure("Differences with their 95% intervals", plot.read_bytes())
-    rows = [{**row, "table": scores.label} for scores in found.scores for row in scores.all_rows]
+    rows = [
+        {**_hide_outside(row, scores.base), "table": scores.label} for scores in found.scores for row in scores.all_rows
+    ]
     facts = {"Tables": ", ".join(found.labels), "Version": __version__}
     table, scale = PageTable("Differences", columns, cells, note), read_scale(found.scores[0].metadata)
     write_page(output, Page("Comparison", facts, found.notes, [table], [figure], rows, scale), progress)
+
+
+def _hide_outside(row: Mapping[str, Any], base: Path | None) -> Mapping[str, Any]:
+    """The row without its path if that leads out of the folder `base` of its table, which may come from a stranger."""
+    if base is None or row["path"] is None or not leads_outside(Path(row["path"]), base):
+        return row
+    return {**row, "path": None}
 
 
 def _list_facts(metadata: Mapping[str, str]) -> dict[str, str]:

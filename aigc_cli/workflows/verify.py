@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.folders import FileFinder, list_images, place_in_folder
+from aigc_cli.images.folders import check_folder
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.storage.atomic_files import TABLE_SUFFIXES
 from aigc_cli.storage.results import iterate_rows, read_table_metadata
 from aigc_cli.storage.schemas import ERROR_BARS
 from aigc_cli.text import to_printable
+from aigc_cli.workflows.pick import find_files
 from aigc_cli.workflows.score.plan import ScoringPlan
 from aigc_cli.workflows.score.scorer import ImageEntry
 
@@ -69,12 +70,14 @@ def verify_table(
     if table.suffix not in TABLE_SUFFIXES:
         shown = to_printable(str(table))
         raise AigcError(f"Expected a table .parquet, .csv or .jsonl, found {shown}.", "Name a table.")
+    if images is not None:
+        check_folder(images)
     said = read_table_metadata(table)
     known = (row for row in iterate_rows(table) if row["status"] == "ok")
     if table.suffix == ".csv":  # it may hold an escape in place of a control character: such a prompt is left out
         known = (row for row in known if not _ESCAPE.search(row["prompt"] or ""))
     scored, rows = _draw_sample(known, n, seed)
-    entries = _make_entries(rows, images)
+    entries = _make_entries(rows, table.parent, images)
     plan, progress = ScoringPlan(model=model, device=device), progress or SilentProgress()
     plan.check()
     scorer = plan.load_scorer(progress)
@@ -107,17 +110,12 @@ def _draw_sample(rows: Iterable[dict[str, Any]], n: int, seed: int) -> tuple[int
     return count, [row for _, row in sorted(kept, key=itemgetter(0))]
 
 
-def _make_entries(rows: Sequence[Mapping[str, Any]], images: Path | None) -> list[ImageEntry]:
-    shown = {} if images is None else {to_printable(name): name for name in list_images(images)}
-    find, entries = FileFinder(), []
-    for row in rows:
-        name = str(row["name"])
-        if images is None:
-            place = find(row["path"]) or Path(row["path"] or "")
-        else:
-            place = place_in_folder(images, shown.get(name, name), escaped=True)
-        entries.append(ImageEntry(name, place, row["prompt"], row["prompt_source"]))
-    return entries
+def _make_entries(rows: Sequence[Mapping[str, Any]], base: Path, images: Path | None) -> list[ImageEntry]:
+    places = find_files(rows, base, images)
+    return [
+        ImageEntry(str(row["name"]), place, row["prompt"], row["prompt_source"])
+        for row, place in zip(rows, places, strict=True)
+    ]
 
 
 def _measure_change(row: Mapping[str, Any], again: Mapping[str, Any]) -> float | str:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from harness import aigc
 
+ENGINE = f"{'ab' * 12}-{'cd' * 8}.onnx"
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AIGC_CACHE", str(tmp_path))
     (tmp_path / "engines").mkdir()
-    (tmp_path / "engines" / "one.onnx").write_bytes(b"0" * 5000)
+    (tmp_path / "engines" / ENGINE).write_bytes(b"0" * 5000)
     return tmp_path
 
 
@@ -20,7 +22,7 @@ def test_size_and_list_as_text_and_as_json(cache: Path) -> None:
     assert [line.split() for line in shown.splitlines()][-1] == ["all", "5", "kB", "in", str(cache)]
     assert json.loads(aigc("cache", "size", "--json").out)["bytes"]["engine"] == 5000
     shown = aigc("cache", "list").out
-    assert "one.onnx" in shown
+    assert "ababab" in shown
     assert "1 item, 5 kB" in shown
     (item,) = json.loads(aigc("cache", "list", "--json").out)["items"]
     assert (item["kind"], item["bytes"]) == ("engine", 5000)
@@ -28,9 +30,9 @@ def test_size_and_list_as_text_and_as_json(cache: Path) -> None:
 
 def test_clear(cache: Path) -> None:
     assert aigc("cache", "clear", "--older-than", "1").out == f"Removed from {cache}: nothing\n"
-    assert (cache / "engines" / "one.onnx").exists()
+    assert (cache / "engines" / ENGINE).exists()
     assert "1 item" in aigc("cache", "clear").out
-    assert not (cache / "engines" / "one.onnx").exists()
+    assert not (cache / "engines" / ENGINE).exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The list of the cache folder, and that clearing it never removes other files."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def root(tmp_path: Path) -> Path:
     """A cache with a feature bank, an engine, a demonstration set and two foreign files."""
     bank = FeatureBank(tmp_path, KEY)
     bank.append(["a", "b"], {"levels": np.zeros((2, 1000), np.float32)})
-    for name in ("engines/abc.onnx", "demo/0001.jpg", "engines/notes.txt", "mine.txt"):
+    engine = f"engines/{'ab' * 12}-{'cd' * 8}.onnx"
+    for name in (engine, "demo/demo_0001.jpg", "engines/notes.txt", "mine.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
     return tmp_path
@@ -71,13 +73,39 @@ def test_recently_used_items_stay(root: Path) -> None:
     assert [item.kind for item in list_cache(root)] == ["features"]
 
 
-def test_clearing_does_not_follow_links(root: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "precious.txt").write_text("mine")
-    (root / "features" / "link").symlink_to(elsewhere)
+def test_clearing_does_not_follow_links(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    bank = FeatureBank(elsewhere, KEY)
+    bank.append(["a"], {"levels": np.zeros((1, 10), np.float32)})
+    (elsewhere / "demo").mkdir()
+    (elsewhere / "demo" / "demo_0001.jpg").write_bytes(b"mine")
+    before = sorted(path for path in elsewhere.rglob("*"))
+    (root / "features" / ("0" * 24)).symlink_to(bank.folder)
+    (shard,) = (path for path in root.glob("features/*/*") if path.is_dir() and not path.parent.is_symlink())
+    (shard.parent / ("1" * 32)).symlink_to(next(path for path in bank.folder.iterdir() if path.is_dir()))
     clear_cache(root)
-    assert (elsewhere / "precious.txt").exists()
+    for name in ("features", "demo", "engines"):
+        shutil.rmtree(root / name, ignore_errors=True)
+        (root / name).symlink_to(elsewhere / name)
+    assert clear_cache(root) == []
+    assert sorted(path for path in elsewhere.rglob("*")) == before
+
+
+def test_a_folder_of_the_user_is_no_cache(tmp_path: Path) -> None:
+    """AIGC_CACHE may point at a home: what has not the cache's own names stays."""
+    names = ("demo/talk.key", "demo/demo.jpg", "features/list.md", "features/api/index.html", "engines/car.onnx")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"mine")
+    clear_cache(tmp_path)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == sorted(names)
+
+
+def test_foreign_files_in_an_item_stay(root: Path) -> None:
+    (folder,) = (root / "features").iterdir()
+    (folder / "thesis.txt").write_text("mine")
+    clear_cache(root)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(

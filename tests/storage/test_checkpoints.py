@@ -145,11 +145,16 @@ def test_a_description_without_end(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("version", [1, MODEL_FORMAT + 1, str(MODEL_FORMAT), None])
-def test_another_format_version(version: Any, folder: Path) -> None:
+UPGRADE = "A newer version made it: pip install --upgrade aigc-cli"
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"), [(1, RETRAIN), (MODEL_FORMAT + 1, UPGRADE), (str(MODEL_FORMAT), RETRAIN), (None, RETRAIN)]
+)
+def test_another_format_version(version: Any, hint: str, folder: Path) -> None:
     edit(folder, format_version=version)
     message = f"Expected a model of format {MODEL_FORMAT} in {folder}, found {version!r}."
-    expect_error(lambda: load_checkpoint(folder), message, RETRAIN)
+    expect_error(lambda: load_checkpoint(folder), message, hint)
 
 
 def test_weights_that_are_not_there(folder: Path) -> None:
@@ -369,4 +374,4 @@ def test_a_damaged_state(text: str, tmp_path: Path) -> None:
     (tmp_path / "epoch-1-step-0" / FACTS).write_text(text)
     with pytest.raises(AigcError) as caught:
         load_state(tmp_path)
-    assert (caught.value.exit_code, caught.value.hint) == (2, RETRAIN)
+    assert (caught.value.exit_code, caught.value.hint) == (2, UPGRADE if '"step"' in text else RETRAIN)

@@ -1,6 +1,7 @@
 """The feature store: it returns what was stored, ignores damaged shards, and works for two processes at once."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,40 @@ def test_a_damaged_shard_is_computed_again(tmp_path: Path, damage: str) -> None:
         assert set(found) == {"hidden", "levels"}
         np.testing.assert_array_equal(found["levels"], make_arrays(3, 2, 1)["levels"])
         np.testing.assert_array_equal(found["hidden"], make_arrays(3, 2, 1)["hidden"])
+
+
+def test_a_changed_array_is_computed_again(tmp_path: Path) -> None:
+    bank = FeatureBank(tmp_path, KEY)
+    bank.append(["a"], make_arrays(1.0))
+    file = next(find_shard(bank).glob("*.npy"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert FeatureBank(tmp_path, KEY).list_missing(["a"]) == ["a"]
+
+
+@pytest.mark.parametrize("what", ["bank", "shard", "array"])
+def test_features_of_another_user_are_not_used(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = FeatureBank(tmp_path, KEY)
+    bank.append(["a"], make_arrays(1.0))
+    shard = find_shard(bank)
+    place = {"bank": bank.folder, "shard": shard, "array": next(shard.glob("*.npy"))}[what]
+    if os.getuid() == 0:
+        os.chown(place, 54321, 54321)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert FeatureBank(tmp_path, KEY).list_missing(["a"]) == ["a"]
+
+
+@pytest.mark.parametrize("what", ["shard", "array"])
+def test_features_through_links_are_not_used(what: str, tmp_path: Path) -> None:
+    bank = FeatureBank(tmp_path / "cache", KEY)
+    bank.append(["a"], make_arrays(1.0))
+    shard = find_shard(bank)
+    place = {"shard": shard, "array": next(shard.glob("*.npy"))}[what]
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    assert FeatureBank(tmp_path / "cache", KEY).list_missing(["a"]) == ["a"]
 
 
 def test_unfinished_shards_are_not_read(tmp_path: Path) -> None:

@@ -78,3 +78,28 @@ def test_an_unreadable_lock_file_is_an_unknown_holder(tmp_path: Path) -> None:
             (tmp_path / "run" / LOCK).write_bytes(content)
             with pytest.raises(FolderConflict, match="held by process unknown"), own_folder(tmp_path / "run"):
                 pass
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_place_of_the_lock_is_not_followed(there: bool, tmp_path: Path) -> None:
+    """In a shared folder anybody can plant one, and its target would be emptied."""
+    precious, folder = tmp_path / "precious.txt", tmp_path / "run"
+    folder.mkdir()
+    if there:
+        precious.write_text("mine")
+    (folder / LOCK).symlink_to(precious)
+    with pytest.raises(AigcError, match="found a link"), own_folder(folder):
+        pass
+    assert precious.exists() == there
+    assert not there or precious.read_text() == "mine"
+
+
+def test_a_link_that_is_planted_later_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    precious, folder = tmp_path / "precious.txt", tmp_path / "run"
+    folder.mkdir()
+    precious.write_text("mine")
+    (folder / LOCK).symlink_to(precious)
+    monkeypatch.setattr(Path, "is_symlink", lambda _: False)
+    with pytest.raises((AigcError, EnvironmentProblem)), own_folder(folder):
+        pass
+    assert precious.read_text() == "mine"

@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.storage import placed_files
-from aigc_cli.storage.placed_files import Action, place_files, plan_placement, undo_placement
+from aigc_cli.storage.placed_files import Action, describe_undo, place_files, plan_placement, undo_placement
 
 ACTIONS: tuple[Action, ...] = ("copy", "link", "symlink", "move")
 every_action = pytest.mark.parametrize("action", ACTIONS)
@@ -218,12 +220,41 @@ def test_a_list_of_another_folder_is_refused(files: list[Path], tmp_path: Path) 
     (record,) = carry_out("copy", files, tmp_path / "best")
     elsewhere = tmp_path / "list.json"
     elsewhere.write_bytes(record.read_bytes())
-    with pytest.raises(AigcError, match="files of another folder"):
+    with pytest.raises(AigcError, match="made in another folder"):
         undo_placement(elsewhere)
     elsewhere.write_text("{}")
     with pytest.raises(AigcError, match="Expected an undo list"):
         undo_placement(elsewhere)
     assert os.path.lexists(tmp_path / "best" / "b.png")
+
+
+@pytest.mark.parametrize("change", [{"folder": ["/elsewhere", 5]}, {"folder": None}, {"version": 1}])
+def test_a_list_that_was_not_made_here_is_refused(change: dict[str, Any], files: list[Path], tmp_path: Path) -> None:
+    """A list from elsewhere could move files to any place, such as a folder of programs that start by themselves."""
+    (record,) = carry_out("move", files, tmp_path / "best")
+    said = json.loads(record.read_text())
+    said["files"] = [[str(tmp_path / "autostart"), target] for _, target in said["files"]]
+    record.write_text(json.dumps({**said, **change}))
+    before = state(tmp_path)
+    for attempt in (undo_placement, describe_undo):
+        with pytest.raises(AigcError, match="Expected an undo list"):
+            attempt(record)
+    assert state(tmp_path) == before
+
+
+def test_a_copied_folder_is_not_undone(files: list[Path], tmp_path: Path) -> None:
+    (record,) = carry_out("move", files, tmp_path / "best")
+    (tmp_path / "best").rename(tmp_path / "aside")
+    shutil.copytree(tmp_path / "aside", tmp_path / "best")  # the same path, another folder
+    with pytest.raises(AigcError, match="made in another folder"):
+        undo_placement(record)
+
+
+def test_what_an_undo_will_do(files: list[Path], tmp_path: Path) -> None:
+    (record,) = carry_out("move", files, tmp_path / "best")
+    assert describe_undo(record).startswith(f"Move {len(files)} files from {tmp_path / 'best'} back to {tmp_path}")
+    (record,) = carry_out("copy", [tmp_path / "best" / files[0].name], tmp_path / "copies")
+    assert describe_undo(record) == f"Remove 1 file from {tmp_path / 'copies'}"
 
 
 def test_a_disk_that_fills_up_says_how_to_undo(

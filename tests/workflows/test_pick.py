@@ -135,18 +135,38 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
 def test_the_files_of_rows(tmp_path: Path) -> None:
     odd = tmp_path / "a\x1b.png"
     odd.write_bytes(b"\x89PNG\r\n\x1a\n")
-    rows = [row("a\\x1b.png", 1.0, path=str(tmp_path / "a\\x1b.png")), row("b.png", 1.0, path="x/b.png")]
-    assert find_files(rows) == [odd, Path("x/b.png")]
-    assert find_files(rows, tmp_path) == [odd, tmp_path / "b.png"]
+    rows = [row("a\\x1b.png", 1.0, path=str(tmp_path / "a\\x1b.png")), row("b.png", 1.0, path=f"{tmp_path}/x/b.png")]
+    assert find_files(rows, tmp_path) == [odd, tmp_path / "x/b.png"]
+    assert find_files(rows, Path("elsewhere"), tmp_path) == [odd, tmp_path / "b.png"]
     for name in ("../b.png", "/b.png"):
         with pytest.raises(AigcError, match="inside the image folder"):
-            find_files([row(name, 1.0)], tmp_path)
+            find_files([row(name, 1.0)], tmp_path, tmp_path)
     with pytest.raises(AigcError, match="Expected a path"):
-        find_files([row("b.png", 1.0, path=None)])
+        find_files([row("b.png", 1.0, path=None)], tmp_path)
     for path in ("/etc/passwd", "x/ab.png", "b.png/x", ""):  # what is moved is what is shown
         with pytest.raises(AigcError, match=r"Expected a path .*b\.png"):
-            find_files([row("b.png", 1.0, path=path)])
-    assert find_files([row("x/b.png", 1.0, path="/images/x/b.png")]) == [Path("/images/x/b.png")]
+            find_files([row("b.png", 1.0, path=path)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", ["{tmp}/secret/b.png", "images/../../secret/b.png", "images/out/b.png", "images/b.png"]
+)
+def test_a_table_names_no_file_outside_its_folder(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table from a stranger could name any file, which `--move` would move and a report would show."""
+    home, secret = tmp_path / "home", tmp_path / "secret"
+    (home / "images").mkdir(parents=True)
+    secret.mkdir()
+    (secret / "b.png").write_bytes(b"private")
+    (home / "images" / "out").symlink_to(secret)
+    (home / "images" / "b.png").symlink_to(secret / "b.png")
+    monkeypatch.chdir(home)
+    bad = row("b.png", 1.0, path=path.format(tmp=tmp_path))
+    with pytest.raises(AigcError, match="which leads out of it") as caught:
+        find_files([bad], Path())
+    assert "name their folder: --images " in caught.value.hint
+    with pytest.raises(AigcError, match="which leads out of it"):
+        find_files([bad], Path(), home / "images")
+    assert find_files([bad], Path(), secret) == [secret / "b.png"]  # the user names the folder
 
 
 def test_a_table_without_rows_picks_nothing(tmp_path: Path) -> None:

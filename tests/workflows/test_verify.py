@@ -78,10 +78,12 @@ def test_what_was_just_scored_is_verified(
 
 
 def test_without_a_folder_the_paths_of_the_table_are_followed(
-    table: Callable[[str], Path], verify: Callable[..., Verification]
+    table: Callable[[str], Path], verify: Callable[..., Verification], images: Path
 ) -> None:
     """The table escapes bytes that a terminal must not show; the files are found all the same."""
-    found = verify(table("parquet"), images=None)
+    with pytest.raises(AigcError, match="which leads out of it"):
+        verify(table("parquet"), images=None)
+    found = verify(table("parquet").rename(images.parent / "t.parquet"), images=None)
     assert (found.checked, found.problems) == (12, [])
 
 
