@@ -1,5 +1,7 @@
 """The executable `aigc`: joins the commands and turns errors into messages and exit codes."""
 
+import contextlib
+import errno
 import importlib
 import io
 import os
@@ -115,11 +117,25 @@ class _PandasBlocker:
 
 def main() -> None:
     """Runs `aigc` and exits with a code of docs/reasons.md."""
+    _open_closed_streams()
     sys.meta_path.insert(0, _PandasBlocker())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: print an escape where UTF-8 is missing
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # unwinds the stack, which removes temporary files
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Puts the null device in place of standard streams that are closed.
+
+    Otherwise the next file that is opened would take their place, and what a library prints would go into it.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def run(arguments: list[str]) -> int:
@@ -157,8 +173,13 @@ def _end_early(code: object) -> int:
     if code == TERMINATED:
         return _print_error("Terminated; no result was written.", "", TERMINATED)
     if code:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of the pipe is gone: drop what is still buffered
+        _drop_output()  # the reader of the pipe is gone
     return 0
+
+
+def _drop_output() -> None:
+    """Drops what is still buffered for standard output, which can't be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _explain_unexpected(error: Exception) -> int:
@@ -172,6 +193,12 @@ def _explain_unexpected(error: Exception) -> int:
     if isinstance(error, PermissionError) and error.filename:  # even asking whether a path exists may be forbidden
         message = f"Expected access to {show_path(os.fsdecode(error.filename))}, found it forbidden."
         return _print_error(message, "Change the permissions of its folders, or use another path.", 4)
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        _drop_output()
+        message = f"Standard output could not be written: {error.strerror}."
+        return _print_error(message, "Free some space; files that were named with -o are complete.", 4)
     name = f"{type(error).__name__}: {error}".splitlines()[0]
     return _print_error(f"A bug in aigc: {name}", "Run again with --debug and report the output.", 1)
 

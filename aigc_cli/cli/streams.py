@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from aigc_cli.errors import AigcError
+from aigc_cli.errors import AigcError, EnvironmentProblem
 
 STREAM = Path("-")
 
@@ -53,6 +53,8 @@ def receive_table(path: Path | None) -> Iterator[Path | None]:
     if path != STREAM:
         yield path
         return
+    if sys.__stdout__ is None:
+        raise EnvironmentProblem("Expected standard output for the table, found it closed.", "Name a file with -o.")
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="aigc-") as folder:
