@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scored import score
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
 from aigc_cli.metrics.by_name import UNDECIDED, estimate_mean
+from aigc_cli.progress import SilentProgress
+from aigc_cli.report.page_output import PageOutput
 from aigc_cli.runtime.saved import read_model
-from aigc_cli.storage.results import TableWriter, iterate_rows, read_parquet_rows
+from aigc_cli.storage.results import TableWriter, iterate_rows, read_parquet_rows, write_table
 from aigc_cli.storage.schemas import SCHEMAS
 from aigc_cli.workflows.compare import Comparison, ComparisonPlan, compare_tables, label_tables
+from aigc_cli.workflows.reports import report_comparison
 from aigc_cli.workflows.score.plan import ScoringPlan, Selection
 
 Rows = list[dict[str, Any]]
@@ -292,3 +296,19 @@ def test_folders_are_called_what_they_were_called(tmp_path: Path, monkeypatch: p
     assert label_tables([Path("x/out"), Path("y/out"), Path("out.csv")]) == ["x/out", "y/out", "out"]
     assert label_tables([Path("sd-1.4"), Path("sd-1.4.csv")]) == ["sd-1.4", f"{tmp_path.name}/sd-1.4"]
     assert label_tables([Path("x/out"), Path("x/../x/out"), Path("x/out")]) == ["1: x/out", "2: x/../x/out", "3: x/out"]
+
+
+def test_a_report_shows_no_file_outside_the_folder_of_its_table(tmp_path: Path) -> None:
+    """A table from a stranger could name any picture, and the page would carry it."""
+    secret, home = tmp_path / "secret", tmp_path / "home"
+    for folder in (secret, home):
+        folder.mkdir()
+        Image.new("RGB", (64, 64), "red").save(folder / "a.png")
+    for name, folder in (("own", home), ("foreign", secret)):
+        row = {"name": "a.png", "path": str(folder / "a.png"), "prompt": "a", "status": "ok", "quality": 1.0}
+        write_table(home / f"{name}.csv", "scores", [dict.fromkeys(SCHEMAS["scores"].names) | row], {})
+    found = compare_tables([home / "own.csv", home / "foreign.csv"])
+    report_comparison(found, PageOutput(home / "r.html"), SilentProgress())
+    page = (home / "r.html").read_text()
+    assert str(secret) not in page
+    assert page.count("data:image/webp") == 1
