@@ -1,47 +1,17 @@
 """CSV tables: values are read exactly as written, or an error names the wrong line and the reason."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import Write, check, error_of
 
 from aigc_cli.errors import AigcError
 from aigc_cli.storage.csv_tables import MAX_FIELD, Table, read_table, rename_columns
 
 UTF8_HINT = "Save the table as CSV in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
-    """Return a function that writes a table and returns its path; the folder `images` has `a.png` and `b.png`."""
-    (tmp_path / "images").mkdir()
-    for name in ("a.png", "b.png"):
-        (tmp_path / "images" / name).write_bytes(b"")
-
-    def write_table(content: str | bytes) -> Path:
-        path = tmp_path / "t.csv"
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_table
-
-
-Write = Callable[[str | bytes], Path]
-
-
-def error_of(call: Callable[[], object]) -> AigcError:
-    with pytest.raises(AigcError) as caught:
-        call()
-    assert caught.value.exit_code == 2
-    return caught.value
-
-
-def check(error: AigcError, message: str, hint: str) -> None:
-    assert error.message == message
-    assert error.hint == hint
 
 
 def column(table: Table, name: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import Write, check, error_of
 
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
@@ -17,36 +17,6 @@ from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
 from aigc_cli.storage.named_tables import read_prompts, read_ratings
 
 NAMES_HINT = "Write names relative to the image folder, with / between folders and without '..'."
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
-    """Return a function that writes a table and returns its path; the folder `images` has `a.png` and `b.png`."""
-    (tmp_path / "images").mkdir()
-    for name in ("a.png", "b.png"):
-        (tmp_path / "images" / name).write_bytes(b"")
-
-    def write_table(content: str | bytes) -> Path:
-        path = tmp_path / "t.csv"
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_table
-
-
-Write = Callable[[str | bytes], Path]
-
-
-def error_of(call: Callable[[], object]) -> AigcError:
-    with pytest.raises(AigcError) as caught:
-        call()
-    assert caught.value.exit_code == 2
-    return caught.value
-
-
-def check(error: AigcError, message: str, hint: str) -> None:
-    assert error.message == message
-    assert error.hint == hint
 
 
 # --- read_ratings

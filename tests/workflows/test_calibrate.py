@@ -221,7 +221,7 @@ def test_other_predictions_are_refused_before_training(
         (change(resolved, lr=1e-4), source, HeldOutSource(predictions=folds.run), "found lr 0.001 for 0.0001"),
         (resolved, other, HeldOutSource(predictions=folds.run), "found other scores of "),
         (resolved, source, HeldOutSource(predictions=tmp_path / "small"), f"found {N // 2} of {N} images"),
-        (resolved, source, HeldOutSource(predictions=tmp_path), "Expected a Parquet table"),
+        (resolved, source, HeldOutSource(predictions=tmp_path), "Expected a table at "),
         (resolved, source, HeldOutSource(predictions=folds.run / "splits.parquet"), "found another table"),
         (resolved, source, HeldOutSource(folds=1), "Expected --calibrate-folds of 2 or more, or 0, found 1"),
         (resolved, source, HeldOutSource(folds=40), "at least 40 different values of prompt for 40 folds"),
