@@ -167,12 +167,14 @@ class _ScoringRun:
             else:
                 inputs = list_inputs(entries)
                 self.parts.begin(self.settings, inputs)
+            digest = hash_inputs(self.settings, inputs)
+            del inputs  # of a large folder it takes megabytes
             self.progress.start("scoring", len(entries))
             self.progress.advance(sum(self.parts.counts))
             if not self.parts.finished:
                 self._score(entries)
                 self.parts.finish()
-            summary = self._join(hash_inputs(self.settings, inputs))
+            summary = self._join(digest)
             self._stop_if_asked()
         self.parts.remove()
         return summary
