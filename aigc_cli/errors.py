@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from aigc_cli.text import to_printable
+
 
 class AigcError(Exception):
     """Bad usage or bad input; nothing was written yet (exit code 2).
@@ -15,6 +17,8 @@ class AigcError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "") -> None:
+        # Names, prompts and settings of strangers are in it, and it may reach a terminal from any program.
+        message, hint = ("\n".join(map(to_printable, text.split("\n"))) for text in (message, hint))
         super().__init__(message)
         self.message = message
         self.hint = hint

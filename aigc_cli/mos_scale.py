@@ -1,10 +1,11 @@
 """The rating scale of human scores, and its mapping to [0, 1]."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from aigc_cli.errors import AigcError
+
+LARGEST_SCORE = 1e6  # float32 keeps no sensible score of a scale that is larger
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class MosScale:
     """A rating scale: the lowest and the highest mean opinion score (MOS) that a person could give.
 
     Raises:
-        AigcError: an end is NaN or infinite, or `low` is not below `high`.
+        AigcError: an end is NaN or above a million in size, or `low` is not below `high`.
 
     Example:
         >>> scale = MosScale(1, 5)
@@ -28,9 +29,9 @@ class MosScale:
     high: float = 5.0
 
     def __post_init__(self) -> None:
-        if not -math.inf < self.low < self.high < math.inf:
+        if not -LARGEST_SCORE <= self.low < self.high <= LARGEST_SCORE:
             raise AigcError(
-                f"Expected finite scores with mos_min < mos_max, found {self.low:g} and {self.high:g}.",
+                f"Expected scores of at most a million with mos_min < mos_max, found {self.low:g} and {self.high:g}.",
                 "Give the ends of the rating scale as --mos-min and --mos-max.",
             )
 

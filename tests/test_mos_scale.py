@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from aigc_cli.errors import AigcError
 from aigc_cli.mos_scale import DEFAULT_SCALE, UNIT, MosScale
 
-INVALID = [(5, 5), (5, 0), (0, math.inf), (-math.inf, 5), (math.nan, 5), (0, math.nan), (math.nan, math.nan)]
+INVALID = [
+    (5, 5),
+    (5, 0),
+    (0, 1e308),
+    (0, math.inf),
+    (-math.inf, 5),
+    (math.nan, 5),
+    (0, math.nan),
+    (math.nan, math.nan),
+]
 
 
 @pytest.mark.parametrize(("low", "high"), INVALID)
@@ -18,7 +27,10 @@ def test_an_invalid_scale_is_an_error(low: float, high: float) -> None:
     with pytest.raises(AigcError) as caught:
         MosScale(low, high)
     assert caught.value.exit_code == 2
-    assert caught.value.message == f"Expected finite scores with mos_min < mos_max, found {low:g} and {high:g}."
+    assert (
+        caught.value.message
+        == f"Expected scores of at most a million with mos_min < mos_max, found {low:g} and {high:g}."
+    )
     assert caught.value.hint == "Give the ends of the rating scale as --mos-min and --mos-max."
 
 

@@ -433,7 +433,7 @@ def test_numbers_beyond_any_type_are_refused(text: str, write: Write) -> None:
 def test_settings_that_do_not_go_together() -> None:
     check(
         lambda: resolve_recipe({"mos_min": "5", "mos_max": "1"}),
-        "Expected finite scores with mos_min < mos_max, found 5 and 1.",
+        "Expected scores of at most a million with mos_min < mos_max, found 5 and 1.",
         "Give the ends of the rating scale as --mos-min and --mos-max.",
     )
     check(

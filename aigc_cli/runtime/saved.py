@@ -18,6 +18,7 @@ from aigc_cli.storage.tensors import hash_tensors
 from aigc_cli.text import to_printable
 from aigc_cli.uncertainty.calibration import Calibration
 
+MAX_SIDE = 4096  # pixels of a tower's input
 UNFROZEN = -1  # the boundary of a tower without frozen parts
 
 
@@ -142,10 +143,16 @@ def parse_preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
     modes = cfg["interpolation"], cfg["resize_mode"], cfg.get("fill_color", 0)
     found = Preprocessing(size, tuple(cfg["mean"]), tuple(cfg["std"]), *modes)
     sides, colours = [*found.size, found.fill_color], [*found.mean, *found.std]
-    whole = all(type(side) is int for side in sides) and min(found.size) > 0 and found.fill_color in range(256)
+    whole = all(type(side) is int for side in sides) and min(found.size) > 0 and max(found.size) <= MAX_SIDE
     real = all(type(value) in (int, float) and math.isfinite(value) for value in colours) and min(found.std) > 0
     known = found.interpolation in ("bicubic", "bilinear") and found.resize_mode in ("shortest", "longest", "squash")
-    if not (whole and real and known and (len(found.size), len(found.mean), len(found.std)) == (2, 3, 3)):
+    if not (
+        whole
+        and real
+        and known
+        and found.fill_color in range(256)
+        and (len(found.size), len(found.mean), len(found.std)) == (2, 3, 3)
+    ):
         raise ValueError(f"no valid preprocessing: {dict(cfg)}")
     return found
 
