@@ -73,3 +73,10 @@ def test_another_preprocessing_is_refused(changes: dict[str, Any], tiny_model: P
     (folder / DESCRIPTION).write_text(json.dumps(described))
     with pytest.raises(AigcError, match="Expected a model of this version"):
         read_model(folder)
+
+
+@pytest.mark.parametrize("size", [[10**9, 10**9], [4097, 10], [0, 5], 10**9, [True, 5]])
+def test_sizes_of_an_input_that_no_tower_has(size: Any) -> None:
+    cfg = {"size": size, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    with pytest.raises(ValueError, match="no valid preprocessing"):
+        parse_preprocessing(cfg)
