@@ -1,18 +1,26 @@
 """No input can run code or reach files outside the given folder."""
 
+import functools
+import json
+import operator
 import pickle
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import aigc_cli
+from aigc_cli import Scorer
 from aigc_cli.errors import AigcError
 from aigc_cli.model.trained import load_model
+from aigc_cli.storage.checkpoints import SHIPPED_SCORER
 from aigc_cli.storage.results import iterate_rows
 
 PACKAGE = Path(aigc_cli.__file__).parent
@@ -129,6 +137,36 @@ def test_a_model_cannot_name_weights_elsewhere(tiny_model: Path, tmp_path: Path)
         (place / "weights.safetensors").write_bytes((tiny_model / "checkpoint" / "weights.safetensors").read_bytes())
         with pytest.raises(AigcError):
             load_model(place, "cpu")
+
+
+def list_places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The keys that lead to each value of a JSON object, the first item of each list."""
+    yield place
+    keys = list(value) if isinstance(value, dict) else range(min(1, len(value))) if isinstance(value, list) else ()
+    for key in keys:
+        yield from list_places(value[key], (*place, key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [None, "\x1b[31m../x", 10**9, float("nan")])
+def test_every_field_of_a_description_is_checked(value: Any, tmp_path: Path) -> None:
+    """Each field in turn has another type or an absurd value: the model is refused, or the field does not matter."""
+    folder = shutil.copytree(SHIPPED_SCORER, tmp_path / "model")
+    said = json.loads((folder / "model.json").read_text())
+    picture, refused = Image.new("RGB", (32, 32)), 0
+    for place in list(list_places(said))[1:]:
+        changed = json.loads(json.dumps(said))
+        here = functools.reduce(operator.getitem, place[:-1], changed)
+        here[place[-1]] = value
+        (folder / "model.json").write_text(json.dumps(changed))
+        try:
+            table = Scorer.load(folder, "cpu").score(images=[picture], prompts=["a"])
+            assert table["status"].tolist() == ["ok"], place
+        except AigcError as error:
+            refused += 1
+            assert error.exit_code == 2, place
+            assert "\x1b" not in str(error), place
+    assert refused > 40
 
 
 @pytest.mark.slow

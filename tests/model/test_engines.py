@@ -80,6 +80,33 @@ def test_a_graph_is_exported_once_and_again_when_it_is_damaged(
     assert len(exports) == 2
 
 
+@pytest.mark.parametrize("how", ["another content", "another user", "a link"])
+def test_a_planted_graph_is_not_run(
+    how: str, cache: Path, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a shared cache anybody can plant one; it would run with this process's rights."""
+    compile_engine(tiny, ALL)
+    (kept,) = (cache / "engines").iterdir()
+    if how == "another content":  # a valid graph: one byte of its weights differs
+        data = bytearray(kept.read_bytes())
+        data[len(data) // 2] ^= 1
+        kept.write_bytes(data)
+    elif how == "a link":
+        kept.rename(tmp_path / "planted.onnx")
+        kept.symlink_to(tmp_path / "planted.onnx")
+    elif os.getuid() == 0:
+        os.chown(kept, 54321, 54321)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+    loaded: list[Any] = []
+    start = engines.start_session
+    monkeypatch.setattr(engines, "start_session", lambda graph: (loaded.append(graph), start(graph))[1])
+    planted = kept.read_bytes()
+    compile_engine(tiny, ALL)
+    assert len(loaded) == 1  # the new one, which the program exported itself
+    assert how != "another content" or loaded[0] != planted
+
+
 def test_a_cache_that_cannot_be_written_is_ignored(cache: Path, tiny: Backbone) -> None:
     cache.write_text("a file where the folder should be")
     pixels = _pixels(tiny)
