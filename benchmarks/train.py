@@ -102,7 +102,10 @@ def time_plain_epoch(images: Images, settings: dict[str, str]) -> float:
 
 @dataclass
 class AigcTraining:
-    """The workflow of `aigc train` on the same images, with its own feature store."""
+    """The workflow of `aigc train` on the same images, with its own feature store.
+
+    It makes no graphs for scoring: the plain loop has none, and their export takes longer than a short training.
+    """
 
     images: Images
     settings: dict[str, str]
@@ -114,7 +117,8 @@ class AigcTraining:
         self.runs += 1
         source = Source(self.images.table, self.images.paths[0].parent)
         run = self.folder / f"run-{self.runs}"
-        with mock.patch.dict(os.environ, AIGC_CACHE=str(self.folder / "store")):
+        store = mock.patch.dict(os.environ, AIGC_CACHE=str(self.folder / "store"))
+        with store, mock.patch("aigc_cli.model.export.keep_graphs", return_value={}):
             resolved = resolve_recipe(self.settings)
             train_model(resolved, source, Output(run), HeldOutSource(), Compute("cpu"), SilentProgress())
 

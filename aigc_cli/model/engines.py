@@ -116,7 +116,8 @@ def compile_engine(backbone: Backbone, boundary: int) -> Engine:
 def _read_own_graph(place: Path) -> bytes:
     """A stored graph; ValueError if it belongs to another user or its content is not that which its name says."""
     graph = place.read_bytes()
-    if not (is_own(place) and is_own(place.parent)) or place.stem.rpartition("-")[2] != _shorten_digest(graph):
+    own = is_own(place) and is_own(place.parent.resolve())
+    if not own or place.stem.rpartition("-")[2] != _shorten_digest(graph):
         raise ValueError("another's graph, or another content")
     return graph
 
