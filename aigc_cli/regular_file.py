@@ -4,6 +4,7 @@ Reading a pipe can block for ever, and a device such as /dev/zero has no end.
 """
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -49,3 +50,14 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
     if limit is not None and status.st_size > limit:
         raise FileTooLarge(status.st_size)
     return path.read_bytes()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of the regular file at `path` as 64 hexadecimal digits; it is not read as a whole.
+
+    Raises:
+        NotRegularFile, OSError, ValueError: see `check_regular`.
+    """
+    check_regular(path)
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -124,17 +124,18 @@ def print_table(
     _make_console().print(table)
 
 
-def confirm(question: str) -> None:
-    """Asks on a terminal whether to go on; in a script, where nobody can answer, it goes on.
+def confirm(question: str) -> bool:
+    """Asks on a terminal whether to go on; in a script, where nobody can answer, it goes on and returns False.
 
     Raises:
         AigcError: the answer is not yes.
     """
     if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return
+        return False
     print(f"{to_printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise AigcError("Nothing was changed.", "Answer y to go on, or add --yes.")
+    return True
 
 
 def print_json(value: object) -> None:

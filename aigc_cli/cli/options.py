@@ -78,7 +78,7 @@ JSON = make_flag(OUTPUT, "Print the result as JSON", "--json")
 class RatedOptions(NamedTuple):
     """Rated images."""
 
-    data: Path | None = make_path(INPUT, f"CSV with {RATED_COLUMNS}; default: the demonstration set")
+    data: Path | None = make_path(INPUT, f"Table with {RATED_COLUMNS}; default: the demonstration set")
     images: Path | None = IMAGES
     columns: list[str] | None = COLUMNS
     sep: str = SEPARATOR
@@ -94,7 +94,7 @@ class ScoringOptions(NamedTuple):
     """How folders of images are scored."""
 
     model: Path | None = MODEL
-    prompts: Path | None = make_path(INPUT, "CSV with name, prompt")
+    prompts: Path | None = make_path(INPUT, "Table with name, prompt (.csv .parquet .jsonl)")
     prompt: str | None = make_option(INPUT, "Prompt of every image that has none in --prompts")
     recursive: bool = make_flag(INPUT, "Include subfolders; links are not followed", "--recursive")
     include: list[str] | None = make_option(INPUT, "Only these names, such as '*.png'; repeatable")

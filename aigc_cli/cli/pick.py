@@ -149,9 +149,8 @@ def _undo(record: Path, table: Path | None, quiet: bool, yes: bool) -> None:
     if table is not None:
         raise AigcError("Expected --undo without a table, found both.", "The undo list names the files.")
     plan = describe_undo(record)
-    if not yes:
-        confirm(f"{plan}?")
-    if not quiet:
+    asked = not yes and confirm(f"{plan}?")
+    if not asked and not quiet:
         print(f"{to_printable(plan)}.", file=sys.stderr)
     count, left = undo_placement(record)
     if not quiet:

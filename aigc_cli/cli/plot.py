@@ -18,7 +18,7 @@ def plot(
         help="Folder of train, crossval or ablate, or a table of eval, score or compare.",
         autocompletion=list_runs,
     ),
-    data: Path | None = make_path(INPUT, "CSV with human scores by name, for a table of `aigc score`"),
+    data: Path | None = make_path(INPUT, "Table with human scores by name, for a table of `aigc score`"),
     output: Path | None = make_path(
         OUTPUT, "Folder; default: RUN/plots, or NAME-plots beside a table", "-o", "--output"
     ),

@@ -1,6 +1,7 @@
 """Matches the names in a table with files: people write names in other forms than file systems hold them."""
 
 import difflib
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -44,10 +45,9 @@ def match_names(names: Iterable[str], files: Collection[str]) -> dict[str, str]:
     return {name: file for name, file in found.items() if claims[file] == 1}
 
 
-def find_nearest(name: str, files: Collection[str]) -> str | None:
+def find_nearest(name: str, files: Iterable[str]) -> str | None:
     """The file whose name is most like `name`, among the first 2,000; None if none is."""
-    some = [file for _, file in zip(range(_SEARCHED), files, strict=False)]
-    by_last = {PurePosixPath(file).name: file for file in some}
+    by_last = {PurePosixPath(file).name: file for file in itertools.islice(files, _SEARCHED)}
     near = difflib.get_close_matches(PurePosixPath(name).name, by_last, n=1)
     return by_last[near[0]] if near else None
 

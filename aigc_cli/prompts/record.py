@@ -22,7 +22,8 @@ class GenerationRecord:
     """Prompt and settings that an image was generated with; None for everything that is not recorded.
 
     Attributes:
-        source: the program: a1111, comfyui, invokeai, novelai or fooocus; None if none of them is recognised.
+        source: the program, a value of `prompt_source` in docs/prompts.md such as a1111 or comfyui; None if no program
+            is recognised.
         prompt: the positive prompt without the program's commands (see `clean_prompt`).
         raw: the positive prompt as it was recorded.
         model: the checkpoint's name, without folder and suffix.

@@ -5,7 +5,6 @@ A model folder holds `image.onnx` (pixels and a text embedding -> scores and fea
 those of the package are used. `model.json` lists the SHA-256 of each file.
 """
 
-import hashlib
 import importlib
 import math
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.regular_file import check_regular
+from aigc_cli.regular_file import hash_file
 from aigc_cli.runtime.hints import MINI, TOKENIZER
 from aigc_cli.runtime.saved import SavedModel
 from aigc_cli.storage.checkpoints import SHIPPED_SCORER
@@ -70,7 +69,7 @@ def find_graphs(saved: SavedModel) -> GraphPaths | None:
     if IMAGE_GRAPH not in sums or not all((folder / name).exists() for name in sums):
         return None
     for name, digest in sums.items():
-        if _hash_file(folder / name) != digest:
+        if _hash_graph(folder / name) != digest:
             raise AigcError(f"Expected {folder / name} as model.json describes it, found another file.", _HINT)
     if sums.keys() == set(GRAPH_FILES):
         text = folder
@@ -82,11 +81,9 @@ def find_graphs(saved: SavedModel) -> GraphPaths | None:
     return GraphPaths(folder / IMAGE_GRAPH, text / TEXT_GRAPH, text / TOKENIZER, trusted)
 
 
-def _hash_file(path: Path) -> str:
+def _hash_graph(path: Path) -> str:
     try:
-        check_regular(path)
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hash_file(path)
     except OSError as error:
         raise AigcError(f"Expected a file that can be read at {path}, found none: {error.strerror}.", _HINT) from error
 

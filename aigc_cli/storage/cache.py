@@ -16,7 +16,7 @@ from aigc_cli.storage.atomic_files import read_json
 
 CACHE_KINDS = {
     "features": re.compile(r"features/[0-9a-f]{24}"),
-    "engine": re.compile(r"engines/[0-9a-f]{24}-[0-9a-f]{16}\.onnx"),
+    "engine": re.compile(r"engines/[0-9a-f]{24}(-[0-9a-f]{16})?\.onnx"),  # earlier versions wrote no second digest
     "demonstration": re.compile(r"demo"),
 }
 _OWN = re.compile(  # files in an item that is a folder, and folders in it

@@ -12,7 +12,6 @@ part of it. If two processes compute the same entries at the same time, both res
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_cli.errors import explain_os_errors
+from aigc_cli.regular_file import hash_file
 from aigc_cli.storage.atomic_files import read_json
 from aigc_cli.storage.cache import is_own
 
@@ -65,10 +65,10 @@ class FeatureBank:
             files = {field: self.folder / name / f"{field}.npy" for field in index["fields"] if field.isidentifier()}
             if not all(map(is_own, (self.folder, self.folder / name, *files.values()))):
                 return
-            if {field: _hash_file(file) for field, file in files.items()} != index["fields"]:
+            if {field: hash_file(file) for field, file in files.items()} != index["fields"]:
                 return
             arrays = {field: np.load(file, mmap_mode="r", allow_pickle=False) for field, file in files.items()}
-        except (OSError, EOFError, ValueError, KeyError, TypeError):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
             return  # removed or damaged: its entries count as missing
         if any(array.shape[:1] != (len(keys),) for array in arrays.values()):
             return
@@ -97,7 +97,7 @@ class FeatureBank:
                     (self.folder / "key.json").write_text(json.dumps(self.key, sort_keys=True, indent=1))
                 for field, array in arrays.items():
                     np.save(temporary / f"{field}.npy", array, allow_pickle=False)
-                sums = {field: _hash_file(temporary / f"{field}.npy") for field in arrays}
+                sums = {field: hash_file(temporary / f"{field}.npy") for field in arrays}
                 (temporary / "keys.json").write_text(json.dumps({"entries": list(entries), "fields": sums}))
                 temporary.rename(self.folder / name)
             finally:
@@ -114,8 +114,3 @@ class FeatureBank:
             for field, array in self._shards[shard].items():
                 out[field][rows] = array[places[rows, 1]]
         return out
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

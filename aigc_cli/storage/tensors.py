@@ -15,7 +15,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, load_file, save_file
 
 from aigc_cli.errors import AigcError
-from aigc_cli.regular_file import check_regular
+from aigc_cli.regular_file import check_regular, hash_file
 
 SCALE = ".scale"
 SUMS = "SHA256SUMS"
@@ -126,12 +126,11 @@ def find_wrong_sums(folder: Path) -> list[str]:
         expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise AigcError(f"Expected digests in {folder / SUMS}, found none: {error}.", "Install aigc again.") from error
-    return [name for name, digest in expected.items() if _hash_file(folder / name) != digest]
 
+    def has_digest(name: str) -> bool:
+        try:
+            return hash_file(folder / name) == expected[name]
+        except OSError:
+            return False
 
-def _hash_file(path: Path) -> str | None:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return None
+    return [name for name in expected if not has_digest(name)]

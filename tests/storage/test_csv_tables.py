@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from tables import Write, check, error_of
+from tables import CONTENT, Write, check, error_of
 
 from aigc_cli.errors import AigcError
 from aigc_cli.storage.csv_tables import MAX_FIELD, Table, read_table, rename_columns
@@ -244,14 +243,6 @@ def test_rename_to_a_name_that_is_taken(renames: dict[str, str]) -> None:
 
 
 # --- any bytes
-
-WORDS = [b"name", b"prompt", b"a", b"../", b"1", b" ", b",", b";", b'"']
-PIECES = st.sampled_from([*WORDS, b"\n", b"\r", b"\0", b"\xff", b"\xe2", b"\xef\xbb\xbf"])
-CONTENT = st.one_of(
-    st.binary(max_size=80),
-    st.lists(PIECES, max_size=30).map(b"".join),
-    st.lists(PIECES, max_size=20).map(lambda pieces: b"name,prompt,mos_align\na,b,1\n" + b"".join(pieces)),
-)
 
 
 @settings(deadline=None, max_examples=100)

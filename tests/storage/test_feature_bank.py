@@ -142,6 +142,15 @@ def test_a_changed_array_is_computed_again(tmp_path: Path) -> None:
     assert FeatureBank(tmp_path, KEY).list_missing(["a"]) == ["a"]
 
 
+@pytest.mark.parametrize("fields", [["levels"], {"5": 1}, [5], "levels", None, {"../key": "x"}])
+def test_an_index_of_another_form_is_computed_again(fields: object, tmp_path: Path) -> None:
+    bank = FeatureBank(tmp_path, KEY)
+    bank.append(["a"], make_arrays(1.0))
+    index = find_shard(bank) / "keys.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "fields": fields}))
+    assert FeatureBank(tmp_path, KEY).list_missing(["a"]) == ["a"]
+
+
 @pytest.mark.parametrize("what", ["bank", "shard", "array"])
 def test_features_of_another_user_are_not_used(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bank = FeatureBank(tmp_path, KEY)

@@ -25,7 +25,6 @@ from aigc_cli.workflows.score.plan import ScoringPlan
 from aigc_cli.workflows.score.scorer import BATCH, ImageEntry, Scorer, drop_blank_prompt
 
 SHOWN_NAMES = 5
-NEAREST = 2000  # images among which a name's nearest is looked for
 AT_ONCE = 4096  # entries converted at a time: those of a large folder together would raise the peak of memory
 _NO_FILE = (None, None)
 
@@ -124,7 +123,7 @@ def _match_prompts(folder: Path, prompts: Mapping[str, str], names: Sequence[str
 
 def explain_unmatched(table: Path, rows: int, names: Sequence[str], entries: Sequence[ImageEntry]) -> str:
     """Says how many rows of a table of prompts mean none of the images, with an example and the name nearest to it."""
-    near = find_nearest(names[0], [entry.name for entry in entries[:NEAREST]])
+    near = find_nearest(names[0], (entry.name for entry in entries))
     like = f"; the nearest is '{to_printable(near, 60)}'" if near else ""
     example = f"'{to_printable(names[0], 60)}'{like}"
     return f"{show_path(table)}: {len(names):,} of {format_count(rows, 'row')} fit no image, such as {example}."
