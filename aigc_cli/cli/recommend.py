@@ -25,9 +25,7 @@ BASIS = "Basis (one of)"
 def recommend(
     *,
     n: int | None = make_number(BASIS, "Number of rated images"),
-    data: Path | None = make_path(
-        BASIS, f"Table with {options.RATED_COLUMNS}; also std_quality, std_align, raters"
-    ),
+    data: Path | None = make_path(BASIS, f"Table with {options.RATED_COLUMNS}; also std_quality, std_align, raters"),
     run: Path | None = make_path(BASIS, "Run folder of `aigc train`", autocompletion=list_runs),
     images: Path | None = options.IMAGES,
     mos_min: float | None = options.MOS_MIN,
