@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 ENGINE = f"engines/{'ab' * 12}-{'cd' * 8}.onnx"
 Ask = Callable[..., tuple[int, str]]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Ask:
