@@ -1,6 +1,8 @@
 """Time to read a ComfyUI graph grows with its size: long chains, wide fans, circles, switches, subgraphs."""
 
+import gc
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -94,15 +96,19 @@ def test_work_grows_with_the_size(name: str) -> None:
 
 @pytest.mark.slow
 def test_time_grows_with_the_size() -> None:
-    """The best of three ratios: other programs on the machine only add time, and quadratic work has 16 each time."""
+    """Work inside C calls, which the count of calls misses: four times the size takes 4 times as long, or 16 if quadratic.
+
+    The least of three ratios stays below 8, half of what quadratic work has. Caches and other programs add up to 2.
+    """
     shapes = {size: [write_both(name, size) for name in SHAPES] for size in (1000, 4000)}
     ratios = []
-    while len(ratios) < 3 and min(ratios, default=9) > 5:
+    while len(ratios) < 3 and min(ratios, default=math.inf) > 8:
         times = []
         for size in shapes:
+            gc.collect()
             begun = time.process_time()
             for both in shapes[size]:
                 read_both(both)
             times.append(time.process_time() - begun)
         ratios.append(times[1] / times[0])
-    assert min(ratios) <= 5, ratios
+    assert min(ratios) <= 8, ratios
