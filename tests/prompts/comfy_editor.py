@@ -44,9 +44,16 @@ OUTPUTS: dict[str, list[tuple[str, str]]] = {
 _KINDS = ("Text", "String", "Styler", "ShowText")
 
 
-def _name_outputs(kind: str) -> list[tuple[str, str]]:
+def _name_outputs(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    kind = entry["class_type"]
     if kind in OUTPUTS:
         return OUTPUTS[kind]
+    if "conditioning" in entry["inputs"] and not kind.endswith("Guider"):
+        return [(_CONDITION, _CONDITION)]
+    if kind.endswith("Guider"):
+        return [("GUIDER", "GUIDER")]
+    if {"positive", "negative"} <= set(entry["inputs"]) and "Sampler" not in kind:
+        return [*_BOTH, ("latent", _LATENT)]
     if "Encode" in kind or "Condition" in kind or "BatchPrompt" in kind:
         return [(_CONDITION, _CONDITION)]
     if "Switch" in kind or "Reroute" in kind:
@@ -65,7 +72,7 @@ def edit(graph: Graph) -> dict[str, Any]:
         values: list[Any] = []
         for name, value in entry["inputs"].items():
             if isinstance(value, list):
-                outputs = _name_outputs(graph[value[0]]["class_type"]) if value[0] in graph else []
+                outputs = _name_outputs(graph[value[0]]) if value[0] in graph else []
                 kind = outputs[value[1]][1] if value[1] < len(outputs) else "*"
                 links.append([len(links) + 1, value[0], value[1], key, len(inputs), kind])
                 inputs.append({"name": name, "type": kind, "link": len(links)})
@@ -73,7 +80,7 @@ def edit(graph: Graph) -> dict[str, Any]:
                 kind = _TEXT if isinstance(value, str) else "INT"
                 inputs.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
                 values += [value, "fixed"] if name in ("seed", "noise_seed") else [value]
-        outputs = _name_outputs(entry["class_type"])
+        outputs = _name_outputs(entry)
         nodes.append(
             {
                 "id": int(key) if key.isdigit() else key,

@@ -96,7 +96,7 @@ def test_work_grows_with_the_size(name: str) -> None:
 
 @pytest.mark.slow
 def test_time_grows_with_the_size() -> None:
-    """Work inside C calls, which the count of calls misses: four times the size takes 4 times as long, or 16 if quadratic.
+    """Work inside C calls, which the count of calls misses: 4 times the size takes 4 times as long, 16 if quadratic.
 
     The least of three ratios stays below 8, half of what quadratic work has. Caches and other programs add up to 2.
     """
