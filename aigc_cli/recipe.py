@@ -64,6 +64,7 @@ _model, _freezing, _fit, _loss, _views, _data = (
 )
 _MODES = ("all", "partial", "none")
 _INPUTS = ("embedding", "multilevel")
+LEVELS = ("few", "all", "inner")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,18 @@ class Recipe:
     )
     quality_input: str | None = _model(None, "quality head input (default: the backbone's)", choices=_INPUTS)
     consistency_input: str | None = _model(None, "consistency head input (default: the backbone's)", choices=_INPUTS)
+    levels: str = _model(
+        "few",
+        "blocks whose features multilevel heads read (inner: of every block, and of the widest layer in it)",
+        choices=LEVELS,
+    )
+    feature_axes: int = _model(
+        0,
+        "principal axes on which the heads read these features (0: the features)",
+        (64, 512),
+        low=0,
+        off=True,
+    )
     hidden_q: int = _model(128, "hidden units of the quality head", (64, 512), low=1)
     hidden_c: int = _model(256, "hidden units of the consistency head", (64, 512), low=1)
     dropout: float = _model(0.1, "dropout rate before each head's last layer", (0, 0.3), low=0, high=0.95)

@@ -42,6 +42,7 @@ class Backbone:
         describe_tokenizer: the text of a `tokenizer.json` that gives the same tokens.
         embed_dim: D, the size of both embeddings.
         weights_hash: SHA-256 of the loaded weights.
+        levels: which blocks' outputs are pooled, see `set_levels`.
         autocast: the type of all computations after the freeze boundary; None for float32. Embeddings and levels are
             float32 in any case.
     """
@@ -56,12 +57,34 @@ class Backbone:
     embed_dim: int
     hints: Hints
     weights_hash: str = field(init=False)
+    levels: str = field(init=False, default="few")
     autocast: torch.dtype | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.weights_hash = hash_tensors(self.modules().state_dict())
         self.modules().eval().requires_grad_(False)
         self.image.module.to(memory_format=torch.channels_last)
+
+    def set_levels(self, levels: str) -> None:
+        """Sets whose outputs are pooled as levels.
+
+        Args:
+            levels: `few` for the blocks that the hints name, `all` for every block, `inner` for every block and, after
+                each, the layer within it that has most channels.
+
+        Raises:
+            AigcError: `inner`, and the tower has no such layers.
+        """
+        if levels == "inner":
+            self.image.watch_inner_layers(self.name)
+        self.levels = levels
+
+    def describe_levels(self) -> tuple[int | str, ...]:
+        """What is pooled, for the keys of stored features and graphs."""
+        return (*self._list_level_blocks(), *(("inner",) if self.levels == "inner" else ()))
+
+    def _list_level_blocks(self) -> tuple[int, ...]:
+        return self.hints.levels if self.levels == "few" else tuple(range(len(self.image.blocks)))
 
     def transform(self, image: Picture) -> Tensor:
         """Preprocessed float32 pixels (3, H, W) of an RGB image."""
@@ -143,11 +166,13 @@ class Backbone:
 
     def _run_blocks(self, hidden: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """The output of block `stop` - 1 and the levels (B, L) of the blocks from `start`; L may be 0."""
-        pooled = []
+        pooled, chosen = [], self._list_level_blocks()
         for index in range(start, stop):
             hidden = self.image.run_block(self.image.blocks[index], hidden, None)
-            if index in self.hints.levels:
+            if index in chosen:
                 pooled.append(self.image.pool(hidden))
+            if self.levels == "inner":
+                pooled.append(self.image.pool(self.image.take_inner()))
         return hidden, torch.cat(pooled, dim=1) if pooled else hidden.new_empty(hidden.shape[0], 0)
 
     def run_text_to_boundary(self, tokens: Tensor, boundary: int) -> dict[str, Tensor]:

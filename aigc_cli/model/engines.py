@@ -132,7 +132,7 @@ def _name_graph(backbone: Backbone, boundary: int) -> str:
     later, state = backbone.image.find_trainable_ids(boundary), backbone.image.module.state_dict(keep_vars=True)
     weights = hash_tensors({name: tensor.detach() for name, tensor in state.items() if id(tensor) not in later})
     versions = (__version__, torch.__version__, backbone.name)
-    parts = (*versions, backbone.preprocessing.size, backbone.hints.levels, boundary, weights)
+    parts = (*versions, backbone.preprocessing.size, backbone.describe_levels(), boundary, weights)
     return sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 

@@ -142,7 +142,7 @@ def _export(
     module: nn.Module, inputs: Inputs, outputs: Sequence[str], shapes: Mapping[str, Any], backbone: Backbone
 ) -> bytes:
     """A module as a graph that was checked against PyTorch."""
-    structure = _name_structure(module, inputs, outputs)
+    structure = _name_structure(module, inputs, outputs, backbone)
     facts = {STRUCTURE: structure, WEIGHTS_HASH: backbone.weights_hash}
     values = {name: t.detach().numpy() for name, t in (*module.named_parameters(), *module.named_buffers())}
     with torch.no_grad():
@@ -163,12 +163,12 @@ def _export(
     return made
 
 
-def _name_structure(module: nn.Module, inputs: Inputs, outputs: Sequence[str]) -> str:
+def _name_structure(module: nn.Module, inputs: Inputs, outputs: Sequence[str], backbone: Backbone) -> str:
     """A digest of what a graph's nodes depend on: architecture and sizes, not the values of weights."""
     shapes = [(name, list(t.shape)) for name, t in (*module.named_parameters(), *module.named_buffers())]
     described = re.sub(r"Dropout\d?d?\(.*?\)|p=[\d.e-]+", "", repr(module))  # dropout has no effect in scoring
     sides = [list(t.shape[1:]) for t in inputs.values() if t.dtype != torch.int64]
-    levels = module._backbone.hints.levels, str(module._backbone.preprocessing)  # type: ignore[union-attr]
+    levels = backbone.describe_levels(), str(backbone.preprocessing)
     parts = (__version__, torch.__version__, described, shapes, sides, list(outputs), str(levels))
     return sha256(json.dumps(parts).encode()).hexdigest()[:24]
 

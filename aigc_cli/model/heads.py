@@ -45,6 +45,43 @@ class Standardiser(nn.Module):
         return ((features - self.mean) / self.std).clamp(-8, 8)
 
 
+class Projection(nn.Module):
+    """Standardised features on the principal axes of the training images: all 0 before `fit`.
+
+    Neighbouring blocks say nearly the same, in thousands of features. An optimiser whose steps are of one size for each
+    weight, such as Adam, then learns mostly from directions that are noise. On the axes, a direction counts as much as
+    the images differ along it.
+    """
+
+    axes: Tensor
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.standardise = Standardiser(dim)
+        self.register_buffer("axes", torch.zeros(dim, count))
+
+    def fit(self, features: Tensor) -> None:
+        """Sets the axes to those of `features` (N, dim); N - 1 images have no more than N - 1 axes, others stay 0.
+
+        Along the axes the mean of the variances is 1.
+        """
+        self.standardise.fit(features)
+        x = self.standardise(features).double()
+        x = x - x.mean(0)
+        values, vectors = torch.linalg.eigh(x @ x.T)  # N is smaller than dim, or not much larger
+        count = min(self.axes.shape[1], len(x) - 1, x.shape[1])
+        values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
+        axes = x.T @ (vectors / values.clamp(min=1e-9).sqrt())
+        axes = axes * axes.sum(0).sign()  # an axis has no sign of its own; this one does not depend on the library
+        self.axes.zero_()
+        self.axes[:, :count] = axes / (values.mean() / len(x)).sqrt().clamp(min=1e-6)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, dim) along the axes, (B, count)."""
+        projected: Tensor = self.standardise(features) @ self.axes
+        return projected
+
+
 class ResidualHeads(nn.Module):
     """Quality and consistency from image features and a text embedding.
 
@@ -52,9 +89,10 @@ class ResidualHeads(nn.Module):
         c = c_base + residual_scale_c * dc     c_base = a * (s + 1) / 2 + b      dc = tanh(MLP(g))
 
     v and t are the image and text embeddings, s = v.t. In the literal formulas h = v and g = LayerNorm[v, t, s]; with
-    `multilevel`, h = [v, levels] and g = [v, t, v * t, s, levels], standardised over the training images. At the start
-    a = 1 and b = 0. Scores are not clipped here, because a clipped score has no gradient. After training, c_base may
-    include the correction of `HeadConfig`.
+    `multilevel`, h = [v, levels] and g = [v, t, v * t, s, levels], standardised over the training images. With
+    `feature_axes`, h is projected on so many principal axes and g = [h, t, v * t, s]. At the start a = 1 and b = 0.
+    Scores are not clipped here, because a clipped score has no gradient. After training, c_base may include the
+    correction of `HeadConfig`.
     """
 
     numbers: Tensor
@@ -65,10 +103,13 @@ class ResidualHeads(nn.Module):
         self.set_config(config)
         dim, levels = config.embed_dim, config.level_dim
         self.many_q, self.many_c = config.quality_input == "multilevel", config.consistency_input == "multilevel"
-        width_q = dim + levels if self.many_q else dim
-        width_c = 3 * dim + 1 + levels if self.many_c else 2 * dim + 1
-        self.input_q = Standardiser(width_q) if self.many_q else nn.Identity()
-        self.input_c = Standardiser(width_c) if self.many_c else nn.LayerNorm(width_c)
+        axes = config.feature_axes if self.many_q or self.many_c else 0
+        features = axes or dim + levels
+        width_q = features if self.many_q else dim
+        width_c = 2 * dim + 1 + (features if self.many_c else 0)
+        self.project = Projection(dim + levels, axes) if axes else None
+        self.input_q = Standardiser(width_q) if self.many_q and not axes else nn.Identity()
+        self.input_c = Standardiser(width_c - axes) if self.many_c else nn.LayerNorm(width_c)
         self.mlp_q = nn.Sequential(
             nn.Linear(width_q, config.hidden_q), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden_q, 1)
         )
@@ -88,11 +129,23 @@ class ResidualHeads(nn.Module):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def make_inputs(self, image: ImageFeatures, text: Tensor) -> tuple[Tensor, Tensor]:
-        """The inputs of both heads before standardisation: (B, width_q) and (B, width_c)."""
+        """The inputs of both heads before standardisation, (B, ...); without those that are projected."""
         v, levels = image
         s = (v * text).sum(1, keepdim=True)
-        h = torch.cat([v, levels], dim=1) if self.many_q else v
-        return h, torch.cat([v, text, v * text, s, levels] if self.many_c else [v, text, s], dim=1)
+        joins = self.project is None
+        h = torch.cat([v, levels], dim=1) if self.many_q and joins else v
+        if not self.many_c:
+            return h, torch.cat([v, text, s], dim=1)
+        return h, torch.cat([v, text, v * text, s, levels] if joins else [text, v * text, s], dim=1)
+
+    def read_inputs(self, image: ImageFeatures, text: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs of both heads, (B, width_q) and (B, width_c)."""
+        h, g = self.make_inputs(image, text)
+        h, g = self.input_q(h), self.input_c(g)
+        if self.project is None:
+            return h, g
+        projected = self.project(torch.cat(list(image), dim=1))
+        return projected if self.many_q else h, torch.cat([projected, g], dim=1) if self.many_c else g
 
     def fit_inputs(self, image: ImageFeatures, text: Tensor, quality: float = 0.5) -> None:
         """Initialises the heads from the training images.
@@ -101,6 +154,8 @@ class ResidualHeads(nn.Module):
             image, text: features and prompt embeddings of training images, to standardise `multilevel` inputs.
             quality: the mean human quality on (0, 1); the base of quality starts there.
         """
+        if self.project is not None:
+            self.project.fit(torch.cat(list(image), dim=1))
         for layer, features in zip((self.input_q, self.input_c), self.make_inputs(image, text), strict=True):
             if isinstance(layer, Standardiser):
                 layer.fit(features)
@@ -121,8 +176,7 @@ class ResidualHeads(nn.Module):
 
     def forward(self, image: ImageFeatures, text: Tensor) -> Scores:
         """Scores of B images and the embeddings `text` (B, D) of their prompts."""
-        h, g = self.make_inputs(image, text)
-        h, g = self.input_q(h), self.input_c(g)
+        h, g = self.read_inputs(image, text)
         cosine = (image.embedding * text).sum(1)
         raw_q, raw_c = self.mlp_q(h).squeeze(1), self.mlp_c(g).squeeze(1)
         if not self.config.residual:

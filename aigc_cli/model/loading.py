@@ -31,23 +31,24 @@ WEIGHTS_NAME = "open_clip_model.safetensors"
 RANDOM = "random"
 
 
-def load_backbone(name: str, image_size: int | None = None) -> Backbone:
+def load_backbone(name: str, image_size: int | None = None, levels: str = "few") -> Backbone:
     """Loads the backbone `name` on the CPU in float32.
 
     Args:
         name: `mini`, `architecture/weights` as open_clip names them, `architecture/random` (untrained, for timing and
             tests) or `local-dir:PATH` (a folder in open_clip's own format, with safetensors weights).
         image_size: side of the square input in pixels; None for the checkpoint's own size.
+        levels: `few`, `all` or `inner`, see `Backbone.set_levels`.
 
     Raises:
+        AigcError: the tower has no `inner` levels.
         AigcError: the name has another form or is unknown, or the folder's weights don't fit its configuration.
         EnvironmentProblem: the weights can't be fetched, or a package is missing.
     """
     check_backbone(name)
     try:
-        if folder := find_folder(name):
-            return _load_folder(name, folder, image_size)
-        return _load_from_hub(name, image_size)
+        folder = find_folder(name)
+        backbone = _load_folder(name, folder, image_size) if folder else _load_from_hub(name, image_size)
     except (ImportError, RuntimeError) as error:
         if "transformers" not in str(error):
             raise
@@ -55,6 +56,8 @@ def load_backbone(name: str, image_size: int | None = None) -> Backbone:
             f"The tokenizer or text tower of {name} needs the package transformers, which is not installed.",
             "pip install 'aigc-cli[hf]'",
         ) from error
+    backbone.set_levels(levels)
+    return backbone
 
 
 def is_available_locally(name: str) -> bool:

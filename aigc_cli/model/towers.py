@@ -4,8 +4,9 @@ Freezing and the forward pass up to the freeze boundary need these three parts o
 function finds them in one family; all other code is the same for all families.
 """
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +35,7 @@ class Tower:
         list_tail_parts: the modules and parameters that only the tail uses; None for one that this network lacks.
         run_block: the output of a block, from the block, its input and the token ids.
         class_tokens: the number of tokens before those of image positions.
+        find_inner: the layer within a block that has most channels, after its activation; None where there is none.
     """
 
     module: Any
@@ -43,12 +45,32 @@ class Tower:
     list_tail_parts: Callable[[], Sequence[Part | None]]
     run_block: Callable[[nn.Module, Tensor, Any], Tensor] = lambda block, hidden, tokens: block(hidden)
     class_tokens: int = 0
+    find_inner: Callable[[Any], nn.Module | None] = lambda block: None
+    _seen: threading.local = field(default_factory=threading.local, init=False)
 
     def pool(self, hidden: Tensor) -> Tensor:
         """Mean and standard deviation over positions (B, 2C), from a block's output (B, C, H, W) or (B, L, C)."""
         positions = hidden.flatten(2) if hidden.ndim == 4 else hidden[:, self.class_tokens :].transpose(1, 2)
         variance, mean = torch.var_mean(positions.float(), dim=2, correction=0)
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
+
+    def watch_inner_layers(self, name: str) -> None:
+        """Makes the output of each block's widest layer available to `take_inner`; AigcError where a block has none."""
+        layers = [self.find_inner(block) for block in self.blocks]
+        if None in layers:
+            raise AigcError(f"Expected levels few or all with {name}, found inner.", "Its blocks have no inner layer.")
+
+        def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._seen.output = output
+
+        for layer in layers:
+            layer.register_forward_hook(keep)  # type: ignore[union-attr]
+
+    def take_inner(self) -> Tensor:
+        """The output of the widest layer of the block that this thread has just run."""
+        output: Tensor = self._seen.output
+        del self._seen.output
+        return output
 
     def list_trainable_parts(self, n_blocks: int) -> list[Part]:
         """The parts that stay trainable when the stem and the first `n_blocks` blocks are frozen.
@@ -98,7 +120,15 @@ def _split_vision_transformer(vit: Any) -> Tower:
         return pooled if vit.proj is None else pooled @ vit.proj
 
     blocks = list(vit.transformer.resblocks)
-    return Tower(vit, blocks, vit._embeds, run_tail, lambda: [vit.ln_post, vit.attn_pool, vit.proj], class_tokens=1)
+    return Tower(
+        vit,
+        blocks,
+        vit._embeds,
+        run_tail,
+        lambda: [vit.ln_post, vit.attn_pool, vit.proj],
+        class_tokens=1,
+        find_inner=lambda block: block.mlp.gelu,
+    )
 
 
 def _split_resnet(resnet: Any) -> Tower:
@@ -130,7 +160,15 @@ def _split_efficientnet(module: Any) -> Tower:
         lambda pixels: trunk.bn1(trunk.conv_stem(pixels)),
         lambda hidden, _: head(trunk.forward_head(trunk.bn2(trunk.conv_head(hidden)))),
         lambda: [trunk.conv_head, trunk.bn2, trunk.global_pool, trunk.classifier, head],
+        find_inner=_find_expanded,
     )
+
+
+def _find_expanded(block: nn.Module) -> nn.Module | None:
+    """The depthwise layer of an inverted bottleneck or a separable convolution, whose BatchNorm is merged."""
+    inverted = hasattr(block, "conv_pwl")
+    found = getattr(block, "bn2" if inverted else "bn1", None) if hasattr(block, "conv_dw") else None
+    return found if isinstance(found, nn.Module) else None
 
 
 def _split_timm_transformer(module: Any) -> Tower:
@@ -143,6 +181,7 @@ def _split_timm_transformer(module: Any) -> Tower:
         lambda hidden, _: head(trunk.forward_head(trunk.norm(hidden))),
         lambda: [trunk.norm, trunk.attn_pool, trunk.fc_norm, trunk.head, head],
         class_tokens=trunk.num_prefix_tokens,
+        find_inner=lambda block: getattr(block.mlp, "act", None),
     )
 
 

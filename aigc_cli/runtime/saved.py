@@ -45,6 +45,7 @@ class HeadConfig:
         residual_scale_q, residual_scale_c: the largest correction of a score on [0, 1].
         hidden_q, hidden_c: widths of the first hidden layers.
         dropout: the dropout rate before each head's last layer.
+        feature_axes: the number of principal axes on which `multilevel` heads read the image features; 0: all features.
         correction_offset, correction_weight: correction_offset + correction_weight * q is added to consistency, on
             [0, 1]. Both are 0 in training; see `ConsistencyCorrection`.
     """
@@ -59,6 +60,7 @@ class HeadConfig:
     hidden_q: int
     hidden_c: int
     dropout: float
+    feature_axes: int = 0
     correction_offset: float = 0.0
     correction_weight: float = 0.0
 

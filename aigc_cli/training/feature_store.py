@@ -117,7 +117,7 @@ class FrozenImages:
                 "backbone": self.backbone.name,
                 "weights": self.backbone.weights_hash,
                 "preprocessing": asdict(self.backbone.preprocessing) | {"resized_by": "Pillow"},
-                "levels": self.backbone.hints.levels,
+                "levels": self.backbone.describe_levels(),
                 "boundary": self.boundary,
                 "engine": self._engine.name if self._engine else name_first_engine(self.backbone, self.boundary),
             }

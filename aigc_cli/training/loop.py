@@ -57,6 +57,7 @@ def make_model(backbone: Backbone, recipe: Recipe) -> Model:
             hidden_q=recipe.hidden_q,
             hidden_c=recipe.hidden_c,
             dropout=recipe.dropout,
+            feature_axes=recipe.feature_axes,
         )
     )
     freezing = backbone.find_boundaries(recipe)

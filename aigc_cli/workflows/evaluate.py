@@ -154,7 +154,7 @@ def _predict_zero_shot(model: "Model", data: "TrainingData", rows: Sequence[int]
 
     if not any(name.startswith("backbone.") for name in model.collect_trained()):
         return predict(model, data, rows).cosine
-    fresh = load_backbone(model.backbone.name, model.backbone.preprocessing.size[0])
+    fresh = load_backbone(model.backbone.name, model.backbone.preprocessing.size[0], model.backbone.levels)
     fresh.modules().to(model.device)
     images, texts = copy.copy(data.images), copy.copy(data.texts)
     images.backbone = texts.backbone = fresh

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aigc_cli.model.backbone import ImageFeatures
-from aigc_cli.model.heads import HeadConfig, ResidualHeads, Scores, Standardiser
+from aigc_cli.model.heads import HeadConfig, Projection, ResidualHeads, Scores, Standardiser
 
 D, L, B = 8, 6, 5
 LITERAL = HeadConfig(
@@ -68,9 +68,16 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
     v, levels = image
     s = (v * t).sum(1)
     h, g = v, torch.cat([v, t, s.unsqueeze(1)], dim=1)
-    if config.quality_input == "multilevel":
+    if config.feature_axes:
+        both, where = torch.cat([v, levels], dim=1), "project.standardise"
+        axes = ((both - state[f"{where}.mean"]) / state[f"{where}.std"]) @ state["project.axes"]
+        text = torch.cat([t, v * t, s.unsqueeze(1)], dim=1)
+        h, g = axes, torch.cat([axes, (text - state["input_c.mean"]) / state["input_c.std"]], dim=1)
+    elif config.quality_input == "multilevel":
         h = (torch.cat([v, levels], dim=1) - state["input_q.mean"]) / state["input_q.std"]
-    if config.consistency_input == "multilevel":
+    if config.feature_axes:
+        pass
+    elif config.consistency_input == "multilevel":
         g = torch.cat([v, t, v * t, s.unsqueeze(1), levels], dim=1)
         g = (g - state["input_c.mean"]) / state["input_c.std"]
     else:
@@ -95,9 +102,10 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
         {"quality_input": "multilevel"},
         {"consistency_input": "multilevel"},
         {"quality_input": "multilevel", "consistency_input": "multilevel"},
+        {"quality_input": "multilevel", "consistency_input": "multilevel", "feature_axes": 4},
         {"correction_offset": 0.1, "correction_weight": 0.4},
     ],
-    ids=["literal", "quality", "consistency", "both", "corrected"],
+    ids=["literal", "quality", "consistency", "both", "axes", "corrected"],
 )
 def test_scores_are_the_formulas(residual: bool, inputs: dict[str, Any]) -> None:
     config = replace(LITERAL, residual=residual, **inputs)
@@ -142,9 +150,12 @@ def test_corrections_are_bounded_and_scores_are_not_clipped() -> None:
     assert float(heads.b.grad) == B  # scores above 1 have a gradient too
 
 
-@pytest.mark.parametrize("config", [LITERAL, MULTILEVEL], ids=["literal", "multilevel"])
+@pytest.mark.parametrize(
+    "config", [LITERAL, MULTILEVEL, replace(MULTILEVEL, feature_axes=4)], ids=["literal", "multilevel", "axes"]
+)
 def test_a_gradient_reaches_every_parameter(config: HeadConfig) -> None:
     heads = _heads(config)
+    heads.fit_inputs(*_inputs(1, 40))
     image, t = _inputs()
     scores = heads(image, t)
     ((scores.quality - 0.3).square().sum() + (scores.consistency - 0.3).square().sum()).backward()
@@ -207,6 +218,44 @@ def test_a_constant_feature_and_an_outlier_stay_finite() -> None:
     layer.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert layer(torch.tensor([[2.0, 5.0]])).tolist() == [[0.0, 0.0]]
     assert layer(torch.tensor([[1e9, 6.0], [-1e9, 4.0]])).tolist() == [[8.0, 8.0], [-8.0, -8.0]]
+
+
+def test_features_on_principal_axes() -> None:
+    features = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)) @ torch.randn(6, 40) + 5
+    layer = Projection(40, 6)
+    layer.fit(features)
+    found = layer(features)
+    torch.testing.assert_close(found.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+    covariance = torch.cov(found.T, correction=0)
+    spread = covariance.diagonal()
+    torch.testing.assert_close(covariance, torch.diag(spread), atol=1e-4, rtol=0)
+    assert spread.tolist() == sorted(spread.tolist(), reverse=True)
+    assert float(spread.mean()) == pytest.approx(1, abs=1e-4)
+    known = layer.standardise(features)  # six axes hold all of features that have six degrees of freedom
+    rebuilt = found @ torch.linalg.pinv(layer.axes) + known.mean(0)
+    torch.testing.assert_close(rebuilt, known, atol=1e-3, rtol=0)
+
+
+def test_few_images_leave_axes_empty() -> None:
+    layer = Projection(40, 6)
+    layer.fit(torch.randn(4, 40, generator=torch.Generator().manual_seed(0)))
+    assert [bool(axis.any()) for axis in layer.axes.T] == [True] * 3 + [False] * 3
+    layer.fit(torch.ones(1, 40))
+    assert not layer.axes.any()
+    layer.fit(torch.ones(3, 40))
+    assert bool(layer.axes.isfinite().all())
+
+
+def test_one_head_on_axes_and_one_on_the_embedding() -> None:
+    for name, other in (("quality_input", "consistency"), ("consistency_input", "quality")):
+        heads = _heads(replace(LITERAL, feature_axes=4, **{name: "multilevel"}))
+        heads.fit_inputs(*_inputs(1, 40))
+        image, t = _inputs()
+        moved = ImageFeatures(image.embedding, image.levels + 1)
+        with torch.no_grad():
+            before, after = heads(image, t)._asdict(), heads(moved, t)._asdict()
+        assert torch.equal(before[other], after[other])
+        assert not torch.equal(before[name.removesuffix("_input")], after[name.removesuffix("_input")])
 
 
 @pytest.mark.parametrize("residual", [True, False])

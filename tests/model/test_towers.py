@@ -1,7 +1,9 @@
 """Every family of towers: any boundary gives the same output, and freezing leaves exactly the named parameters."""
 
 import copy
+import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,72 @@ def test_levels_are_mean_and_spread_over_the_places_of_each_chosen_block(backbon
         expected += [places.mean(1), (places.var(1, correction=0) + 1e-6).sqrt()]
     torch.testing.assert_close(levels, torch.cat(expected, dim=1), atol=1e-4, rtol=1e-4)
     assert levels.shape[1] == backbone.count_levels()
+
+
+@pytest.mark.parametrize(
+    ("name", "widest"),
+    [("mini", r"trunk\.blocks\.\d\.\d\.(conv_dw|conv_pw)"), ("tiny", r"mlp\.c_fc"), ("test_vit", r"mlp\.fc1")],
+)
+def test_inner_levels_follow_those_of_each_block(
+    name: str, widest: str, tmp_path: Path, tiny_folder: Path, open_clip_folder: Callable[..., Path]
+) -> None:
+    place = "mini"
+    if name == "tiny":
+        place = f"local-dir:{tiny_folder}"
+    elif name in TIMM:
+        vision = {"timm_model_name": name, "timm_pool": TIMM[name], "image_size": 160}
+        place = f"local-dir:{open_clip_folder(tmp_path, vision)}"
+    few, every, inner = (load_backbone(place, None, levels) for levels in ("few", "all", "inner"))
+    tower, pixels = inner.image, _pixels(inner)
+    with torch.inference_mode():
+        found, outer = inner.encode_image(pixels).levels, every.encode_image(pixels).levels
+        embedding = inner.encode_image(pixels).embedding
+        torch.testing.assert_close(embedding, few.encode_image(pixels).embedding)
+        hidden, start, taken = tower.run_stem(pixels), 0, []
+        for block in tower.blocks:
+            wide: list[Tensor] = []
+            hook = tower.find_inner(block).register_forward_hook(lambda _m, _i, out, wide=wide: wide.append(out))
+            hidden = tower.run_block(block, hidden, None)
+            hook.remove()
+            own, within = tower.pool(hidden), tower.pool(wide[0])
+            torch.testing.assert_close(found[:, start : start + own.shape[1]], own, atol=1e-4, rtol=1e-4)
+            start += own.shape[1]
+            torch.testing.assert_close(found[:, start : start + within.shape[1]], within, atol=1e-4, rtol=1e-4)
+            start += within.shape[1]
+            taken.append(own)
+            layers = [m for n, m in tower.module.named_modules() if re.search(widest, n) and m in set(block.modules())]
+            channels = max(layer.weight.shape[0] for layer in layers)
+            assert within.shape[1] == 2 * channels
+        torch.testing.assert_close(outer, torch.cat(taken, dim=1), atol=1e-4, rtol=1e-4)
+    assert start == found.shape[1] == inner.count_levels()
+    assert len({backbone.describe_levels() for backbone in (few, every, inner)}) == (2 if name == "tiny" else 3)
+
+
+def test_inner_levels_at_every_boundary_and_in_threads() -> None:
+    backbone = load_backbone("mini", 64, "inner")
+    blocks = len(backbone.image.blocks)
+
+    def run(seed: int) -> tuple[Tensor, list[Tensor]]:
+        pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+        with torch.inference_mode():
+            states = [(backbone.run_image_to_boundary(pixels, cut), cut) for cut in (UNFROZEN, 0, 6, blocks)]
+            return backbone.encode_image(pixels).levels, [
+                backbone.run_image_from_boundary(state, cut).levels for state, cut in states
+            ]
+
+    alone = [run(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(run, range(8)))
+    for (whole, parts), (other, _) in zip(alone, together, strict=True):
+        torch.testing.assert_close(whole, other)
+        for part in parts:
+            torch.testing.assert_close(part, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_tower_without_inner_layers(tmp_path: Path, open_clip_folder: Callable[..., Path]) -> None:
+    place = f"local-dir:{open_clip_folder(tmp_path, RESNET)}"
+    with pytest.raises(AigcError, match=f"Expected levels few or all with {place}, found inner"):
+        load_backbone(place, None, "inner")
 
 
 def _class_tokens(module: Any) -> int:

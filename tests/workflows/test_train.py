@@ -442,3 +442,18 @@ def test_a_resolved_recipe_is_enough(settings: dict[str, str], source: Source, t
     output = Output(tmp_path / "deep" / "run")
     result = train_model(plain, source, output, HeldOutSource(), Compute("cpu"), SilentProgress())
     assert result.kept_epoch == 1
+
+
+@pytest.mark.parametrize("levels", ["all", "inner"])
+def test_a_saved_model_reads_the_levels_and_axes_of_its_recipe(train: Train, demo: list[Sample], levels: str) -> None:
+    inputs = {"quality_input": "multilevel", "consistency_input": "multilevel"}
+    run = train(levels, levels=levels, feature_axes=6, freeze="partial", freeze_depth=0.5, **inputs).run
+    assert load_checkpoint(run).tensors["heads.project.axes"].shape[1] == 6
+    by_name = {sample.name: sample for sample in demo}
+    rows = read_parquet_rows(run / "predictions.parquet")
+    images = [by_name[row["name"]].path for row in rows]
+    prompts = [by_name[row["name"]].prompt for row in rows]
+    for engine in ("auto", "eager"):
+        found = Scorer.load(run, "cpu", engine).score(images=images, prompts=prompts)
+        for score in ("quality", "consistency"):
+            assert list(found[score]) == pytest.approx([row[score] for row in rows], abs=1e-3)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 # Settings on which images at the freeze boundary depend: recipes with the same values share one preparation.
 PREPARATION = (
-    *("backbone", "image_size", "freeze", "freeze_depth", "freeze_layers", "freeze_text"),
+    *("backbone", "image_size", "levels", "freeze", "freeze_depth", "freeze_layers", "freeze_text"),
     *("views", "plain_view", "crop_scale_min", "flip", "mos_min", "mos_max"),
 )
 
@@ -130,7 +130,7 @@ class FoldDriver:
             self.progress.start("loading the model", None)
             from aigc_cli.model.loading import load_backbone
 
-            self._key, self._backbone = key, load_backbone(recipe.backbone, recipe.image_size)
+            self._key, self._backbone = key, load_backbone(recipe.backbone, recipe.image_size, recipe.levels)
         return self._backbone
 
     def _prepare(self, recipe: Recipe) -> PreparedData:

@@ -129,7 +129,7 @@ def train_model(
         from aigc_cli.model.loading import load_backbone
 
         device = pick_device(compute.device)
-        backbone = load_backbone(recipe.backbone, recipe.image_size)
+        backbone = load_backbone(recipe.backbone, recipe.image_size, recipe.levels)
         backbone.find_boundaries(recipe)  # too many frozen layers are an error before anything is written
         backbone.modules().to(device)
         plan = TrainingPlan(resolved, source, hash_rated(rated), backbone.weights_hash, held_out)
