@@ -90,7 +90,7 @@ class Recipe:
     consistency_input: str | None = _model(None, "consistency head input (default: the backbone's)", choices=_INPUTS)
     levels: str = _model(
         "few",
-        "blocks whose features multilevel heads read (inner: of every block, and of the widest layer in it)",
+        "blocks whose features multilevel heads read (inner: all, and wide layers within them)",
         choices=LEVELS,
     )
     feature_axes: int = _model(

@@ -69,8 +69,8 @@ class Backbone:
         """Sets whose outputs are pooled as levels.
 
         Args:
-            levels: `few` for the blocks that the hints name, `all` for every block, `inner` for every block and, after
-                each, the layer within it that has most channels.
+            levels: `few` for the blocks that the hints name, `all` for every block, `inner` for every block and the
+                tower's inner layers, each after its block.
 
         Raises:
             AigcError: `inner`, and the tower has no such layers.
@@ -171,8 +171,8 @@ class Backbone:
             hidden = self.image.run_block(self.image.blocks[index], hidden, None)
             if index in chosen:
                 pooled.append(self.image.pool(hidden))
-            if self.levels == "inner":
-                pooled.append(self.image.pool(self.image.take_inner()))
+            if self.levels == "inner" and (wide := self.image.take_inner(index)) is not None:
+                pooled.append(self.image.pool(wide))
         return hidden, torch.cat(pooled, dim=1) if pooled else hidden.new_empty(hidden.shape[0], 0)
 
     def run_text_to_boundary(self, tokens: Tensor, boundary: int) -> dict[str, Tensor]:

@@ -183,22 +183,28 @@ def test_inner_levels_follow_those_of_each_block(
         embedding = inner.encode_image(pixels).embedding
         torch.testing.assert_close(embedding, few.encode_image(pixels).embedding)
         hidden, start, taken = tower.run_stem(pixels), 0, []
-        for block in tower.blocks:
+        for block, layer in zip(tower.blocks, tower.inner_layers, strict=True):
             wide: list[Tensor] = []
-            hook = tower.find_inner(block).register_forward_hook(lambda _m, _i, out, wide=wide: wide.append(out))
+            hook = (layer or nn.Identity()).register_forward_hook(lambda _m, _i, out, wide=wide: wide.append(out))
             hidden = tower.run_block(block, hidden, None)
             hook.remove()
-            own, within = tower.pool(hidden), tower.pool(wide[0])
+            own = tower.pool(hidden)
             torch.testing.assert_close(found[:, start : start + own.shape[1]], own, atol=1e-4, rtol=1e-4)
             start += own.shape[1]
+            taken.append(own)
+            if layer is None:
+                continue
+            within = tower.pool(wide[0])
             torch.testing.assert_close(found[:, start : start + within.shape[1]], within, atol=1e-4, rtol=1e-4)
             start += within.shape[1]
-            taken.append(own)
             layers = [m for n, m in tower.module.named_modules() if re.search(widest, n) and m in set(block.modules())]
             channels = max(layer.weight.shape[0] for layer in layers)
             assert within.shape[1] == 2 * channels
         torch.testing.assert_close(outer, torch.cat(taken, dim=1), atol=1e-4, rtol=1e-4)
     assert start == found.shape[1] == inner.count_levels()
+    assert [index for index, layer in enumerate(tower.inner_layers) if layer is not None] == (
+        [0, 1, 3, 5, 8, 11, 15] if name == "mini" else list(range(len(tower.blocks)))
+    )
     assert len({backbone.describe_levels() for backbone in (few, every, inner)}) == (2 if name == "tiny" else 3)
 
 
