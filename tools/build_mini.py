@@ -85,6 +85,7 @@ CONFIG = {
         "head_input": "multilevel",
         "finetune_lr_factor": 30.0,
         "finetune_backbone_lr_factor": 15.0,
+        "frozen_residual_scale_factor": 3.0,
     },
 }
 

@@ -25,12 +25,14 @@ class Hints:
         finetune_lr_factor: multiplies the heads' learning rate when a part of the backbone is trained. The recipes'
             3e-5 suits a ViT with hundreds of millions of parameters; a small CNN needs a higher rate.
         finetune_backbone_lr_factor: the same for the backbone's own parameters.
+        frozen_residual_scale_factor: multiplies both residual scales when both towers are frozen as a whole.
     """
 
     levels: tuple[int, ...]
     head_input: HeadInput = "embedding"
     finetune_lr_factor: float = 1.0
     finetune_backbone_lr_factor: float = 1.0
+    frozen_residual_scale_factor: float = 1.0
 
 
 def find_folder(name: str) -> Path | None:
@@ -78,7 +80,11 @@ def parse_hints(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
         return Hints(tuple(sorted({max(n_blocks * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})))
     try:
         hints = Hints(**{**cfg, "levels": tuple(cfg["levels"])})
-        factors = (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor)
+        factors = (
+            hints.finetune_lr_factor,
+            hints.finetune_backbone_lr_factor,
+            hints.frozen_residual_scale_factor,
+        )
         whole = all(type(level) is int for level in hints.levels)
         positive = all(math.isfinite(factor) and factor > 0 for factor in factors)
         if not (whole and positive and hints.head_input in get_args(HeadInput)):

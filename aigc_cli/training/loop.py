@@ -21,7 +21,7 @@ from aigc_cli.recipe import Recipe
 from aigc_cli.runtime.saved import HeadConfig
 from aigc_cli.training.feature_store import EVALUATION, FrozenImages, FrozenTexts, list_views
 from aigc_cli.training.losses import EpochStats, compute_contrastive_loss, compute_mismatch_loss, rate_epoch
-from aigc_cli.training.rates import compute_learning_rates, compute_lr_factor
+from aigc_cli.training.rates import compute_learning_rates, compute_lr_factor, compute_residual_scales
 from aigc_cli.training.state import FitResult, LoopState, Snapshot
 
 EVALUATION_BATCH = 64
@@ -45,6 +45,7 @@ def make_model(backbone: Backbone, recipe: Recipe) -> Model:
     """Untrained heads on `backbone`, which is frozen as the recipe says; deterministic for the recipe's seed."""
     torch.manual_seed(recipe.seed)
     hints = backbone.hints
+    scale_q, scale_c = compute_residual_scales(recipe, hints)
     heads = ResidualHeads(
         HeadConfig(
             embed_dim=backbone.embed_dim,
@@ -52,8 +53,8 @@ def make_model(backbone: Backbone, recipe: Recipe) -> Model:
             quality_input=recipe.quality_input or hints.head_input,  # type: ignore[arg-type]
             consistency_input=recipe.consistency_input or hints.head_input,  # type: ignore[arg-type]
             residual=recipe.residual,
-            residual_scale_q=recipe.residual_scale_q,
-            residual_scale_c=recipe.residual_scale_c,
+            residual_scale_q=scale_q,
+            residual_scale_c=scale_c,
             hidden_q=recipe.hidden_q,
             hidden_c=recipe.hidden_c,
             dropout=recipe.dropout,

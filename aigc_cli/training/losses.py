@@ -12,6 +12,8 @@ from aigc_cli.errors import AigcError
 from aigc_cli.metrics.by_name import compute_metric
 from aigc_cli.model.heads import Scores
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.hints import read_hints
+from aigc_cli.training.rates import compute_residual_scales
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -127,7 +129,7 @@ class EpochStats:
             for letter, predicted, human in (("q", quality, human_q), ("c", consistency, human_c)):
                 rated = ~np.isnan(human)
                 row[f"{metric}_{letter}"] = compute_metric(metric, predicted[rated], human[rated])
-        scales = (self.recipe.residual_scale_q, self.recipe.residual_scale_c)
+        scales = compute_residual_scales(self.recipe, read_hints(self.recipe.backbone))
         for letter, delta, scale in zip("qc", (delta_q, delta_c), scales, strict=True):
             row[f"saturated_{letter}"] = float((np.abs(delta) > SATURATED).mean())
             row[f"unused_{letter}"] = float((scale * np.abs(delta) < UNUSED).mean())

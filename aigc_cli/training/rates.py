@@ -1,4 +1,4 @@
-"""Learning rates of a recipe on its backbone, and their schedule over the steps. Imports no PyTorch."""
+"""What a backbone makes of a recipe: learning rates, their schedule, and residual scales. Imports no PyTorch."""
 
 import math
 from collections.abc import Callable
@@ -25,12 +25,32 @@ def compute_learning_rates(recipe: Recipe, hints: Hints) -> LearningRates:
     return LearningRates(recipe.lr * (hints.finetune_lr_factor if image or text else 1.0), image, text)
 
 
-def describe_rates(recipe: Recipe) -> dict[str, str]:
-    """The rates that follow from `lr`, `lr_backbone` and the backbone's factors, in words; empty without factors.
+def compute_residual_scales(recipe: Recipe, hints: Hints) -> tuple[float, float]:
+    """The residual scales of quality and consistency in effect, at most 1."""
+    factor = hints.frozen_residual_scale_factor if _freezes_all(recipe) else 1.0
+    return min(1.0, factor * recipe.residual_scale_q), min(1.0, factor * recipe.residual_scale_c)
+
+
+def _freezes_all(recipe: Recipe) -> bool:
+    return recipe.freeze == "all" and recipe.freeze_text in (None, "all")
+
+
+def describe_hints(recipe: Recipe) -> dict[str, str]:
+    """The settings that the backbone changes, in words, by the name of the setting.
 
     For example {"lr": "head learning rate 0.0009 (30 x lr, set by mini)"}.
     """
     hints = read_hints(recipe.backbone)
+    found = _describe_rates(recipe, hints)
+    if recipe.residual and _freezes_all(recipe) and hints.frozen_residual_scale_factor != 1.0:
+        scales = compute_residual_scales(recipe, hints)
+        for letter, target, scale in zip("qc", ("quality", "consistency"), scales, strict=True):
+            factor = f"{hints.frozen_residual_scale_factor:g} x, set by {recipe.backbone} for frozen features"
+            found[f"residual_scale_{letter}"] = f"residual scale of {target} {scale:.3g} ({factor})"
+    return found
+
+
+def _describe_rates(recipe: Recipe, hints: Hints) -> dict[str, str]:
     rates = compute_learning_rates(recipe, hints)
     if not (rates.image or rates.text) or (hints.finetune_lr_factor, hints.finetune_backbone_lr_factor) == (1.0, 1.0):
         return {}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aigc_cli.metrics.by_name import compute_metric
 from aigc_cli.metrics.splits import Split
+from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.heads import Scores
 from aigc_cli.model.loading import load_backbone
 from aigc_cli.model.model import Model
@@ -23,7 +24,12 @@ from aigc_cli.training import loop as training
 from aigc_cli.training.feature_store import EVALUATION, list_views
 from aigc_cli.training.loop import TrainingData, draw_batches, fit_model, make_model, make_optimiser, predict
 from aigc_cli.training.losses import EpochStats, rate_epoch
-from aigc_cli.training.rates import compute_learning_rates, compute_lr_factor
+from aigc_cli.training.rates import (
+    compute_learning_rates,
+    compute_lr_factor,
+    compute_residual_scales,
+    describe_hints,
+)
 from aigc_cli.training.state import FitResult
 
 TRAIN, VAL = range(36), range(36, 48)
@@ -197,6 +203,19 @@ def test_fine_tuning_uses_the_backbones_own_rates() -> None:
     assert compute_learning_rates(replace(PARTIAL, lr=1e-3, freeze_text="all"), hints) == pytest.approx(
         (3e-2, 6e-3, 0.0)
     )
+
+
+def test_a_backbone_may_want_a_larger_correction_on_frozen_features(tiny: Backbone) -> None:
+    hints, wide = Hints((0,), frozen_residual_scale_factor=3.0), {"residual_scale_q": 0.1, "residual_scale_c": 0.4}
+    assert compute_residual_scales(replace(RECIPE, **wide), hints) == pytest.approx((0.3, 1.0))
+    assert compute_residual_scales(replace(PARTIAL, **wide), hints) == (0.1, 0.4)
+    frozen = replace(RECIPE, backbone="mini", **wide)
+    assert list(describe_hints(frozen)) == ["residual_scale_q", "residual_scale_c"]
+    assert "residual_scale_q" not in describe_hints(replace(frozen, residual=False))
+    config = make_model(load_backbone("mini", 32), frozen).heads.config
+    assert (config.residual_scale_q, config.residual_scale_c) == pytest.approx((0.3, 1.0))
+    config = make_model(tiny, replace(RECIPE, **wide)).heads.config
+    assert (config.residual_scale_q, config.residual_scale_c) == (0.1, 0.4)
 
 
 # --- divergence

@@ -30,7 +30,7 @@ from aigc_cli.storage.checkpoints import load_checkpoint
 from aigc_cli.storage.results import read_parquet_rows
 from aigc_cli.storage.schemas import SCHEMA_VERSION, SCHEMAS
 from aigc_cli.training import losses as epoch_stats
-from aigc_cli.training.rates import describe_rates
+from aigc_cli.training.rates import describe_hints
 from aigc_cli.workflows.experiment import rated as ratings
 from aigc_cli.workflows.experiment.rated import hash_prompt
 from aigc_cli.workflows.experiment.run_folder import name_run_folder
@@ -422,11 +422,11 @@ def test_a_run_folder_has_a_new_name(tmp_path: Path) -> None:
 
 
 def test_notes_say_what_the_backbone_makes_of_the_rates(settings: dict[str, str]) -> None:
-    assert describe_rates(Recipe(freeze="all")) == {}
-    assert describe_rates(resolve_recipe(settings | {"freeze": "none"}).recipe) == {}
-    assert describe_rates(Recipe(freeze="partial")).keys() == {"lr", "lr_backbone"}
-    assert describe_rates(Recipe(freeze="partial", freeze_text="all")).keys() == {"lr", "lr_backbone"}
-    assert describe_rates(Recipe(freeze="all", freeze_text="partial")).keys() == {"lr", "lr_backbone"}
+    assert describe_hints(Recipe(freeze="all")).keys() == {"residual_scale_q", "residual_scale_c"}
+    assert describe_hints(resolve_recipe(settings | {"freeze": "none"}).recipe) == {}
+    assert describe_hints(Recipe(freeze="partial")).keys() == {"lr", "lr_backbone"}
+    assert describe_hints(Recipe(freeze="partial", freeze_text="all")).keys() == {"lr", "lr_backbone"}
+    assert describe_hints(Recipe(freeze="all", freeze_text="partial")).keys() == {"lr", "lr_backbone"}
 
 
 def test_warnings_are_said(train: Train) -> None:

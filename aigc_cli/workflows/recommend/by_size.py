@@ -8,6 +8,7 @@ from typing import Any
 
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import Recipe, find_recipe, read_recipe
+from aigc_cli.training.rates import describe_hints
 
 MAX_RATED_IMAGES = 10**9
 FEW_PROMPTS = 50
@@ -28,8 +29,8 @@ POLICY: tuple[PolicyRow, ...] = (
         "small",
         {
             "freeze": ("all", "too few images to train the backbone: only the heads learn"),
-            "residual_scale_q": (0.3, "published: 0.1; mini reached SROCC 0.709 with 0.3, 0.702 with 0.1 (480 images)"),
-            "residual_scale_c": (0.3, "published: 0.1; mini reached SROCC 0.578 with 0.3, 0.549 with 0.1 (480 images)"),
+            "residual_scale_q": (0.1, "too few images for more than a small correction"),
+            "residual_scale_c": (0.1, "too few images for more than a small correction"),
             "lr": (1e-3, "fresh heads on fixed features take large steps"),
         },
     ),
@@ -129,7 +130,11 @@ def recommend_by_size(
     base = Recipe(**read_recipe(find_recipe(row.recipe)))
     flags = {key: value for key, value in settings.items() if getattr(base, key) != value}
     command = format_train_command(row.recipe, flags, source)
-    return Recommendation(n, replace(base, **settings), reasons, command, neighbours)
+    recipe = replace(base, **settings)
+    for key, said in describe_hints(recipe).items():
+        if key in reasons:
+            reasons[key] = f"{reasons[key]}; here {said}"
+    return Recommendation(n, recipe, reasons, command, neighbours)
 
 
 def format_train_command(recipe: str, flags: Mapping[str, Any], source: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.results import write_table
 from aigc_cli.storage.signals import hold_signals
 from aigc_cli.training.diagnosis import Curves, describe_diagnosis
-from aigc_cli.training.rates import compute_learning_rates, describe_rates
+from aigc_cli.training.rates import compute_learning_rates, describe_hints
 from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, PREDICTIONS, make_rated_rows, save_predictions
 from aigc_cli.workflows.experiment.rated import (
     ZERO_SHOT_TARGET,
@@ -164,7 +164,7 @@ def _announce(resolved: ResolvedRecipe, shared: int, progress: Progress) -> None
         progress.say(f"{shared} prompts are in both parts of the saved split: the validation figures are optimistic.")
     for warning in resolved.warnings:
         progress.say(warning)
-    for rate in describe_rates(resolved.recipe).values():
+    for rate in describe_hints(resolved.recipe).values():
         progress.say(f"{rate[0].upper()}{rate[1:]}.")
 
 
