@@ -171,8 +171,9 @@ class Sandbox:
             os.chdir(before)
         return Ending(line, code, out.getvalue(), err.getvalue())
 
-    def _backbone(self, name: str, size: int | None = None) -> Backbone:
-        return self._loaded if (name, size) == (self._loaded.name, None) else load_backbone(name, size)
+    def _backbone(self, name: str, size: int | None = None, levels: str = "few") -> Backbone:
+        asked = (name, size, levels)
+        return self._loaded if asked == (self._loaded.name, None, "few") else load_backbone(*asked)
 
     def attack_file(self, attack: Attack, line: str, data: bytes) -> Ending:
         """Runs a command of an attack with `data` in its file, then restores the sandbox.

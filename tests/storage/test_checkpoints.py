@@ -308,7 +308,7 @@ def test_a_description_with_any_field_missing_or_damaged(
     values: list[Any], described: Described, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model still loads or raises one clear AigcError, never another exception."""
-    known = (described[1]["backbone"]["name"], None)
+    known = (described[1]["backbone"]["name"], None, "few")
     backbone = load_backbone(*known)  # loaded once, to save time
     monkeypatch.setattr(trained, "load_backbone", lambda *args: backbone if args == known else load_backbone(*args))
     save_checkpoint(tmp_path / "c", *described)
