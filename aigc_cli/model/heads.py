@@ -129,7 +129,11 @@ class ResidualHeads(nn.Module):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def make_inputs(self, image: ImageFeatures, text: Tensor) -> tuple[Tensor, Tensor]:
-        """The inputs of both heads before standardisation, (B, ...); without those that are projected."""
+        """The inputs of both heads before standardisation; without the image features where these are projected.
+
+        Returns:
+            (B, D) or (B, D + L) of quality, and (B, 2D + 1) or (B, 3D + 1 + L) of consistency.
+        """
         v, levels = image
         s = (v * text).sum(1, keepdim=True)
         joins = self.project is None

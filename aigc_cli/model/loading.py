@@ -41,8 +41,8 @@ def load_backbone(name: str, image_size: int | None = None, levels: str = "few")
         levels: `few`, `all` or `inner`, see `Backbone.set_levels`.
 
     Raises:
-        AigcError: the tower has no `inner` levels.
-        AigcError: the name has another form or is unknown, or the folder's weights don't fit its configuration.
+        AigcError: the name has another form or is unknown, the folder's weights don't fit its configuration, or the
+            tower has no `inner` levels.
         EnvironmentProblem: the weights can't be fetched, or a package is missing.
     """
     check_backbone(name)

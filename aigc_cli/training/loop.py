@@ -273,7 +273,7 @@ def _end_epoch(
 
 def validate(model: Model, data: TrainingData, rows: Sequence[int], recipe: Recipe) -> dict[str, Any]:
     """The row of the epochs table for images `rows`, without epoch, split, rate and seconds."""
-    stats, targets = EpochStats(recipe), data.targets[list(rows)].cpu()
+    stats, targets = EpochStats(recipe, model.heads.config), data.targets[list(rows)].cpu()
     stats.add_batch(predict(model, data, rows), targets)
     return stats.summarise(targets)
 

@@ -12,8 +12,7 @@ from aigc_cli.errors import AigcError
 from aigc_cli.metrics.by_name import compute_metric
 from aigc_cli.model.heads import Scores
 from aigc_cli.recipe import Recipe
-from aigc_cli.runtime.hints import read_hints
-from aigc_cli.training.rates import compute_residual_scales
+from aigc_cli.runtime.saved import HeadConfig
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -96,10 +95,10 @@ UNUSED = 0.05  # a correction below this, on [0, 1], is hardly used
 
 
 class EpochStats:
-    """Predictions and losses of one epoch."""
+    """Predictions and losses of one epoch; `heads` is the configuration of the heads that predict."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, heads: HeadConfig) -> None:
+        self.recipe, self.heads = recipe, heads
         self.compute_loss = make_loss(recipe.loss)
         self.predicted: list[Tensor] = []  # (4, B) of each batch: quality, consistency and their corrections
         self.losses: list[Sequence[float]] = []  # (rows, loss of quality, loss of consistency) of each batch
@@ -129,7 +128,7 @@ class EpochStats:
             for letter, predicted, human in (("q", quality, human_q), ("c", consistency, human_c)):
                 rated = ~np.isnan(human)
                 row[f"{metric}_{letter}"] = compute_metric(metric, predicted[rated], human[rated])
-        scales = compute_residual_scales(self.recipe, read_hints(self.recipe.backbone))
+        scales = (self.heads.residual_scale_q, self.heads.residual_scale_c)
         for letter, delta, scale in zip("qc", (delta_q, delta_c), scales, strict=True):
             row[f"saturated_{letter}"] = float((np.abs(delta) > SATURATED).mean())
             row[f"unused_{letter}"] = float((scale * np.abs(delta) < UNUSED).mean())

@@ -54,7 +54,7 @@ class LoopState:
 
     def begin_epoch(self) -> None:
         """Starts an epoch; the generator's present state decides the order of its rows."""
-        self.step, self.seconds, self.stats = 0, 0.0, EpochStats(self.recipe)
+        self.step, self.seconds, self.stats = 0, 0.0, EpochStats(self.recipe, self.model.heads.config)
         self._order = self.random.bit_generator.state
 
     def begin(self) -> None:
