@@ -64,7 +64,6 @@ _model, _freezing, _fit, _loss, _views, _data = (
 )
 _MODES = ("all", "partial", "none")
 _INPUTS = ("embedding", "multilevel")
-LEVELS = ("few", "all", "inner")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Recipe:
         AigcError: settings that contradict each other.
     """
 
-    backbone: str = _model("mini", "mini, ARCHITECTURE/WEIGHTS or local-dir:PATH", main=True)
+    backbone: str = _model("mini", "mini, midi, ARCHITECTURE/WEIGHTS or local-dir:PATH", main=True)
     image_size: int | None = _model(None, "image size in pixels, 32 or more (default: the backbone's)", low=32)
     residual: bool = _model(True, "score = base + bounded correction; off: score = f(features)")
     residual_scale_q: float = _model(
@@ -87,15 +86,17 @@ class Recipe:
         0.2, "largest correction of consistency, as a share of the scale", (0.1, 0.5), low=0, high=1, main=True
     )
     quality_input: str | None = _model(None, "quality head input (default: the backbone's)", choices=_INPUTS)
-    consistency_input: str | None = _model(None, "consistency head input (default: the backbone's)", choices=_INPUTS)
-    levels: str = _model(
-        "few",
-        "blocks whose features multilevel heads read (inner: all, and wide layers within them)",
-        choices=LEVELS,
+    consistency_input: str | None = _model(
+        None, "consistency head input (default: the backbone's)", choices=(*_INPUTS, "scores")
     )
-    feature_axes: int = _model(
-        0,
-        "principal axes on which the heads read these features (0: the features)",
+    levels: str | None = _model(
+        None,
+        "blocks that multilevel heads read; inner: all, and layers within them (default: the backbone's)",
+        choices=("few", "all", "inner"),
+    )
+    feature_axes: int | None = _model(
+        None,
+        "principal axes on which the heads read these features; 0: the features (default: the backbone's)",
         (64, 512),
         low=0,
         off=True,
@@ -127,7 +128,7 @@ class Recipe:
         "auto", "number format (auto: bf16 on a GPU that supports it)", choices=("auto", "fp32", "bf16")
     )
     seed: int = _fit(0, "random seed of splits, weights and batches", low=0, high=2**32 - 1)
-    loss: str = _loss("mse", "mse, l1, plcc, rank, or a sum such as l1+plcc")
+    loss: str | None = _loss(None, "mse, l1, plcc, rank, or a sum such as l1+plcc (default: the backbone's)")
     w_q: float = _loss(0.5, "weight of the quality loss", (0.3, 0.7), low=0, off=True)
     w_c: float = _loss(0.5, "weight of the consistency loss", (0.3, 0.7), low=0, off=True)
     w_contrast: float = _loss(0.0, "weight of the contrastive loss (InfoNCE) on cosines", (0, 0.2), low=0)

@@ -21,14 +21,16 @@ from aigc_cli.recipe import (
     read_recipe,
     resolve_recipe,
 )
+from aigc_cli.runtime.hints import LITERAL
 from aigc_cli.strict_yaml import read_yaml
+from aigc_cli.training.rates import complete_recipe
 
 DEFAULTS: dict[str, Any] = (
     {"backbone": "mini", "image_size": None, "residual": True, "residual_scale_q": 0.2, "residual_scale_c": 0.2}
     | {"quality_input": None, "hidden_q": 128, "hidden_c": 256, "dropout": 0.1, "freeze": "partial"}
     | {"freeze_depth": 0.75, "lr": 3e-5, "lr_backbone": None, "epochs": 20, "batch_size": 32}
     | {"weight_decay": 1e-4, "scheduler": "cosine", "warmup_ratio": 0.05, "max_grad_norm": 1.0, "patience": 0}
-    | {"min_delta": 0.001, "seed": 0, "loss": "mse", "w_q": 0.5, "w_c": 0.5, "views": 4, "crop_scale_min": 0.8}
+    | {"min_delta": 0.001, "seed": 0, "loss": None, "w_q": 0.5, "w_c": 0.5, "views": 4, "crop_scale_min": 0.8}
     | {"flip": True, "val_fraction": 0.2, "group_by": "prompt", "mos_min": 0.0, "mos_max": 5.0}
 )
 SENSIBLE: dict[str, tuple[float, float]] = (
@@ -64,9 +66,6 @@ SHIPPED: dict[str, dict[str, Any]] = {  # the table of the design; the other set
     "quality-first": {**_PARTIAL, "residual_scale_q": 0.3, "residual_scale_c": 0.15, "w_q": 0.7, "w_c": 0.3},
     "consistency-first": {**_PARTIAL, "residual_scale_q": 0.15, "residual_scale_c": 0.3, "w_q": 0.3, "w_c": 0.7},
 }
-_LIKE_MEDIUM = ("medium", "regularised", "thorough", "quality-first", "consistency-first")
-# Differs from the published value because of measurements, see the recipe files.
-OPEN = {name: {"loss"} for name in _LIKE_MEDIUM}
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +104,12 @@ def test_every_parameter_of_the_design_has_its_default(name: str, default: Any) 
     assert FIELDS[name].metadata["sensible"] == SENSIBLE.get(name)
 
 
+def test_backbones_that_want_nothing_else_get_the_published_loss_and_inputs() -> None:
+    assert complete_recipe(Recipe(backbone="ViT-L-14/openai")) == Recipe(backbone="ViT-L-14/openai", **LITERAL)
+    assert (LITERAL["loss"], LITERAL["quality_input"]) == ("mse", "embedding")
+    assert complete_recipe(Recipe(loss="rank")).loss == "rank"  # of the recipe, not of `mini`
+
+
 def test_the_shipped_recipes_are_those_of_the_design_and_scorer_and_clip() -> None:
     assert list_recipes() == sorted([*SHIPPED, "scorer", "clip"])
 
@@ -119,7 +124,7 @@ def test_only_recipes_of_the_user_get_warnings_about_sensible_ranges(write: Writ
 def test_a_shipped_recipe_is_as_the_design_says(name: str) -> None:
     resolved = resolve_recipe({}, name)
     expected = DEFAULTS | SHIPPED[name]
-    for key in expected.keys() - OPEN.get(name, set()):
+    for key in expected:
         found = getattr(resolved.recipe, key)
         assert found == (pytest.approx(expected[key], abs=1e-4) if key == "freeze_depth" else expected[key]), key
     assert resolved.warnings == ()

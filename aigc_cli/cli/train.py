@@ -103,12 +103,12 @@ def _check_new(resolved: "ResolvedRecipe", source: "Source", place: "Output") ->
 
 def _print_config(resolved: "ResolvedRecipe", quiet: bool) -> None:
     from aigc_cli.recipe import format_recipe
-    from aigc_cli.training.rates import describe_hints
+    from aigc_cli.training.rates import complete_resolved, describe_hints
 
     with show_progress(quiet) as progress:
         for warning in resolved.warnings:
             progress.say(warning)
-    print(format_recipe(resolved, describe_hints(resolved.recipe)), end="")
+    print(format_recipe(complete_resolved(resolved), describe_hints(resolved.recipe)), end="")
 
 
 def _show(result: "TrainResult") -> None:

@@ -84,7 +84,7 @@ class Backbone:
         return (*self._list_level_blocks(), *(("inner",) if self.levels == "inner" else ()))
 
     def _list_level_blocks(self) -> tuple[int, ...]:
-        return self.hints.levels if self.levels == "few" else tuple(range(len(self.image.blocks)))
+        return self.hints.few_levels if self.levels == "few" else tuple(range(len(self.image.blocks)))
 
     def transform(self, image: Picture) -> Tensor:
         """Preprocessed float32 pixels (3, H, W) of an RGB image."""

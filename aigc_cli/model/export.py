@@ -28,7 +28,7 @@ from aigc_cli.model.heads import ResidualHeads
 from aigc_cli.model.model import Model
 from aigc_cli.progress import Progress
 from aigc_cli.runtime.graphs import IMAGE_GRAPH, SCORE_NAMES, TEXT_GRAPH, WEIGHTS_HASH, first_line, start_session
-from aigc_cli.runtime.hints import MINI, TOKENIZER
+from aigc_cli.runtime.hints import MINI, SHIPPED_BACKBONES, TOKENIZER
 from aigc_cli.storage.atomic_files import open_atomic
 from aigc_cli.storage.cache import find_cache_folder
 from aigc_cli.storage.checkpoints import SHIPPED_SCORER
@@ -67,9 +67,9 @@ class _TextSide(nn.Module):
 
 
 def shares_text(model: Model) -> bool:
-    """Whether the text graph of the package serves this model: `mini` with a frozen text tower."""
+    """Whether the text graph of the package serves this model: one that ships, with a frozen text tower."""
     backbone = model.backbone
-    return backbone.name == "mini" and model.freezing.text > len(backbone.text.blocks)
+    return backbone.name in SHIPPED_BACKBONES and model.freezing.text > len(backbone.text.blocks)
 
 
 def keep_graphs(model: Model, progress: Progress) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ _FIELDS = {
     "timm_model_name timm_pool timm_proj timm_proj_bias timm_drop timm_drop_path",
     "text_cfg": f"{_NUMBERS} {_BLOCK} context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs "
     "heads embed_cls pad_id eos_id no_causal_mask final_ln_after_pool pool_type proj_bias proj_type output_tokens "
-    "sentence_encoder",
+    "sentence_encoder text_tower",
     "sentence_encoder": "vocab_size width heads layers mlp_width context_length",
     "tokenizer_kwargs": "clean reduction_mask strip_sep_token language",
     "act_kwargs": "approximate inplace",
@@ -33,7 +33,7 @@ _FIELDS = {
 _HARMLESS = {"timm_model_pretrained": False, "timm_pretrained": False, "hf_model_pretrained": False}
 _MAX_NUMBER = 10**7
 _WORD = re.compile(r"[\w.+-]{1,100}(?:/[\w.+-]{1,100})?", re.ASCII)  # hf_tokenizer_name has a slash; it is not followed
-_NAMES = {"timm_model_name": re.compile(r"[\w.]{1,100}", re.ASCII)}
+_NAMES = {"timm_model_name": re.compile(r"[\w.]{1,100}", re.ASCII), "text_tower": re.compile("mini")}
 
 
 def check_config(config: Mapping[str, Any], folder: Path) -> None:

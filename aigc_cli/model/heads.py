@@ -90,9 +90,10 @@ class ResidualHeads(nn.Module):
 
     v and t are the image and text embeddings, s = v.t. In the literal formulas h = v and g = LayerNorm[v, t, s]; with
     `multilevel`, h = [v, levels] and g = [v, t, v * t, s, levels], standardised over the training images. With
-    `feature_axes`, h is projected on so many principal axes and g = [h, t, v * t, s]. At the start a = 1 and b = 0.
-    Scores are not clipped here, because a clipped score has no gradient. After training, c_base may include the
-    correction of `HeadConfig`.
+    `feature_axes`, h is projected on so many principal axes and g = [h, t, v * t, s]. With `scores`, g = [s, q] without
+    a gradient to q: a few hundred prompts are too few to learn more about them, and people find better images more
+    consistent. At the start a = 1 and b = 0. Scores are not clipped here, because a clipped score has no gradient.
+    After training, c_base may include the correction of `HeadConfig`.
     """
 
     numbers: Tensor
@@ -103,13 +104,15 @@ class ResidualHeads(nn.Module):
         self.set_config(config)
         dim, levels = config.embed_dim, config.level_dim
         self.many_q, self.many_c = config.quality_input == "multilevel", config.consistency_input == "multilevel"
+        self.scores_c = config.consistency_input == "scores"
         axes = config.feature_axes if self.many_q or self.many_c else 0
         features = axes or dim + levels
         width_q = features if self.many_q else dim
-        width_c = 2 * dim + 1 + (features if self.many_c else 0)
+        width_c = 2 if self.scores_c else 2 * dim + 1 + (features if self.many_c else 0)
         self.project = Projection(dim + levels, axes) if axes else None
         self.input_q = Standardiser(width_q) if self.many_q and not axes else nn.Identity()
-        self.input_c = Standardiser(width_c - axes) if self.many_c else nn.LayerNorm(width_c)
+        fitted = 1 if self.scores_c else width_c - axes if self.many_c else 0
+        self.input_c = Standardiser(fitted) if fitted else nn.LayerNorm(width_c)
         self.mlp_q = nn.Sequential(
             nn.Linear(width_q, config.hidden_q), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden_q, 1)
         )
@@ -132,18 +135,20 @@ class ResidualHeads(nn.Module):
         """The inputs of both heads before standardisation; without the image features where these are projected.
 
         Returns:
-            (B, D) or (B, D + L) of quality, and (B, 2D + 1) or (B, 3D + 1 + L) of consistency.
+            (B, D) or (B, D + L) of quality, and (B, 1), (B, 2D + 1) or (B, 3D + 1 + L) of consistency.
         """
         v, levels = image
         s = (v * text).sum(1, keepdim=True)
         joins = self.project is None
         h = torch.cat([v, levels], dim=1) if self.many_q and joins else v
+        if self.scores_c:
+            return h, s
         if not self.many_c:
             return h, torch.cat([v, text, s], dim=1)
         return h, torch.cat([v, text, v * text, s, levels] if joins else [text, v * text, s], dim=1)
 
     def read_inputs(self, image: ImageFeatures, text: Tensor) -> tuple[Tensor, Tensor]:
-        """The inputs of both heads, (B, width_q) and (B, width_c)."""
+        """The inputs of both heads, (B, width_q) and (B, width_c), the latter without the score of quality."""
         h, g = self.make_inputs(image, text)
         h, g = self.input_q(h), self.input_c(g)
         if self.project is None:
@@ -182,15 +187,15 @@ class ResidualHeads(nn.Module):
         """Scores of B images and the embeddings `text` (B, D) of their prompts."""
         h, g = self.read_inputs(image, text)
         cosine = (image.embedding * text).sum(1)
-        raw_q, raw_c = self.mlp_q(h).squeeze(1), self.mlp_c(g).squeeze(1)
-        if not self.config.residual:
-            quality, consistency = raw_q.sigmoid(), raw_c.sigmoid()
-            zero, consistency = torch.zeros_like(quality), self._correct(consistency, quality)
-            return Scores(quality, consistency, quality, zero, consistency, zero, cosine)
-        base_q = self.base_q(h).squeeze(1).sigmoid()
-        base_c = self.a * (cosine + 1) / 2 + self.b
-        delta_q, delta_c = raw_q.tanh(), raw_c.tanh()
+        raw_q, residual = self.mlp_q(h).squeeze(1), self.config.residual
+        base_q = self.base_q(h).squeeze(1).sigmoid() if residual else raw_q.sigmoid()
+        delta_q = raw_q.tanh() if residual else torch.zeros_like(raw_q)
         quality = base_q + self.numbers[0] * delta_q
+        if self.scores_c:
+            g = torch.cat([g, 4 * quality.detach()[:, None] - 2], dim=1)  # on [-2, 2], as wide as the cosine
+        raw_c = self.mlp_c(g).squeeze(1)
+        base_c = self.a * (cosine + 1) / 2 + self.b if residual else raw_c.sigmoid()
+        delta_c = raw_c.tanh() if residual else torch.zeros_like(raw_c)
         consistency = self._correct(base_c + self.numbers[1] * delta_c, quality)
         return Scores(quality, consistency, base_q, delta_q, self._correct(base_c, quality), delta_c, cosine)
 

@@ -20,8 +20,8 @@ from aigc_cli.model.folder_config import check_config
 from aigc_cli.model.hub import is_hub_reachable, use_cache_only
 from aigc_cli.model.sentence_encoder import SentenceEncoder
 from aigc_cli.model.tokenizers import convert_tokenizer
-from aigc_cli.model.towers import make_image_tower, make_sentence_tower, make_text_tower
-from aigc_cli.runtime.hints import CONFIG_NAME, TOKENIZER, check_backbone, find_folder, parse_hints
+from aigc_cli.model.towers import fold_batch_norm, make_image_tower, make_sentence_tower, make_text_tower
+from aigc_cli.runtime.hints import CONFIG_NAME, MINI, TOKENIZER, check_backbone, find_folder, parse_hints
 from aigc_cli.runtime.saved import parse_preprocessing
 from aigc_cli.runtime.tokenizer import PromptTokenizer
 from aigc_cli.storage.atomic_files import read_json
@@ -35,8 +35,8 @@ def load_backbone(name: str, image_size: int | None = None, levels: str = "few")
     """Loads the backbone `name` on the CPU in float32.
 
     Args:
-        name: `mini`, `architecture/weights` as open_clip names them, `architecture/random` (untrained, for timing and
-            tests) or `local-dir:PATH` (a folder in open_clip's own format, with safetensors weights).
+        name: `mini`, `midi`, `architecture/weights` as open_clip names them, `architecture/random` (untrained, for
+            timing and tests) or `local-dir:PATH` (a folder in open_clip's own format, with safetensors weights).
         image_size: side of the square input in pixels; None for the checkpoint's own size.
         levels: `few`, `all` or `inner`, see `Backbone.set_levels`.
 
@@ -103,7 +103,7 @@ def _load_folder(name: str, folder: Path, image_size: int | None) -> Backbone:
     load_tensors(weights[0])  # raises an error if the file is cut short, a pickle or not finite
     try:
         with use_cache_only(True):
-            if "sentence_encoder" in text_cfg:
+            if text_cfg.keys() & {"sentence_encoder", "text_tower"}:
                 return _load_two_towers(name, folder, config, weights[0], image_size)
             return _load_open_clip(name, f"local-dir:{folder}", None, config.get("aigc_cfg"), image_size, weights[0])
     except (AigcError, ImportError, MemoryError):
@@ -205,22 +205,31 @@ def _load_open_clip(
 def _load_two_towers(
     name: str, folder: Path, config: Mapping[str, Any], weights: Path, image_size: int | None
 ) -> Backbone:
-    """A timm image tower with a sentence encoder; open_clip can't build the latter without transformers."""
+    """A timm image tower with a sentence encoder; open_clip can't build the latter without transformers.
+
+    With `text_tower: mini` the sentence encoder is that of `mini`.
+    """
     from open_clip.timm_model import TimmModel
 
-    model_cfg, text_cfg = config["model_cfg"], config["model_cfg"]["text_cfg"]
+    model_cfg, text_cfg, text_folder = config["model_cfg"], config["model_cfg"]["text_cfg"], folder
+    tensors = load_tensors(weights)
+    if "text_tower" in text_cfg:
+        text_cfg, text_folder = read_json(MINI / CONFIG_NAME)["model_cfg"]["text_cfg"], MINI
+        tensors |= {key: t for key, t in load_tensors(MINI / WEIGHTS_NAME).items() if key.startswith("text.")}
     vision = {key.removeprefix("timm_"): value for key, value in model_cfg["vision_cfg"].items()}
     if image_size is not None:
         vision["image_size"] = image_size
     visual = TimmModel(embed_dim=model_cfg["embed_dim"], **vision)
     text = SentenceEncoder(**text_cfg["sentence_encoder"], embed_dim=model_cfg["embed_dim"])
-    state = {key: torch.from_numpy(array) for key, array in load_tensors(weights).items()}
+    state = {key: torch.from_numpy(array) for key, array in tensors.items()}
+    if not any(key.endswith("running_mean") for key in state):  # stored with BatchNorm merged
+        fold_batch_norm(visual.trunk)
     for prefix, part in (("visual", visual), ("text", text)):
         own = {key.removeprefix(f"{prefix}."): value for key, value in state.items() if key.startswith(f"{prefix}.")}
         missing = [key for key in part.load_state_dict(own, strict=False).missing_keys if "num_batches" not in key]
         if missing:
             raise AigcError(f"Expected {prefix}.{missing[0]} in {weights}, found no such tensor.", "Fetch it again.")
-    tokenizer = PromptTokenizer(folder / TOKENIZER, text_cfg["context_length"])
+    tokenizer = PromptTokenizer(text_folder / TOKENIZER, text_cfg["context_length"])
     towers = make_image_tower(visual), make_sentence_tower(text)
     preprocessing = parse_preprocessing(config["preprocess_cfg"] | {"size": visual.image_size})
     hints = parse_hints(config.get("aigc_cfg"), len(towers[0].blocks))

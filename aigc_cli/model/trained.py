@@ -65,7 +65,7 @@ def load_saved(saved: SavedModel, device: str = "auto") -> TrainedModel:
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         what = to_printable(str(error), 300)
         raise AigcError(f"Expected a model of this version in {where}, found {what}.", "Train again.") from error
-    backbone = load_backbone(saved.backbone["name"], saved.backbone["image_size"], saved.recipe.levels)
+    backbone = load_backbone(saved.backbone["name"], saved.backbone["image_size"], saved.recipe.levels or "")
     weights = saved.backbone["weights_hash"]
     if backbone.weights_hash != weights:
         raise AigcError(

@@ -1,8 +1,8 @@
 """The graphs of a model folder: finding them, refusing what a stranger may have put there, and ONNX Runtime.
 
 A model folder holds `image.onnx` (pixels and a text embedding -> scores and features). It holds `text.onnx` (token ids
--> text embedding) and `tokenizer.json` too, unless the backbone is `mini` and its text tower was not trained: then
-those of the package are used. `model.json` lists the SHA-256 of each file.
+-> text embedding) and `tokenizer.json` too, unless the text tower is that of `mini` and was not trained: then those of
+the package are used. `model.json` lists the SHA-256 of each file.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.regular_file import hash_file
-from aigc_cli.runtime.hints import MINI, TOKENIZER
+from aigc_cli.runtime.hints import MINI, SHIPPED_BACKBONES, TOKENIZER
 from aigc_cli.runtime.saved import SavedModel
 from aigc_cli.storage.checkpoints import SHIPPED_SCORER
 from aigc_cli.text import to_printable
@@ -73,7 +73,7 @@ def find_graphs(saved: SavedModel) -> GraphPaths | None:
             raise AigcError(f"Expected {folder / name} as model.json describes it, found another file.", _HINT)
     if sums.keys() == set(GRAPH_FILES):
         text = folder
-    elif saved.backbone["name"] == "mini" and (MINI / TEXT_GRAPH).is_file():
+    elif saved.backbone["name"] in SHIPPED_BACKBONES and (MINI / TEXT_GRAPH).is_file():
         text = MINI
     else:
         return None

@@ -2,43 +2,52 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from aigc_cli.errors import AigcError
+from aigc_cli.recipe import check_setting
 from aigc_cli.storage.atomic_files import read_json
 
 MINI = Path(__file__).parents[1] / "weights" / "mini"
+SHIPPED_BACKBONES = {"mini": MINI, "midi": MINI.with_name("midi")}  # both have the text tower of `mini`
 CONFIG_NAME = "open_clip_config.json"
 TOKENIZER = "tokenizer.json"
-HeadInput = Literal["embedding", "multilevel"]
+# The settings that a recipe may leave to the backbone, with the values of the published model.
+LITERAL: Mapping[str, Any] = {
+    "quality_input": "embedding",
+    "consistency_input": "embedding",
+    "levels": "few",
+    "feature_axes": 0,
+    "loss": "mse",
+}
 
 
 @dataclass(frozen=True)
 class Hints:
-    """Settings that recipes leave to the backbone.
+    """What a backbone was measured to want.
 
     Attributes:
-        levels: indices of the image tower's blocks whose pooled outputs `multilevel` heads read.
-        head_input: the input of the heads where the recipe names none.
+        few_levels: indices of the image tower's blocks that `levels: few` means.
+        settings: values of the settings in `LITERAL`, where a recipe gives none.
         finetune_lr_factor: multiplies the heads' learning rate when a part of the backbone is trained. The recipes'
             3e-5 suits a ViT with hundreds of millions of parameters; a small CNN needs a higher rate.
         finetune_backbone_lr_factor: the same for the backbone's own parameters.
         frozen_residual_scale_factor: multiplies both residual scales when both towers are frozen as a whole.
     """
 
-    levels: tuple[int, ...]
-    head_input: HeadInput = "embedding"
+    few_levels: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=lambda: LITERAL)
     finetune_lr_factor: float = 1.0
     finetune_backbone_lr_factor: float = 1.0
     frozen_residual_scale_factor: float = 1.0
 
 
 def find_folder(name: str) -> Path | None:
-    """The folder of the backbone `mini` or `local-dir:PATH`; None for one of open_clip's."""
-    if name == "mini":
-        return MINI
+    """The folder of a backbone that ships or of `local-dir:PATH`; None for one of open_clip's."""
+    if name in SHIPPED_BACKBONES:
+        return SHIPPED_BACKBONES[name]
     return Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
 
 
@@ -51,7 +60,7 @@ def check_backbone(name: str) -> None:
     folder = find_folder(name)
     if folder is None and not all(name.partition("/")):
         raise AigcError(
-            f"Expected a backbone 'mini', 'architecture/weights' or 'local-dir:PATH', found '{name}'.",
+            f"Expected a backbone 'mini', 'midi', 'architecture/weights' or 'local-dir:PATH', found '{name}'.",
             "For example --backbone ViT-L-14/openai.",
         )
     if folder is not None and not (folder / CONFIG_NAME).is_file():
@@ -79,16 +88,18 @@ def parse_hints(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
     if cfg is None:
         return Hints(tuple(sorted({max(n_blocks * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})))
     try:
-        hints = Hints(**{**cfg, "levels": tuple(cfg["levels"])})
+        given, place = cfg.get("settings", {}), "aigc_cfg"
+        settings = {name: check_setting(name, given.get(name, literal), place) for name, literal in LITERAL.items()}
+        hints = Hints(**{**cfg, "few_levels": tuple(cfg["few_levels"]), "settings": settings})
         factors = (
             hints.finetune_lr_factor,
             hints.finetune_backbone_lr_factor,
             hints.frozen_residual_scale_factor,
         )
-        whole = all(type(level) is int for level in hints.levels)
+        whole = all(type(level) is int for level in hints.few_levels)
         positive = all(math.isfinite(factor) and factor > 0 for factor in factors)
-        if not (whole and positive and hints.head_input in get_args(HeadInput)):
+        if not (whole and positive and given.keys() <= LITERAL.keys() and None not in settings.values()):
             raise ValueError("hints of another kind")
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError, AigcError) as error:
         raise ValueError(f"aigc_cfg: {error}") from error
     return hints

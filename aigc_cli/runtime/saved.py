@@ -12,7 +12,6 @@ from aigc_cli.errors import AigcError
 from aigc_cli.images.preprocess import Preprocessing
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.recipe import FIELDS, Recipe, check_setting
-from aigc_cli.runtime.hints import HeadInput
 from aigc_cli.storage.checkpoints import CALIBRATION, Checkpoint, load_checkpoint
 from aigc_cli.storage.tensors import hash_tensors
 from aigc_cli.text import to_printable
@@ -40,7 +39,8 @@ class HeadConfig:
 
     Attributes:
         embed_dim, level_dim: D and L, the numbers of the backbone's embeddings and pooled level features.
-        quality_input, consistency_input: `embedding` for the literal formulas; `multilevel` adds the levels.
+        quality_input, consistency_input: `embedding` for the literal formulas; `multilevel` adds the levels; `scores`,
+            only of consistency, is the cosine and the score of quality.
         residual: True for base + bounded correction, False for the traditional model, score = f(features).
         residual_scale_q, residual_scale_c: the largest correction of a score on [0, 1].
         hidden_q, hidden_c: widths of the first hidden layers.
@@ -52,8 +52,8 @@ class HeadConfig:
 
     embed_dim: int
     level_dim: int
-    quality_input: HeadInput
-    consistency_input: HeadInput
+    quality_input: str
+    consistency_input: str
     residual: bool
     residual_scale_q: float
     residual_scale_c: float
@@ -127,8 +127,8 @@ def read_model(place: Path | None) -> SavedModel:
     checkpoint = load_checkpoint(place)
     description, where = checkpoint.description, str(checkpoint.folder)
     try:
-        settings = description["recipe"].items()
-        recipe = Recipe(**{key: check_setting(key, value, where) for key, value in settings})
+        settings = {"levels": "few"} | description["recipe"]  # earlier versions knew no others
+        recipe = Recipe(**{key: check_setting(key, value, where) for key, value in settings.items()})
         heads = _parse_head_config(description["heads"], where)
         backbone = description["backbone"]
         freezing, preprocessing = _parse_backbone(backbone, where), parse_preprocessing(backbone["preprocessing"])

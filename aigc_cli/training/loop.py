@@ -42,23 +42,26 @@ class TrainingData:
 
 
 def make_model(backbone: Backbone, recipe: Recipe) -> Model:
-    """Untrained heads on `backbone`, which is frozen as the recipe says; deterministic for the recipe's seed."""
+    """Untrained heads on `backbone`, which is frozen as the recipe says; deterministic for the recipe's seed.
+
+    Args:
+        recipe: a complete one, see `complete_recipe`.
+    """
     torch.manual_seed(recipe.seed)
-    hints = backbone.hints
-    scale_q, scale_c = compute_residual_scales(recipe, hints)
+    scale_q, scale_c = compute_residual_scales(recipe, backbone.hints)
     heads = ResidualHeads(
         HeadConfig(
             embed_dim=backbone.embed_dim,
             level_dim=backbone.count_levels(),
-            quality_input=recipe.quality_input or hints.head_input,  # type: ignore[arg-type]
-            consistency_input=recipe.consistency_input or hints.head_input,  # type: ignore[arg-type]
+            quality_input=recipe.quality_input or "",
+            consistency_input=recipe.consistency_input or "",
             residual=recipe.residual,
             residual_scale_q=scale_q,
             residual_scale_c=scale_c,
             hidden_q=recipe.hidden_q,
             hidden_c=recipe.hidden_c,
             dropout=recipe.dropout,
-            feature_axes=recipe.feature_axes,
+            feature_axes=recipe.feature_axes or 0,
         )
     )
     freezing = backbone.find_boundaries(recipe)

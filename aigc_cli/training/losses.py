@@ -99,7 +99,7 @@ class EpochStats:
 
     def __init__(self, recipe: Recipe, heads: HeadConfig) -> None:
         self.recipe, self.heads = recipe, heads
-        self.compute_loss = make_loss(recipe.loss)
+        self.compute_loss = make_loss(recipe.loss or "")
         self.predicted: list[Tensor] = []  # (4, B) of each batch: quality, consistency and their corrections
         self.losses: list[Sequence[float]] = []  # (rows, loss of quality, loss of consistency) of each batch
 

@@ -1,10 +1,11 @@
-"""What a backbone makes of a recipe: learning rates, their schedule, and residual scales. Imports no PyTorch."""
+"""What a backbone makes of a recipe: settings, learning rates and residual scales. Imports no PyTorch."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
-from aigc_cli.recipe import Recipe
+from aigc_cli.recipe import Recipe, ResolvedRecipe
 from aigc_cli.runtime.hints import Hints, read_hints
 
 
@@ -14,6 +15,19 @@ class LearningRates(NamedTuple):
     heads: float
     image: float
     text: float
+
+
+def complete_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with the backbone's values of the settings that it leaves to the backbone."""
+    settings = read_hints(recipe.backbone).settings
+    return replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) is None})
+
+
+def complete_resolved(resolved: ResolvedRecipe) -> ResolvedRecipe:
+    """The same as `complete_recipe`; the source of these values is the name of the backbone."""
+    recipe = complete_recipe(resolved.recipe)
+    filled = [name for name in resolved.sources if getattr(recipe, name) != getattr(resolved.recipe, name)]
+    return replace(resolved, recipe=recipe, sources=dict(resolved.sources) | dict.fromkeys(filled, recipe.backbone))
 
 
 def compute_learning_rates(recipe: Recipe, hints: Hints) -> LearningRates:

@@ -18,6 +18,7 @@ from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.atomic_files import Output, discard_folder, read_json, sweep_leftovers, write_json
 from aigc_cli.storage.unchanged import refuse_changes
+from aigc_cli.training.rates import complete_recipe
 from aigc_cli.uncertainty.intervals import is_enough
 from aigc_cli.uncertainty.out_of_domain import TrainingDomain
 from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, FoldFailure, FoldResult, load_fold, save_fold
@@ -98,6 +99,7 @@ class FoldDriver:
                 ends the run.
         """
         files: list[Path] = []
+        recipe = complete_recipe(recipe)
         for fold in range(dealing.folds):
             try:
                 files = files or self._name_files(recipe, dealing)
@@ -130,7 +132,7 @@ class FoldDriver:
             self.progress.start("loading the model", None)
             from aigc_cli.model.loading import load_backbone
 
-            self._key, self._backbone = key, load_backbone(recipe.backbone, recipe.image_size, recipe.levels)
+            self._key, self._backbone = key, load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "")
         return self._backbone
 
     def _prepare(self, recipe: Recipe) -> PreparedData:

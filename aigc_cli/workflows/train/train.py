@@ -19,7 +19,7 @@ from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.results import write_table
 from aigc_cli.storage.signals import hold_signals
 from aigc_cli.training.diagnosis import Curves, describe_diagnosis
-from aigc_cli.training.rates import compute_learning_rates, describe_hints
+from aigc_cli.training.rates import complete_resolved, compute_learning_rates, describe_hints
 from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, PREDICTIONS, make_rated_rows, save_predictions
 from aigc_cli.workflows.experiment.rated import (
     ZERO_SHOT_TARGET,
@@ -114,8 +114,9 @@ def train_model(
         Divergence: the loss was not finite; the last good epoch is in checkpoint/.
         Interruption: a signal ended it; the state at the last step is kept.
     """
+    check_backbone(resolved.recipe.backbone)
+    resolved = complete_resolved(resolved)
     run, recipe = output.path, resolved.recipe
-    check_backbone(recipe.backbone)
     with own_folder(run), hint_resume(run, recipe.batch_size):
         check_run_folder(output)
         sweep_leftovers(run)
@@ -129,7 +130,7 @@ def train_model(
         from aigc_cli.model.loading import load_backbone
 
         device = pick_device(compute.device)
-        backbone = load_backbone(recipe.backbone, recipe.image_size, recipe.levels)
+        backbone = load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "")
         backbone.find_boundaries(recipe)  # too many frozen layers are an error before anything is written
         backbone.modules().to(device)
         plan = TrainingPlan(resolved, source, hash_rated(rated), backbone.weights_hash, held_out)
