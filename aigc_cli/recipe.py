@@ -77,6 +77,9 @@ class Recipe:
     """
 
     backbone: str = _model("mini", "mini, midi, ARCHITECTURE/WEIGHTS or local-dir:PATH", main=True)
+    start_from: str | None = _model(
+        None, "go on from this model: accurate, fast, or a run or model folder (default: from nothing)", main=True
+    )
     image_size: int | None = _model(None, "image size in pixels, 32 or more (default: the backbone's)", low=32)
     residual: bool = _model(True, "score = base + bounded correction; off: score = f(features)")
     residual_scale_q: float = _model(

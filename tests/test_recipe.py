@@ -21,7 +21,7 @@ from aigc_cli.recipe import (
     read_recipe,
     resolve_recipe,
 )
-from aigc_cli.runtime.hints import LITERAL
+from aigc_cli.runtime.hints import PUBLISHED
 from aigc_cli.strict_yaml import read_yaml
 from aigc_cli.training.rates import complete_recipe
 
@@ -105,8 +105,8 @@ def test_every_parameter_of_the_design_has_its_default(name: str, default: Any) 
 
 
 def test_backbones_that_want_nothing_else_get_the_published_loss_and_inputs() -> None:
-    assert complete_recipe(Recipe(backbone="ViT-L-14/openai")) == Recipe(backbone="ViT-L-14/openai", **LITERAL)
-    assert (LITERAL["loss"], LITERAL["quality_input"]) == ("mse", "embedding")
+    assert complete_recipe(Recipe(backbone="ViT-L-14/openai")) == Recipe(backbone="ViT-L-14/openai", **PUBLISHED)
+    assert (PUBLISHED["loss"], PUBLISHED["quality_input"]) == ("mse", "embedding")
     assert complete_recipe(Recipe(loss="rank")).loss == "rank"  # of the recipe, not of `mini`
 
 

@@ -42,6 +42,7 @@ class Backbone:
         describe_tokenizer: the text of a `tokenizer.json` that gives the same tokens.
         embed_dim: D, the size of both embeddings.
         weights_hash: SHA-256 of the loaded weights.
+        state_hash: the same after `load_trained`.
         levels: which blocks' outputs are pooled, see `set_levels`.
         autocast: the type of all computations after the freeze boundary; None for float32. Embeddings and levels are
             float32 in any case.
@@ -57,13 +58,20 @@ class Backbone:
     embed_dim: int
     hints: Hints
     weights_hash: str = field(init=False)
+    state_hash: str = field(init=False)
     levels: str = field(init=False, default="few")
     autocast: torch.dtype | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.weights_hash = hash_tensors(self.modules().state_dict())
+        self.weights_hash = self.state_hash = hash_tensors(self.modules().state_dict())
         self.modules().eval().requires_grad_(False)
         self.image.module.to(memory_format=torch.channels_last)
+
+    def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replaces weights by those of a model that was trained on this backbone, by name."""
+        if tensors:
+            self.modules().load_state_dict(tensors, strict=False)
+            self.state_hash = hash_tensors(self.modules().state_dict())
 
     def set_levels(self, levels: str) -> None:
         """Sets whose outputs are pooled as levels.

@@ -69,7 +69,7 @@ class _TextSide(nn.Module):
 def shares_text(model: Model) -> bool:
     """Whether the text graph of the package serves this model: one that ships, with a frozen text tower."""
     backbone = model.backbone
-    return backbone.name in SHIPPED_BACKBONES and model.freezing.text > len(backbone.text.blocks)
+    return backbone.name in SHIPPED_BACKBONES and model.kept.text > len(backbone.text.blocks)
 
 
 def keep_graphs(model: Model, progress: Progress) -> dict[str, bytes]:

@@ -12,11 +12,17 @@ from aigc_cli.runtime.saved import Freezing
 
 @dataclass
 class Model:
-    """A backbone with heads: it computes scores from an image and its prompt."""
+    """A backbone with heads: it computes scores from an image and its prompt.
+
+    Attributes:
+        freezing: the freeze boundary of training.
+        kept: the boundary after which weights are saved; it is lower where a start model was trained further down.
+    """
 
     backbone: Backbone
     heads: ResidualHeads
     freezing: Freezing
+    kept: Freezing
 
     @property
     def device(self) -> torch.device:
@@ -24,9 +30,9 @@ class Model:
         return next(self.heads.parameters()).device
 
     def collect_trained(self) -> dict[str, Tensor]:
-        """All tensors of the heads and the tensors of the backbone that are not frozen, with buffers; not copies."""
+        """All tensors of the heads and those of the backbone after the boundary `kept`, with buffers; not copies."""
         image, text = self.backbone.image, self.backbone.text
-        trained = image.find_trainable_ids(self.freezing.image) | text.find_trainable_ids(self.freezing.text)
+        trained = image.find_trainable_ids(self.kept.image) | text.find_trainable_ids(self.kept.text)
         backbone = self.backbone.modules().state_dict(prefix="backbone.", keep_vars=True)
         kept = {name: tensor for name, tensor in backbone.items() if id(tensor) in trained}
         kept |= self.heads.state_dict(prefix="heads.")

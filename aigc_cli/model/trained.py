@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from aigc_cli.errors import AigcError
+from aigc_cli.model.backbone import Backbone
 from aigc_cli.model.devices import pick_device
 from aigc_cli.model.heads import ResidualHeads
 from aigc_cli.model.loading import load_backbone
@@ -66,13 +67,7 @@ def load_saved(saved: SavedModel, device: str = "auto") -> TrainedModel:
         what = to_printable(str(error), 300)
         raise AigcError(f"Expected a model of this version in {where}, found {what}.", "Train again.") from error
     backbone = load_backbone(saved.backbone["name"], saved.backbone["image_size"], saved.recipe.levels or "")
-    weights = saved.backbone["weights_hash"]
-    if backbone.weights_hash != weights:
-        raise AigcError(
-            f"Expected the backbone {backbone.name} with weights {weights[:12]}, as when this "
-            f"model was trained, found {backbone.weights_hash[:12]}.",
-            "Use the same backbone weights, or train again.",
-        )
+    _check_weights(backbone, saved)
     blocks = len(backbone.image.blocks), len(backbone.text.blocks)
     sizes_fit = (config.embed_dim, config.level_dim) == (backbone.embed_dim, backbone.count_levels())
     boundaries = zip((freezing.image, freezing.text), blocks, strict=True)
@@ -80,13 +75,35 @@ def load_saved(saved: SavedModel, device: str = "auto") -> TrainedModel:
         raise AigcError(
             f"Expected heads and a freeze boundary that fit {backbone.name} in {where}, found others.", RETRAIN
         )
-    model = Model(backbone, heads, freezing)
+    model = Model(backbone, heads, freezing, freezing)
     _check_tensors(model.copy_trained(), checkpoint)
     model.load_trained({name: torch.from_numpy(array) for name, array in checkpoint.tensors.items()})
     backbone.modules().to(pick_device(device))
     heads.to(pick_device(device))
     model.eval()
     return TrainedModel(model, saved)
+
+
+def load_start(backbone: Backbone, start: SavedModel | None) -> None:
+    """Gives a freshly loaded backbone the weights of a start model; None changes nothing.
+
+    Raises:
+        AigcError: the start model was trained on other weights of this backbone.
+    """
+    if start is not None:
+        _check_weights(backbone, start)
+        stored = start.checkpoint.tensors.items()
+        prefix = "backbone."
+        backbone.load_trained({k.removeprefix(prefix): torch.from_numpy(t) for k, t in stored if k.startswith(prefix)})
+
+
+def _check_weights(backbone: Backbone, saved: SavedModel) -> None:
+    if backbone.weights_hash != (weights := saved.backbone["weights_hash"]):
+        raise AigcError(
+            f"Expected the backbone {backbone.name} with weights {weights[:12]}, as when this model was "
+            f"trained, found {backbone.weights_hash[:12]}.",
+            "Use the same backbone weights, or train again.",
+        )
 
 
 def _check_tensors(expected: Mapping[str, torch.Tensor], checkpoint: Checkpoint, ignore: str = "-") -> None:

@@ -15,7 +15,7 @@ SHIPPED_BACKBONES = {"mini": MINI, "midi": MINI.with_name("midi")}  # both have 
 CONFIG_NAME = "open_clip_config.json"
 TOKENIZER = "tokenizer.json"
 # The settings that a recipe may leave to the backbone, with the values of the published model.
-LITERAL: Mapping[str, Any] = {
+PUBLISHED: Mapping[str, Any] = {
     "quality_input": "embedding",
     "consistency_input": "embedding",
     "levels": "few",
@@ -30,7 +30,7 @@ class Hints:
 
     Attributes:
         few_levels: indices of the image tower's blocks that `levels: few` means.
-        settings: values of the settings in `LITERAL`, where a recipe gives none.
+        settings: values of the settings in `PUBLISHED`, where a recipe gives none.
         finetune_lr_factor: multiplies the heads' learning rate when a part of the backbone is trained. The recipes'
             3e-5 suits a ViT with hundreds of millions of parameters; a small CNN needs a higher rate.
         finetune_backbone_lr_factor: the same for the backbone's own parameters.
@@ -38,7 +38,7 @@ class Hints:
     """
 
     few_levels: tuple[int, ...]
-    settings: Mapping[str, Any] = field(default_factory=lambda: LITERAL)
+    settings: Mapping[str, Any] = field(default_factory=lambda: PUBLISHED)
     finetune_lr_factor: float = 1.0
     finetune_backbone_lr_factor: float = 1.0
     frozen_residual_scale_factor: float = 1.0
@@ -89,7 +89,7 @@ def parse_hints(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
         return Hints(tuple(sorted({max(n_blocks * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})))
     try:
         given, place = cfg.get("settings", {}), "aigc_cfg"
-        settings = {name: check_setting(name, given.get(name, literal), place) for name, literal in LITERAL.items()}
+        settings = {name: check_setting(name, given.get(name, literal), place) for name, literal in PUBLISHED.items()}
         hints = Hints(**{**cfg, "few_levels": tuple(cfg["few_levels"]), "settings": settings})
         factors = (
             hints.finetune_lr_factor,
@@ -98,7 +98,7 @@ def parse_hints(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
         )
         whole = all(type(level) is int for level in hints.few_levels)
         positive = all(math.isfinite(factor) and factor > 0 for factor in factors)
-        if not (whole and positive and given.keys() <= LITERAL.keys() and None not in settings.values()):
+        if not (whole and positive and given.keys() <= PUBLISHED.keys() and None not in settings.values()):
             raise ValueError("hints of another kind")
     except (TypeError, KeyError, ValueError, OverflowError, AttributeError, AigcError) as error:
         raise ValueError(f"aigc_cfg: {error}") from error

@@ -115,7 +115,7 @@ class FrozenImages:
         if view not in self._banks:
             key: dict[str, Any] = {
                 "backbone": self.backbone.name,
-                "weights": self.backbone.weights_hash,
+                "weights": self.backbone.state_hash,
                 "preprocessing": asdict(self.backbone.preprocessing) | {"resized_by": "Pillow"},
                 "levels": self.backbone.describe_levels(),
                 "boundary": self.boundary,
@@ -315,7 +315,7 @@ class FrozenTexts:
         size = 1 if device.type == "cpu" else CHUNK
         if store is None or not texts:
             return self._compute(texts, size)
-        key = {"backbone": self.backbone.name, "weights": self.backbone.weights_hash, "boundary": self.boundary}
+        key = {"backbone": self.backbone.name, "weights": self.backbone.state_hash, "boundary": self.boundary}
         bank = FeatureBank(store, {**key, "texts": True})
         name_of = {text: sha256(text.encode()).hexdigest() for text in texts}
         missing = set(bank.list_missing(name_of.values()))

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,15 @@ from aigc_cli.model.heads import ResidualHeads, Scores
 from aigc_cli.model.model import Model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.runtime.saved import HeadConfig
+from aigc_cli.runtime.saved import Freezing, HeadConfig, SavedModel
 from aigc_cli.training.feature_store import EVALUATION, FrozenImages, FrozenTexts, list_views
 from aigc_cli.training.losses import EpochStats, compute_contrastive_loss, compute_mismatch_loss, rate_epoch
-from aigc_cli.training.rates import compute_learning_rates, compute_lr_factor, compute_residual_scales
+from aigc_cli.training.rates import (
+    complete_recipe,
+    compute_learning_rates,
+    compute_lr_factor,
+    compute_residual_scales,
+)
 from aigc_cli.training.state import FitResult, LoopState, Snapshot
 
 EVALUATION_BATCH = 64
@@ -41,16 +46,18 @@ class TrainingData:
     targets: Tensor
 
 
-def make_model(backbone: Backbone, recipe: Recipe) -> Model:
-    """Untrained heads on `backbone`, which is frozen as the recipe says; deterministic for the recipe's seed.
+def make_model(backbone: Backbone, recipe: Recipe, start: SavedModel | None = None) -> Model:
+    """Untrained heads, or those of `start`, on `backbone`, which is frozen as the recipe says.
 
-    Args:
-        recipe: a complete one, see `complete_recipe`.
+    The same for the same seed of the recipe. The backbone has the weights of `start` already, see `load_start`.
     """
     torch.manual_seed(recipe.seed)
+    recipe = complete_recipe(recipe)
     scale_q, scale_c = compute_residual_scales(recipe, backbone.hints)
     heads = ResidualHeads(
-        HeadConfig(
+        replace(start.heads, dropout=recipe.dropout)
+        if start
+        else HeadConfig(
             embed_dim=backbone.embed_dim,
             level_dim=backbone.count_levels(),
             quality_input=recipe.quality_input or "",
@@ -64,11 +71,15 @@ def make_model(backbone: Backbone, recipe: Recipe) -> Model:
             feature_axes=recipe.feature_axes or 0,
         )
     )
-    freezing = backbone.find_boundaries(recipe)
+    freezing = kept = backbone.find_boundaries(recipe)
+    if start:
+        own = {k.removeprefix("heads."): t for k, t in start.checkpoint.tensors.items() if k.startswith("heads.")}
+        heads.load_state_dict({name: torch.from_numpy(array) for name, array in own.items()})
+        kept = Freezing(min(freezing.image, start.freezing.image), min(freezing.text, start.freezing.text))
     backbone.freeze(freezing)
     device = next(backbone.image.module.parameters()).device
     backbone.autocast = pick_precision(recipe.precision, device)
-    return Model(backbone, heads.to(device), freezing)
+    return Model(backbone, heads.to(device), freezing, kept)
 
 
 def make_optimiser(model: Model, recipe: Recipe) -> torch.optim.AdamW:
@@ -173,7 +184,7 @@ def fit_model(
     recipe: Recipe,
     progress: Progress,
     *,
-    start: Snapshot | None = None,
+    resumed: Snapshot | None = None,
     callback: Callable[[LoopState], None] = lambda loop: None,
 ) -> FitResult:
     """Trains `model` in place on `split.train`, leaves it with the weights of the kept epoch, and returns the curves.
@@ -182,18 +193,20 @@ def fit_model(
     finite ends the training; the best epoch before it is kept.
 
     Args:
-        start: the state of an earlier call, from which this one continues; on a CPU with the same result, bit for bit.
+        resumed: the state of an earlier call, from which this one goes on; on a CPU with the same result, bit for bit.
         callback: called after every step and every epoch, when the loop may be saved; its exception ends the training.
     """
+    recipe = complete_recipe(recipe)
     loop = LoopState(
         model, make_optimiser(model, recipe), recipe, np.random.default_rng([recipe.seed, len(split.train)])
     )
     torch.manual_seed(recipe.seed)
-    if start is None:
-        _fit_standardisation(model, data, split.train, loop.random)
+    if resumed is None:
+        if recipe.start_from is None:
+            _fit_standardisation(model, data, split.train, loop.random)
         loop.begin()
     else:
-        loop.restore(start)
+        loop.restore(resumed)
     rows, views = len(split.train), list_views(recipe)
     batches = sum(1 for _ in draw_batches(split.train, recipe.batch_size, views, np.random.default_rng(0)))
     steps = recipe.epochs * batches

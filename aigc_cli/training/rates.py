@@ -1,12 +1,13 @@
 """What a backbone makes of a recipe: settings, learning rates and residual scales. Imports no PyTorch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from aigc_cli.recipe import Recipe, ResolvedRecipe
 from aigc_cli.runtime.hints import Hints, read_hints
+from aigc_cli.training.warm_start import adopt_architecture, read_start
 
 
 class LearningRates(NamedTuple):
@@ -18,16 +19,28 @@ class LearningRates(NamedTuple):
 
 
 def complete_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with the backbone's values of the settings that it leaves to the backbone."""
+    """The recipe with the start model's architecture, and with the backbone's values of settings that it leaves to it.
+
+    Raises:
+        AigcError: there is no such start model, or the recipe asks for another architecture.
+    """
+    return _complete(recipe, None)
+
+
+def _complete(recipe: Recipe, sources: Mapping[str, str] | None) -> Recipe:
+    if start := read_start(recipe):
+        recipe = adopt_architecture(recipe, start, sources)
     settings = read_hints(recipe.backbone).settings
     return replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) is None})
 
 
 def complete_resolved(resolved: ResolvedRecipe) -> ResolvedRecipe:
-    """The same as `complete_recipe`; the source of these values is the name of the backbone."""
-    recipe = complete_recipe(resolved.recipe)
+    """The same as `complete_recipe`; the source of these values is the start model or the backbone."""
+    recipe, origin = _complete(resolved.recipe, resolved.sources), resolved.recipe.start_from
     filled = [name for name in resolved.sources if getattr(recipe, name) != getattr(resolved.recipe, name)]
-    return replace(resolved, recipe=recipe, sources=dict(resolved.sources) | dict.fromkeys(filled, recipe.backbone))
+    return replace(
+        resolved, recipe=recipe, sources=dict(resolved.sources) | dict.fromkeys(filled, origin or recipe.backbone)
+    )
 
 
 def compute_learning_rates(recipe: Recipe, hints: Hints) -> LearningRates:
@@ -40,8 +53,8 @@ def compute_learning_rates(recipe: Recipe, hints: Hints) -> LearningRates:
 
 
 def compute_residual_scales(recipe: Recipe, hints: Hints) -> tuple[float, float]:
-    """The residual scales of quality and consistency in effect, at most 1."""
-    factor = hints.frozen_residual_scale_factor if _freezes_all(recipe) else 1.0
+    """The residual scales of quality and consistency in effect, at most 1; after a warm start the recipe's own."""
+    factor = hints.frozen_residual_scale_factor if _freezes_all(recipe) and not recipe.start_from else 1.0
     return min(1.0, factor * recipe.residual_scale_q), min(1.0, factor * recipe.residual_scale_c)
 
 
@@ -56,8 +69,8 @@ def describe_hints(recipe: Recipe) -> dict[str, str]:
     """
     hints = read_hints(recipe.backbone)
     found = _describe_rates(recipe, hints)
-    if recipe.residual and _freezes_all(recipe) and hints.frozen_residual_scale_factor != 1.0:
-        scales = compute_residual_scales(recipe, hints)
+    scales = compute_residual_scales(recipe, hints)
+    if recipe.residual and scales != (recipe.residual_scale_q, recipe.residual_scale_c):
         for letter, target, scale in zip("qc", ("quality", "consistency"), scales, strict=True):
             factor = f"{hints.frozen_residual_scale_factor:g} x, set by {recipe.backbone} for frozen features"
             found[f"residual_scale_{letter}"] = f"residual scale of {target} {scale:.3g} ({factor})"

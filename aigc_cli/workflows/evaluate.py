@@ -158,6 +158,6 @@ def _predict_zero_shot(model: "Model", data: "TrainingData", rows: Sequence[int]
     fresh.modules().to(model.device)
     images, texts = copy.copy(data.images), copy.copy(data.texts)
     images.backbone = texts.backbone = fresh
-    plain = Model(fresh, model.heads, model.freezing)
+    plain = Model(fresh, model.heads, model.freezing, model.kept)
     with torch.no_grad():
         return predict(plain, TrainingData(images, texts, data.prompts, data.targets), rows).cosine

@@ -10,8 +10,8 @@ import pytest
 from aigc_cli.model.backbone import Backbone
 from aigc_cli.runtime.hints import (
     CONFIG_NAME,
-    LITERAL,
     MINI,
+    PUBLISHED,
     SHIPPED_BACKBONES,
     Hints,
     find_folder,
@@ -29,7 +29,7 @@ def test_hints_of_a_backbone_without_any(tiny: Backbone, tiny_folder: Path) -> N
 def test_hints_are_read_from_the_folder(tmp_path: Path) -> None:
     said = {"few_levels": [1, 3], "settings": {"loss": "l1", "feature_axes": 64}, "finetune_lr_factor": 10.0}
     (tmp_path / CONFIG_NAME).write_text(json.dumps({"aigc_cfg": said}))
-    settings = {**LITERAL, "loss": "l1", "feature_axes": 64}
+    settings = {**PUBLISHED, "loss": "l1", "feature_axes": 64}
     assert read_hints(f"local-dir:{tmp_path}") == Hints((1, 3), settings, 10.0, 1.0)
     assert find_folder(f"local-dir:{tmp_path}") == tmp_path
     assert (find_folder("mini"), find_folder("ViT-B-32/openai")) == (MINI, None)

@@ -213,7 +213,7 @@ def test_what_changes_the_numbers_changes_the_bank(
 
 def test_other_weights_are_another_bank(tiny: Backbone, paths: list[Path], tmp_path: Path) -> None:
     _features(tiny, paths, tmp_path).prepare({EVALUATION: range(6)}, SilentProgress())
-    tiny.weights_hash = "other"
+    tiny.state_hash = "other"
     assert len(_features(tiny, paths, tmp_path).get_bank(EVALUATION).list_missing([hash_image_file(paths[0])])) == 1
 
 

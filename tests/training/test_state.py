@@ -37,7 +37,7 @@ def train(ready: Make, recipe: Recipe, start: Snapshot | None = None) -> tuple[F
         now = loop.take_snapshot()
         seen.append(Snapshot({name: tensor.clone() for name, tensor in now.tensors.items()}, now.facts))
 
-    return fit_model(model, data, SPLIT, recipe, SilentProgress(), start=start, callback=remember), seen
+    return fit_model(model, data, SPLIT, recipe, SilentProgress(), resumed=start, callback=remember), seen
 
 
 def reload(state: Snapshot, folder: Path) -> Snapshot:

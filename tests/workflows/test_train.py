@@ -30,7 +30,7 @@ from aigc_cli.storage.checkpoints import load_checkpoint
 from aigc_cli.storage.results import read_parquet_rows
 from aigc_cli.storage.schemas import SCHEMA_VERSION, SCHEMAS
 from aigc_cli.training import losses as epoch_stats
-from aigc_cli.training.rates import describe_hints
+from aigc_cli.training.rates import complete_recipe, describe_hints
 from aigc_cli.workflows.experiment import rated as ratings
 from aigc_cli.workflows.experiment.rated import hash_prompt
 from aigc_cli.workflows.experiment.run_folder import name_run_folder
@@ -106,7 +106,7 @@ def test_a_run_folder_is_complete(result: TrainResult, demo: list[Sample], setti
         assert found.remove_metadata() == SCHEMAS[name.removesuffix(".parquet")]  # type: ignore[index]
         assert found.metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
         assert found.metadata[b"run"] == b"run"
-    assert Recipe(**read_recipe(run / "recipe.yaml")) == resolve_recipe(settings).recipe
+    assert Recipe(**read_recipe(run / "recipe.yaml")) == complete_recipe(resolve_recipe(settings).recipe)
     said = json.loads((run / "run.json").read_text())
     assert (said["status"], said["kept_epoch"], said["skipped"]) == ("done", 3, [])
     assert (said["trained_on"], said["group_by"]) == ("ratings.csv", "prompt")

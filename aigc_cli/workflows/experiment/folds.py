@@ -16,9 +16,11 @@ from aigc_cli.metrics.formulas import Values
 from aigc_cli.metrics.splits import Split, hold_out
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.saved import SavedModel
 from aigc_cli.storage.atomic_files import Output, discard_folder, read_json, sweep_leftovers, write_json
 from aigc_cli.storage.unchanged import refuse_changes
 from aigc_cli.training.rates import complete_recipe
+from aigc_cli.training.warm_start import hash_start, read_start
 from aigc_cli.uncertainty.intervals import is_enough
 from aigc_cli.uncertainty.out_of_domain import TrainingDomain
 from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, FoldFailure, FoldResult, load_fold, save_fold
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 # Settings on which images at the freeze boundary depend: recipes with the same values share one preparation.
 PREPARATION = (
-    *("backbone", "image_size", "levels", "freeze", "freeze_depth", "freeze_layers", "freeze_text"),
+    *("backbone", "start_from", "image_size", "levels", "freeze", "freeze_depth", "freeze_layers", "freeze_text"),
     *("views", "plain_view", "crop_scale_min", "flip", "mos_min", "mos_max"),
 )
 
@@ -54,6 +56,7 @@ class PreparedData:
 
     backbone: "Backbone"
     untouched: "Mapping[str, torch.Tensor]"  # the backbone's state before any training, from which every fold starts
+    start: SavedModel | None
     data: "TrainingData"
     rated: RatedImages  # the images that could be decoded, in the order of `data`
 
@@ -63,14 +66,17 @@ def prepare_data(
 ) -> PreparedData:
     """Computes all images up to the freeze boundary of `backbone`; leaves out images that can't be decoded."""
     from aigc_cli.model.devices import pick_device
+    from aigc_cli.model.trained import load_start
 
+    load_start(backbone, start := read_start(recipe))
     backbone.modules().to(pick_device(compute.device))
     freezing = backbone.find_boundaries(recipe)
     images, rated = freeze_images(backbone, freezing.image, rated, recipe, compute.cache, progress)
     report_skipped(rated.skipped, progress)
     prepare_views(images, range(len(rated.samples)), recipe, progress)
     untouched = {key: tensor.clone() for key, tensor in backbone.modules().state_dict().items()}
-    return PreparedData(backbone, untouched, make_training_data(images, freezing.text, rated, recipe.scale), rated)
+    data = make_training_data(images, freezing.text, rated, recipe.scale)
+    return PreparedData(backbone, untouched, start, data, rated)
 
 
 class FoldDriver:
@@ -119,7 +125,7 @@ class FoldDriver:
             yield found
 
     def _name_files(self, recipe: Recipe, dealing: Dealing) -> list[Path]:
-        weights = self._load(recipe).weights_hash
+        weights = hash_start(self._load(recipe).weights_hash, read_start(recipe))
         key = {"data": self._data, "weights": weights, "recipe": asdict(recipe), "dealing": dealing.to_json()}
         texts = (json.dumps({**key, "fold": fold}, sort_keys=True) for fold in range(dealing.folds))
         return [self.folder / f"{sha256(text.encode()).hexdigest()[:16]}.parquet" for text in texts]
@@ -169,7 +175,7 @@ def train_fold(
     with torch.no_grad():
         for name, tensor in backbone.modules().state_dict().items():
             tensor.copy_(ready.untouched[name])
-    model = make_model(backbone, recipe)
+    model = make_model(backbone, recipe, ready.start)
     apart = set(held_out)
     rest = [row for row in range(len(rated.samples)) if row not in apart]
     fraction = recipe.val_fraction if recipe.selects_checkpoint else 0.0

@@ -20,6 +20,7 @@ from aigc_cli.storage.results import write_table
 from aigc_cli.storage.signals import hold_signals
 from aigc_cli.training.diagnosis import Curves, describe_diagnosis
 from aigc_cli.training.rates import complete_resolved, compute_learning_rates, describe_hints
+from aigc_cli.training.warm_start import describe_start, hash_start, read_start
 from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, PREDICTIONS, make_rated_rows, save_predictions
 from aigc_cli.workflows.experiment.rated import (
     ZERO_SHOT_TARGET,
@@ -56,7 +57,6 @@ from aigc_cli.workflows.train.resume import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from aigc_cli.model.backbone import Backbone
     from aigc_cli.model.model import Model
     from aigc_cli.training.loop import TrainingData
     from aigc_cli.training.state import FitResult, Snapshot
@@ -114,9 +114,9 @@ def train_model(
         Divergence: the loss was not finite; the last good epoch is in checkpoint/.
         Interruption: a signal ended it; the state at the last step is kept.
     """
-    check_backbone(resolved.recipe.backbone)
     resolved = complete_resolved(resolved)
     run, recipe = output.path, resolved.recipe
+    check_backbone(recipe.backbone)
     with own_folder(run), hint_resume(run, recipe.batch_size):
         check_run_folder(output)
         sweep_leftovers(run)
@@ -128,17 +128,21 @@ def train_model(
         progress.start("loading the model", None)
         from aigc_cli.model.devices import pick_device
         from aigc_cli.model.loading import load_backbone
+        from aigc_cli.model.trained import load_start
+        from aigc_cli.training.loop import make_model
 
         device = pick_device(compute.device)
         backbone = load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "")
+        load_start(backbone, begun := read_start(recipe))
         backbone.find_boundaries(recipe)  # too many frozen layers are an error before anything is written
         backbone.modules().to(device)
-        plan = TrainingPlan(resolved, source, hash_rated(rated), backbone.weights_hash, held_out)
-        start = plan.resume(run, progress) if output.resume else None
+        weights = hash_start(backbone.weights_hash, begun)
+        plan = TrainingPlan(resolved, source, hash_rated(rated), weights, held_out)
+        resumed = plan.resume(run, progress) if output.resume else None
         if not output.resume:
             plan.begin(run)
         try:
-            return _Training(plan, run, compute, progress).run(rated, backbone, start)
+            return _Training(plan, run, compute, progress).run(rated, make_model(backbone, recipe, begun), resumed)
         except AigcError as refused:  # such as the images, after decoding: nothing is left to resume
             if not output.resume and refused.exit_code == AigcError.exit_code:
                 discard_folder(find_states_folder(run))
@@ -165,6 +169,8 @@ def _announce(resolved: ResolvedRecipe, shared: int, progress: Progress) -> None
         progress.say(f"{shared} prompts are in both parts of the saved split: the validation figures are optimistic.")
     for warning in resolved.warnings:
         progress.say(warning)
+    if start := read_start(resolved.recipe):
+        progress.say(describe_start(resolved.recipe, start))
     for rate in describe_hints(resolved.recipe).values():
         progress.say(f"{rate[0].upper()}{rate[1:]}.")
 
@@ -182,18 +188,18 @@ class _Training:
     def recipe(self) -> Recipe:
         return self.plan.resolved.recipe
 
-    def run(self, rated: RatedImages, backbone: "Backbone", start: "Snapshot | None") -> TrainResult:
+    def run(self, rated: RatedImages, model: "Model", resumed: "Snapshot | None") -> TrainResult:
         from aigc_cli.model.export import keep_graphs
-        from aigc_cli.training.loop import make_model, predict
+        from aigc_cli.training.loop import predict
 
-        recipe, model = self.recipe, make_model(backbone, self.recipe)
+        recipe, backbone = self.recipe, model.backbone
         images, rated = freeze_images(backbone, model.freezing.image, rated, recipe, self.compute.cache, self.progress)
         report_skipped(rated.skipped, self.progress)
         split = _split(rated, recipe, self.plan.source.splits)
         prepare_views(images, split.train, recipe, self.progress)
         data = make_training_data(images, model.freezing.text, rated, recipe.scale)
         zero_shot = predict(model, data, split.val).cosine
-        result = self._fit(model, data, split, start)
+        result = self._fit(model, data, split, resumed)
         scores = predict(model, data, split.val)._asdict() | {ZERO_SHOT_TARGET: zero_shot}
         labels = {"run": self.folder.name, "split": "val", "group": "all"}
         metrics = make_evaluation_rows(scores, data, split.val, recipe.scale, labels)
@@ -227,14 +233,14 @@ class _Training:
             calibration=calibration.description,
         )
 
-    def _fit(self, model: "Model", data: "TrainingData", split: Split, start: "Snapshot | None") -> "FitResult":
+    def _fit(self, model: "Model", data: "TrainingData", split: Split, resumed: "Snapshot | None") -> "FitResult":
         from aigc_cli.training.loop import fit_model
 
         with hold_signals() as ending:
             saver = StateSaver(self.folder, split, ending)
-            saver.check(start)
+            saver.check(resumed)
             begun, read = time.perf_counter(), data.images.seconds
-            result = fit_model(model, data, split, self.recipe, self.progress, start=start, callback=saver)
+            result = fit_model(model, data, split, self.recipe, self.progress, resumed=resumed, callback=saver)
         waited = (data.images.seconds - read) / (time.perf_counter() - begun)
         self.progress.say(f"Training waited for data for {waited:.0%} of its time.")
         return result
@@ -280,7 +286,7 @@ class RunContent:
                 "image_size": recipe.image_size,
                 "weights_hash": backbone.weights_hash,
                 "preprocessing": asdict(backbone.preprocessing),
-                "frozen_blocks": asdict(self.model.freezing),
+                "frozen_blocks": asdict(self.model.kept),
             },
             "heads": self.model.heads.config.to_json(),
             "recipe": asdict(recipe),
