@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,15 +18,14 @@ from aigc_cli.storage.tensors import hash_tensors
 
 
 class ImageFeatures(NamedTuple):
-    """The image features that the heads read: the L2-normalised embedding (B, D) and the pooled levels (B, L)."""
+    """The image features that the heads read: the L2-normalised embedding (B, D) and the pooled levels (B, L).
+
+    `axes` (B, k) are both on the heads' principal axes, where that was computed before; the heads then read no levels.
+    """
 
     embedding: Tensor
     levels: Tensor
-
-
-def concat_features(image: ImageFeatures) -> NDArray[Any]:
-    """Embedding and levels joined, (B, F) float64, F = D + L."""
-    return torch.cat([image.embedding, image.levels], dim=1).cpu().double().numpy()
+    axes: Tensor | None = None
 
 
 @dataclass
@@ -160,7 +158,7 @@ class Backbone:
     def run_image_from_boundary(self, state: Mapping[str, Tensor], boundary: int) -> ImageFeatures:
         """Runs the image tower after the freeze boundary, on what `run_image_to_boundary` returned."""
         if "embedding" in state:
-            return ImageFeatures(state["embedding"], state["levels"])
+            return ImageFeatures(state["embedding"], state["levels"], state.get("axes"))
         if "pixels" in state:
             state, boundary = self.run_image_to_boundary(state["pixels"], 0), 0
         with self._use_autocast(self.image):

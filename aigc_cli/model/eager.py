@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aigc_cli.errors import EnvironmentProblem
-from aigc_cli.model.backbone import average_text_parts, concat_features
+from aigc_cli.model.backbone import average_text_parts
 from aigc_cli.model.devices import use_one_thread
 from aigc_cli.model.trained import TrainedModel
 from aigc_cli.progress import Progress, SilentProgress
@@ -69,7 +69,9 @@ class EagerNetwork:
             image = backbone.encode_image(backbone.normalise(pixels))
             texts, split = self._embed_all([prompt for _, prompt in jobs])
             scores = self._model.heads(image, texts)
-        return Outputs({name: s.cpu().numpy() for name, s in scores._asdict().items()}, concat_features(image), split)
+            features = self._model.heads.read_features(image)
+        numbers = {name: score.cpu().numpy() for name, score in scores._asdict().items()}
+        return Outputs(numbers, features.cpu().double().numpy(), split)
 
     def _embed_all(self, prompts: Sequence[str | None]) -> tuple[Tensor, list[bool]]:
         """(embeddings (B, D), whether each prompt was split); zeros for a prompt of None."""

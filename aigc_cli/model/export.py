@@ -52,7 +52,7 @@ class _ImageSide(nn.Module):
 
     def forward(self, pixels: Tensor, text: Tensor) -> tuple[Tensor, ...]:
         features = self._backbone.encode_image(self._backbone.normalise(pixels))
-        return (*self.heads(features, text), *features)
+        return (*self.heads(features, text), self.heads.read_features(features))
 
 
 class _TextSide(nn.Module):
@@ -103,7 +103,7 @@ def make_graphs(model: Model, with_text: bool = True) -> dict[str, bytes]:
         size = (2, *backbone.preprocessing.size, 3)
         pixels = torch.randint(256, size, dtype=torch.uint8, generator=noise)
         text = nn.functional.normalize(torch.randn(2, backbone.embed_dim, generator=noise), dim=1)
-        outputs = (*SCORE_NAMES, "embedding", "levels")
+        outputs = (*SCORE_NAMES, "features")
         shapes = {"pixels": {0: _BATCH}, "text": {0: _BATCH}}
         image_side = _ImageSide(backbone, model.heads).eval()
         made = {IMAGE_GRAPH: _export(image_side, {"pixels": pixels, "text": text}, outputs, shapes, backbone)}

@@ -76,6 +76,10 @@ class Projection(nn.Module):
         self.axes.zero_()
         self.axes[:, :count] = axes / (values.mean() / len(x)).sqrt().clamp(min=1e-6)
 
+    def project(self, image: ImageFeatures) -> Tensor:
+        """Embedding and levels along the axes, (B, count)."""
+        return self(torch.cat(image[:2], dim=1)) if image.axes is None else image.axes
+
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, dim) along the axes, (B, count)."""
         projected: Tensor = self.standardise(features) @ self.axes
@@ -109,7 +113,7 @@ class ResidualHeads(nn.Module):
         features = axes or dim + levels
         width_q = features if self.many_q else dim
         width_c = 2 if self.scores_c else 2 * dim + 1 + (features if self.many_c else 0)
-        self.project = Projection(dim + levels, axes) if axes else None
+        self.projection = Projection(dim + levels, axes) if axes else None
         self.input_q = Standardiser(width_q) if self.many_q and not axes else nn.Identity()
         fitted = 1 if self.scores_c else width_c - axes if self.many_c else 0
         self.input_c = Standardiser(fitted) if fitted else nn.LayerNorm(width_c)
@@ -137,9 +141,9 @@ class ResidualHeads(nn.Module):
         Returns:
             (B, D) or (B, D + L) of quality, and (B, 1), (B, 2D + 1) or (B, 3D + 1 + L) of consistency.
         """
-        v, levels = image
+        v, levels = image[:2]
         s = (v * text).sum(1, keepdim=True)
-        joins = self.project is None
+        joins = self.projection is None
         h = torch.cat([v, levels], dim=1) if self.many_q and joins else v
         if self.scores_c:
             return h, s
@@ -151,10 +155,14 @@ class ResidualHeads(nn.Module):
         """The inputs of both heads, (B, width_q) and (B, width_c), the latter without the score of quality."""
         h, g = self.make_inputs(image, text)
         h, g = self.input_q(h), self.input_c(g)
-        if self.project is None:
+        if self.projection is None:
             return h, g
-        projected = self.project(torch.cat(list(image), dim=1))
+        projected = self.projection.project(image)
         return projected if self.many_q else h, torch.cat([projected, g], dim=1) if self.many_c else g
+
+    def read_features(self, image: ImageFeatures) -> Tensor:
+        """What describes an image beside its scores, (B, F): the principal axes, or else embedding and levels."""
+        return torch.cat(image[:2], dim=1) if self.projection is None else self.projection.project(image)
 
     def fit_inputs(self, image: ImageFeatures, text: Tensor, quality: float = 0.5) -> None:
         """Initialises the heads from the training images.
@@ -163,8 +171,8 @@ class ResidualHeads(nn.Module):
             image, text: features and prompt embeddings of training images, to standardise `multilevel` inputs.
             quality: the mean human quality on (0, 1); the base of quality starts there.
         """
-        if self.project is not None:
-            self.project.fit(torch.cat(list(image), dim=1))
+        if self.projection is not None:
+            self.projection.fit(torch.cat(image[:2], dim=1))
         for layer, features in zip((self.input_q, self.input_c), self.make_inputs(image, text), strict=True):
             if isinstance(layer, Standardiser):
                 layer.fit(features)

@@ -66,7 +66,7 @@ def load_saved(saved: SavedModel, device: str = "auto") -> TrainedModel:
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         what = to_printable(str(error), 300)
         raise AigcError(f"Expected a model of this version in {where}, found {what}.", "Train again.") from error
-    backbone = load_backbone(saved.backbone["name"], saved.backbone["image_size"], saved.recipe.levels or "")
+    backbone = load_backbone(saved.backbone["name"], saved.backbone["image_size"], saved.recipe.levels or "few")
     _check_weights(backbone, saved)
     blocks = len(backbone.image.blocks), len(backbone.text.blocks)
     sizes_fit = (config.embed_dim, config.level_dim) == (backbone.embed_dim, backbone.count_levels())

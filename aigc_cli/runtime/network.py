@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         scores: {score or part of it, see `SCORE_NAMES`: (B,)} on [0, 1], not clipped; the cosine on [-1, 1].
-        features: embedding and levels joined, (B, F) float64.
+        features: (B, F) float64, see `HeadConfig.feature_width`.
         split: whether each prompt is longer than the window of the text tower and was embedded in parts.
     """
 
@@ -80,7 +80,7 @@ class GraphNetwork:
         self._width = saved.heads.embed_dim
         self._embed = lru_cache(KEPT_PROMPTS)(self._embed_prompt)
         made_for = self._text.get_modelmeta().custom_metadata_map.get(WEIGHTS_HASH)
-        if not own_text and made_for != saved.backbone["weights_hash"]:
+        if not own_text and saved.backbone["weights_hash"] not in str(made_for).split():
             name, weights = saved.backbone["name"], saved.backbone["weights_hash"][:12]
             raise AigcError(
                 f"Expected {name} with weights {weights}, as when this model was trained, found {str(made_for)[:12]}.",
@@ -92,7 +92,7 @@ class GraphNetwork:
         """Runs both graphs once; raises AigcError unless the outputs have the names and sizes of the model."""
         try:
             found = self.finish([self.start(np.zeros((*saved.preprocessing.size, 3), np.uint8), "a")])
-            width = saved.heads.embed_dim + saved.heads.level_dim
+            width = saved.heads.feature_width
             outputs: dict[str, NDArray[Any]] = {"features": found.features, **found.scores}
             for name, array in outputs.items():
                 shape = (1, width) if name == "features" else (1,)
@@ -115,7 +115,8 @@ class GraphNetwork:
         """Joins what `start` returned."""
         rows = [row for row, _ in started]
         scores = {name: np.concatenate([row[name] for row in rows]) for name in SCORE_NAMES}
-        features = [np.concatenate([row["embedding"], row["levels"]], axis=1) for row in rows]
+        parts = ("features",) if "features" in rows[0] else ("embedding", "levels")  # the latter in earlier versions
+        features = [np.concatenate([row[part] for part in parts], axis=1) for row in rows]
         return Outputs(scores, np.concatenate(features).astype(np.float64), [split for _, split in started])
 
     def _embed_prompt(self, prompt: str) -> tuple[Numbers, bool]:

@@ -64,6 +64,12 @@ class HeadConfig:
     correction_offset: float = 0.0
     correction_weight: float = 0.0
 
+    @property
+    def feature_width(self) -> int:
+        """F, the number of features that describe an image, see `ResidualHeads.read_features`."""
+        on_axes = "multilevel" in (self.quality_input, self.consistency_input) and self.feature_axes
+        return self.feature_axes if on_axes else self.embed_dim + self.level_dim
+
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
         return asdict(self)
@@ -173,7 +179,7 @@ def _parse_backbone(description: Mapping[str, Any], where: str) -> Freezing:
 def _load_calibration(checkpoint: Checkpoint, config: HeadConfig) -> Calibration | None:
     if not checkpoint.calibration:
         return None
-    width = config.embed_dim + config.level_dim
+    width = config.feature_width
     try:
         found = Calibration.from_tensors(checkpoint.calibration)
         if (shape := (*found.domain.mean.shape, *found.domain.std.shape)) != (width, width):

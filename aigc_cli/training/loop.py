@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aigc_cli.metrics.splits import Split
-from aigc_cli.model.backbone import Backbone, ImageFeatures, concat_features
+from aigc_cli.model.backbone import Backbone, ImageFeatures
 from aigc_cli.model.devices import pick_precision
 from aigc_cli.model.heads import ResidualHeads, Scores
 from aigc_cli.model.model import Model
@@ -21,6 +21,7 @@ from aigc_cli.recipe import Recipe
 from aigc_cli.runtime.saved import Freezing, HeadConfig, SavedModel
 from aigc_cli.training.feature_store import EVALUATION, FrozenImages, FrozenTexts, list_views
 from aigc_cli.training.losses import EpochStats, compute_contrastive_loss, compute_mismatch_loss, rate_epoch
+from aigc_cli.training.projected_images import ProjectedImages
 from aigc_cli.training.rates import (
     complete_recipe,
     compute_learning_rates,
@@ -30,7 +31,7 @@ from aigc_cli.training.rates import (
 from aigc_cli.training.state import FitResult, LoopState, Snapshot
 
 EVALUATION_BATCH = 64
-STANDARDISE_ROWS = 1024
+STANDARDISE_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def collect_features(model: Model, data: TrainingData, rows: Sequence[int]) -> N
     with torch.no_grad():
         states = (data.images.get(part, [EVALUATION] * len(part)) for part in _cut_batches(rows))
         images = (model.backbone.run_image_from_boundary(state, model.freezing.image) for state in states)
-        return np.concatenate([concat_features(image) for image in images])
+        return np.concatenate([model.heads.read_features(image).cpu().double().numpy() for image in images])
 
 
 def _cut_batches(rows: Sequence[int]) -> list[Sequence[int]]:
@@ -172,7 +173,7 @@ def _fit_standardisation(model: Model, data: TrainingData, rows: Sequence[int], 
     model.eval()
     with torch.no_grad():
         parts = [embed_rows(model, data, part, [EVALUATION] * len(part)) for part in _cut_batches(chosen)]
-        image = ImageFeatures(*[torch.cat(column) for column in zip(*(image for image, _ in parts), strict=True)])
+        image = ImageFeatures(*[torch.cat(column) for column in zip(*(image[:2] for image, _ in parts), strict=True)])
         mean = float(data.targets[list(rows), 0].nanmean().clamp(0.01, 0.99).nan_to_num(0.5))
         model.heads.fit_inputs(image, torch.cat([text for _, text in parts]), mean)
 
@@ -215,6 +216,7 @@ def fit_model(
     def compute_factor(step: int) -> float:
         return compute_lr_factor(recipe.scheduler, step, steps, warmup)
 
+    data = _project_images(model, data, split, len(views))
     progress.start("images in training", recipe.epochs * rows)
     progress.advance((loop.epoch - 1) * rows + sum(int(n) for n, *_ in loop.stats.losses))
     while not loop.is_finished:
@@ -226,6 +228,15 @@ def fit_model(
     model.load_trained(loop.result.kept_weights)
     model.eval()
     return loop.result
+
+
+def _project_images(model: Model, data: TrainingData, split: Split, views: int) -> TrainingData:
+    """`data` with images on the heads' axes, where the heads have axes and the image tower is frozen as a whole."""
+    projection, rows = model.heads.projection, [*split.train, *split.val]
+    frozen = model.freezing.image > len(model.backbone.image.blocks)
+    if projection is None or not frozen or not ProjectedImages.fits(projection, len(rows), views + 1):
+        return data
+    return replace(data, images=ProjectedImages(data.images, projection, rows))  # type: ignore[arg-type]  # only `get`
 
 
 def _train_epoch(

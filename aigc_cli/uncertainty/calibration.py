@@ -32,7 +32,7 @@ class Calibration:
         """Columns of the scores table, each (B,): `out_of_domain`; intervals and percentiles of targets that have them.
 
         Args:
-            features: (B, F) as `concat_features` returns them.
+            features: (B, F) of the images, see `HeadConfig.feature_width`.
             scores: {target: (B,)} on [0, 1], clipped or not.
             scale: the MOS scale of the intervals. Percentiles are 0 to 100.
         """
@@ -78,7 +78,7 @@ def fit_calibration(
     """Fits the calibration of a model; None where it was trained on too few images or prompts, see `is_enough`.
 
     Args:
-        features: (N, F) of all images, see `concat_features`.
+        features: (N, F) of all images.
         trained: the rows that the model was trained on.
         predicted: {target: (N,)} on [0, 1], by a model that was not trained on the image's prompt: this model, or one
             trained in the same way without the prompt. NaN where there is none.

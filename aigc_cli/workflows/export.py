@@ -123,8 +123,8 @@ AI-generated image: its quality, and its consistency with the prompt.
 
 ## Files
 - `{text_graph}`: `tokens` int64 (texts, tokens) to `text` float32 (texts, {width}), L2-normalised.
-- `{image_graph}`: `pixels` uint8 (images, {height}, {width_px}, 3) and `text` (images, {width}) to `embedding`,
-  `levels` and, one number for each image, {scores}.
+- `{image_graph}`: `pixels` uint8 (images, {height}, {width_px}, 3) and `text` (images, {width}) to `features`
+  and, one number for each image, {scores}.
   0 is {low:g} MOS and 1 is {high:g} MOS; clip when you report a score.
 - `tokenizer.json` for the `tokenizers` library, `preprocessing.json`, `SHA256SUMS`.
 

@@ -164,7 +164,7 @@ def _score_copies(
             with torch.inference_mode():
                 image = backbone.encode_image(pixels.to(trained.model.device))
                 # the last two copies are the original with other prompts
-                features = ImageFeatures(*[torch.cat([part, part[:1], part[:1]]) for part in image])
+                features = ImageFeatures(*[torch.cat([part, part[:1], part[:1]]) for part in image[:2]])
                 scores = Scores(*heads(features, torch.stack(texts)))
             found.append(torch.stack([getattr(scores, target) for target in TARGETS], 1).cpu())
         progress.advance(len(chunk))

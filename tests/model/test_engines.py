@@ -40,7 +40,7 @@ def _features(engine: Engine, pixels: list[torch.Tensor]) -> ImageFeatures:
 
 
 def _gap(one: ImageFeatures, other: ImageFeatures) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+    return max(float((a - b).abs().max()) for a, b in zip(one[:2], other[:2], strict=True))
 
 
 @pytest.mark.parametrize("make", [choose_engine, compile_engine, make_eager_engine])

@@ -65,24 +65,33 @@ def _layer_norm(state: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures, t: Tensor) -> Scores:
-    v, levels = image
+    v, levels = image[:2]
     s = (v * t).sum(1)
     h, g = v, torch.cat([v, t, s.unsqueeze(1)], dim=1)
     if config.feature_axes:
-        both, where = torch.cat([v, levels], dim=1), "project.standardise"
-        axes = ((both - state[f"{where}.mean"]) / state[f"{where}.std"]) @ state["project.axes"]
+        both, where = torch.cat([v, levels], dim=1), "projection.standardise"
+        axes = ((both - state[f"{where}.mean"]) / state[f"{where}.std"]) @ state["projection.axes"]
         text = torch.cat([t, v * t, s.unsqueeze(1)], dim=1)
-        h, g = axes, torch.cat([axes, (text - state["input_c.mean"]) / state["input_c.std"]], dim=1)
+        h = axes
+        if config.consistency_input == "multilevel":
+            g = torch.cat([axes, (text - state["input_c.mean"]) / state["input_c.std"]], dim=1)
     elif config.quality_input == "multilevel":
         h = (torch.cat([v, levels], dim=1) - state["input_q.mean"]) / state["input_q.std"]
-    if config.feature_axes:
+    if config.consistency_input == "scores":
+        g = (s.unsqueeze(1) - state["input_c.mean"]) / state["input_c.std"]
+    elif config.feature_axes:
         pass
     elif config.consistency_input == "multilevel":
         g = torch.cat([v, t, v * t, s.unsqueeze(1), levels], dim=1)
         g = (g - state["input_c.mean"]) / state["input_c.std"]
     else:
         g = _layer_norm(state, g)
-    raw_q, raw_c = _mlp_q(state, h), _mlp_c(state, g)
+    raw_q = _mlp_q(state, h)
+    if config.consistency_input == "scores":
+        base = _linear(state, "base_q", h).squeeze(1).sigmoid() if config.residual else 0
+        q = base + config.residual_scale_q * raw_q.tanh() if config.residual else raw_q.sigmoid()
+        g = torch.cat([g, (4 * q - 2).unsqueeze(1)], dim=1)
+    raw_c = _mlp_c(state, g)
     if not config.residual:
         q, zero = raw_q.sigmoid(), torch.zeros(len(v))
         c = raw_c.sigmoid() + config.correction_offset + config.correction_weight * q
@@ -104,8 +113,10 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
         {"quality_input": "multilevel", "consistency_input": "multilevel"},
         {"quality_input": "multilevel", "consistency_input": "multilevel", "feature_axes": 4},
         {"correction_offset": 0.1, "correction_weight": 0.4},
+        {"consistency_input": "scores"},
+        {"quality_input": "multilevel", "consistency_input": "scores", "feature_axes": 4},
     ],
-    ids=["literal", "quality", "consistency", "both", "axes", "corrected"],
+    ids=["literal", "quality", "consistency", "both", "axes", "corrected", "scores", "axes and scores"],
 )
 def test_scores_are_the_formulas(residual: bool, inputs: dict[str, Any]) -> None:
     config = replace(LITERAL, residual=residual, **inputs)
@@ -119,6 +130,26 @@ def test_scores_are_the_formulas(residual: bool, inputs: dict[str, Any]) -> None
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert found.quality.std() > 1e-3
     assert found.consistency.std() > 1e-3
+
+
+def test_consistency_from_scores_has_no_gradient_to_quality() -> None:
+    heads = _heads(replace(LITERAL, consistency_input="scores"))
+    heads(*_inputs()).consistency.sum().backward()
+    assert all(parameter.grad is None for part in (heads.base_q, heads.mlp_q) for parameter in part.parameters())
+    assert all(parameter.grad is not None for parameter in heads.mlp_c.parameters())
+
+
+def test_features_are_the_axes_where_there_are_any_and_are_not_projected_twice() -> None:
+    config = replace(LITERAL, quality_input="multilevel", feature_axes=4)
+    heads, plain = _heads(config), _heads(MULTILEVEL)
+    heads.fit_inputs(*_inputs(1, 40))
+    image, t = _inputs()
+    assert (heads.read_features(image).shape[1], config.feature_width) == (4, 4)
+    assert (plain.read_features(image).shape[1], MULTILEVEL.feature_width) == (D + L, D + L)
+    known = ImageFeatures(image.embedding, image.levels[:, :0], heads.read_features(image))
+    with torch.no_grad():
+        for one, other in zip(heads(image, t), heads(known, t), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_consistency_starts_as_the_scaled_cosine() -> None:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from aigc_cli.errors import AigcError
 from aigc_cli.images.demo import render_demo
 from aigc_cli.images.reader import decode_image
-from aigc_cli.model.backbone import Backbone, concat_features
+from aigc_cli.model.backbone import Backbone
 from aigc_cli.uncertainty.out_of_domain import AXES, KEPT_DISTANCES, TrainingDomain
 
 SIDE = 256
@@ -160,7 +160,10 @@ def home(mini: Backbone, tmp_path_factory: pytest.TempPathFactory) -> TrainingDo
 def features_of(backbone: Backbone, images: list[Image.Image]) -> Array:
     with torch.inference_mode():
         return np.concatenate(
-            [concat_features(backbone.encode_image(backbone.transform(image)[None])) for image in images]
+            [
+                torch.cat(backbone.encode_image(backbone.transform(image)[None])[:2], 1).double().numpy()
+                for image in images
+            ]
         )
 
 

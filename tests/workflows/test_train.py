@@ -448,7 +448,7 @@ def test_a_resolved_recipe_is_enough(settings: dict[str, str], source: Source, t
 def test_a_saved_model_reads_the_levels_and_axes_of_its_recipe(train: Train, demo: list[Sample], levels: str) -> None:
     inputs = {"quality_input": "multilevel", "consistency_input": "multilevel"}
     run = train(levels, levels=levels, feature_axes=6, freeze="partial", freeze_depth=0.5, **inputs).run
-    assert load_checkpoint(run).tensors["heads.project.axes"].shape[1] == 6
+    assert load_checkpoint(run).tensors["heads.projection.axes"].shape[1] == 6
     by_name = {sample.name: sample for sample in demo}
     rows = read_parquet_rows(run / "predictions.parquet")
     images = [by_name[row["name"]].path for row in rows]

@@ -138,7 +138,7 @@ class FoldDriver:
             self.progress.start("loading the model", None)
             from aigc_cli.model.loading import load_backbone
 
-            self._key, self._backbone = key, load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "")
+            self._key, self._backbone = key, load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "few")
         return self._backbone
 
     def _prepare(self, recipe: Recipe) -> PreparedData:

@@ -132,7 +132,7 @@ def train_model(
         from aigc_cli.training.loop import make_model
 
         device = pick_device(compute.device)
-        backbone = load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "")
+        backbone = load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "few")
         load_start(backbone, begun := read_start(recipe))
         backbone.find_boundaries(recipe)  # too many frozen layers are an error before anything is written
         backbone.modules().to(device)
