@@ -122,8 +122,15 @@ class Recipe:
     batch_size: int = _fit(32, "images per training step", (8, 128), low=2, main=True)
     weight_decay: float = _fit(1e-4, "weight decay of AdamW", (1e-5, 1e-3), low=0)
     scheduler: str = _fit("cosine", "learning-rate schedule", choices=("cosine", "linear", "step", "constant"))
-    warmup_ratio: float = _fit(0.05, "share of the steps with a rising learning rate", (0.01, 0.1), low=0, high=0.9)
-    max_grad_norm: float = _fit(1.0, "gradient clipping", (0.5, 2), low=0, off=True)
+    warmup_ratio: float | None = _fit(
+        None,
+        "share of the steps with a rising learning rate (default: the backbone's)",
+        (0.01, 0.1),
+        low=0,
+        high=0.9,
+        off=True,
+    )
+    max_grad_norm: float | None = _fit(None, "gradient clipping (default: the backbone's)", (0.5, 2), low=0, off=True)
     patience: int = _fit(0, "stop after this many epochs without a gain", (3, 10), low=0, off=True)
     min_delta: float = _fit(0.001, "smallest rise of validation SROCC that counts as a gain", low=0)
     checkpoint: str = _fit("last", "epoch to keep (best: highest validation SROCC)", choices=("best", "last"))

@@ -4,7 +4,7 @@
 
 reads the folder of `aigc crossval` or `aigc ablate`, or a table of predictions. It prints agreement by generator (the
 first part of an image's name), by style and by prompt length, the images with the largest errors, and how often the 90%
-intervals contain the human score. Consistency is corrected by the images of other prompts, as in a calibrated model.
+intervals contain the human score.
 """
 
 import argparse
@@ -17,10 +17,8 @@ import pandas as pd
 
 from aigc_cli.images.sample import MOS_COLUMNS
 from aigc_cli.metrics.by_name import estimate_metric
-from aigc_cli.metrics.splits import make_folds
 from aigc_cli.recipe import resolve_recipe
-from aigc_cli.uncertainty.consistency import fit_consistency_correction
-from aigc_cli.uncertainty.intervals import CROSSFIT_FOLDS, crossfit_intervals
+from aigc_cli.uncertainty.intervals import crossfit_intervals
 from aigc_cli.workflows.ablate.summary import format_estimate
 from aigc_cli.workflows.experiment.predictions import read_predictions
 
@@ -37,17 +35,6 @@ def group_images(table: pd.DataFrame) -> Mapping[str, pd.Series]:
         "style": table["style"].replace("", "none named"),
         "prompt length": length.astype(str),
     }
-
-
-def correct_consistency(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with consistency corrected by the images of other prompts, within the scale."""
-    c, q, human = (table[name].to_numpy(float) for name in ("consistency", "quality", "human_consistency"))
-    prompts, found = table["group"].to_numpy(), np.empty(len(table))
-    for held_out in make_folds(list(prompts), CROSSFIT_FOLDS, 1):
-        rest = np.setdiff1d(np.arange(len(table)), held_out)
-        correction = fit_consistency_correction(c[rest], q[rest], human[rest], list(prompts[rest]))
-        found[held_out] = correction.apply(c[held_out], q[held_out])
-    return table.assign(consistency=found.clip(0, MAX_MOS))
 
 
 def format_groups(table: pd.DataFrame, title: str, group: pd.Series) -> list[str]:
@@ -111,7 +98,7 @@ def format_page(rows: Sequence[Mapping[str, Any]], data: Path) -> str:
         data: the table of ratings, with name, prompt and style.
     """
     ratings = pd.read_csv(data, dtype=str, keep_default_na=False)[["name", "prompt", "style"]]
-    table = correct_consistency(pd.DataFrame(list(rows)).merge(ratings, on="name", validate="one_to_one"))
+    table = pd.DataFrame(list(rows)).merge(ratings, on="name", validate="one_to_one")
     lines: list[str] = []
     for title, group in group_images(table).items():
         lines += [*format_groups(table, title, group), ""]

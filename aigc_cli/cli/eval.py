@@ -14,7 +14,10 @@ from aigc_cli.errors import AigcError
 def eval(
     *,
     model: Path | None = typer.Argument(
-        None, metavar="MODEL", help="Run or model folder; default: the shipped scorer.", autocompletion=list_models
+        None,
+        metavar="MODEL",
+        help="Run or model folder, or accurate (default) or fast, which ship.",
+        autocompletion=list_models,
     ),
     rated: options.RatedOptions,
     by: str | None = options.GROUP_BY,

@@ -14,7 +14,10 @@ from aigc_cli.text import to_printable
 def export(
     *,
     model: Path | None = typer.Argument(
-        None, metavar="MODEL", help="Run or model folder; default: the shipped scorer.", autocompletion=list_models
+        None,
+        metavar="MODEL",
+        help="Run or model folder, or accurate (default) or fast, which ship.",
+        autocompletion=list_models,
     ),
     output: Path | None = make_path(OUTPUT, "Folder; default: adds graphs to MODEL itself", "-o", "--output"),
     overwrite: bool = options.OVERWRITE,

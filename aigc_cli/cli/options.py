@@ -59,7 +59,7 @@ make_flag = functools.partial(make_option, metavar="", default=False)
 
 IMAGES = make_path(INPUT, "Folder of the images; default: the table's folder")
 TABLE_IMAGES = make_path(INPUT, "Folder of the images; default: the paths in the table")
-MODEL = make_path(INPUT, "Run or model folder; default: the shipped scorer", autocompletion=list_models)
+MODEL = make_path(INPUT, "Run or model folder, or accurate (default) or fast, which ship", autocompletion=list_models)
 GROUP_BY = make_option(INPUT, "Also report each value of this column or setting")
 MOS_MIN = make_number(INPUT, "Lowest score of the rating scale (default 0)")
 MOS_MAX = make_number(INPUT, "Highest score of the rating scale (default 5)")

@@ -109,7 +109,8 @@ def show_scores(summary: "ScoreSummary") -> None:
             f"Unusual for this model (out_of_domain above 0.95): {format_count(summary.unusual, 'image')}. "
             "Do not trust their scores and intervals."
         )
-    print_text(f"{format_count(summary.rows, 'image')}, {summary.failed:,} failed, {means}; scores in {summary.output}")
+    counts = f"{format_count(summary.rows, 'image')} by {to_printable(summary.model)}, {summary.failed:,} failed"
+    print_text(f"{counts}, {means}; scores in {summary.output}")
 
 
 def _format_score(row: Mapping[str, Any], target: str) -> str:

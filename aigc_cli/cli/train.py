@@ -125,17 +125,11 @@ def _show(result: "TrainResult") -> None:
 
 
 def print_calibration(description: Mapping[str, Any]) -> None:
-    """Prints the correction of consistency, the mean width of the intervals, and what is missing.
+    """Prints the mean width of the intervals, and what is missing.
 
     Args:
-        description: `calibration` of a model's description: `correction`, `targets`, `held_out` and `notes`.
+        description: `calibration` of a model's description: `targets`, `held_out` and `notes`.
     """
-    correction = description["correction"]
-    if any(correction.values()):
-        print_text(
-            f"Consistency is corrected as K-fold training suggests: {correction['offset']:+.2f} MOS, plus "
-            f"{correction['weight']:.2f} x quality above the lowest score."
-        )
     for target, found in description["targets"].items():
         print_text(
             f"90% interval of {target}: {found['width']:.2f} MOS wide on average, calibrated on {found['images']} "

@@ -31,7 +31,7 @@ from aigc_cli.runtime.graphs import IMAGE_GRAPH, SCORE_NAMES, TEXT_GRAPH, WEIGHT
 from aigc_cli.runtime.hints import MINI, SHIPPED_BACKBONES, TOKENIZER
 from aigc_cli.storage.atomic_files import open_atomic
 from aigc_cli.storage.cache import find_cache_folder
-from aigc_cli.storage.checkpoints import SHIPPED_SCORER
+from aigc_cli.storage.checkpoints import SHIPPED_SCORERS
 
 FEATURE_TOLERANCE = 1e-3  # share of the largest feature: a graph that differs by more is refused
 UNIT_TOLERANCE = 2e-5  # of a score on [0, 1]; 1e-4 MOS on a scale of five points
@@ -149,7 +149,10 @@ def _export(
         wanted = module(*inputs.values())
     wanted = dict(zip(outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True))
     cached = find_cache_folder() / "engines" / f"{structure}.onnx"
-    for place in (cached, *(folder / name for folder in (SHIPPED_SCORER, MINI) for name in (IMAGE_GRAPH, TEXT_GRAPH))):
+    for place in (
+        cached,
+        *(folder / name for folder in (*SHIPPED_SCORERS.values(), MINI) for name in (IMAGE_GRAPH, TEXT_GRAPH)),
+    ):
         with contextlib.suppress(Exception):  # a template with any defect is passed over
             template = onnx.load_model(place)
             if {entry.key: entry.value for entry in template.metadata_props}.get(STRUCTURE) == structure:

@@ -1,7 +1,6 @@
 """The heads of the residual model: a base score plus a bounded correction."""
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from aigc_cli.model.backbone import ImageFeatures
 from aigc_cli.runtime.saved import HeadConfig
-from aigc_cli.uncertainty.consistency import ConsistencyCorrection
 
 
 class Scores(NamedTuple):
@@ -97,15 +95,15 @@ class ResidualHeads(nn.Module):
     `feature_axes`, h is projected on so many principal axes and g = [h, t, v * t, s]. With `scores`, g = [s, q] without
     a gradient to q: a few hundred prompts are too few to learn more about them, and people find better images more
     consistent. At the start a = 1 and b = 0. Scores are not clipped here, because a clipped score has no gradient.
-    After training, c_base may include the correction of `HeadConfig`.
     """
 
     numbers: Tensor
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.register_buffer("numbers", torch.empty(4), persistent=False)  # of `config`, which stores them
-        self.set_config(config)
+        self.config = config
+        scales = torch.tensor([config.residual_scale_q, config.residual_scale_c], dtype=torch.float32)
+        self.register_buffer("numbers", scales, persistent=False)  # `config` stores them
         dim, levels = config.embed_dim, config.level_dim
         self.many_q, self.many_c = config.quality_input == "multilevel", config.consistency_input == "multilevel"
         self.scores_c = config.consistency_input == "scores"
@@ -179,18 +177,6 @@ class ResidualHeads(nn.Module):
         if self.config.residual:
             nn.init.constant_(self.base_q.bias, math.log(quality / (1 - quality)))
 
-    def set_config(self, config: HeadConfig) -> None:
-        """Sets the scales of the corrections and the correction of consistency; the layers stay as they are."""
-        self.config = config
-        scales, correction = (config.residual_scale_q, config.residual_scale_c), config.correction_offset
-        with torch.no_grad():
-            self.numbers.copy_(torch.tensor([*scales, correction, config.correction_weight]))
-
-    def set_correction(self, correction: ConsistencyCorrection) -> None:
-        """Adds `correction` to consistency from now on, see `HeadConfig`."""
-        corrected = replace(self.config, correction_offset=correction.offset, correction_weight=correction.weight)
-        self.set_config(corrected)
-
     def forward(self, image: ImageFeatures, text: Tensor) -> Scores:
         """Scores of B images and the embeddings `text` (B, D) of their prompts."""
         h, g = self.read_inputs(image, text)
@@ -204,9 +190,5 @@ class ResidualHeads(nn.Module):
         raw_c = self.mlp_c(g).squeeze(1)
         base_c = self.a * (cosine + 1) / 2 + self.b if residual else raw_c.sigmoid()
         delta_c = raw_c.tanh() if residual else torch.zeros_like(raw_c)
-        consistency = self._correct(base_c + self.numbers[1] * delta_c, quality)
-        return Scores(quality, consistency, base_q, delta_q, self._correct(base_c, quality), delta_c, cosine)
-
-    def _correct(self, consistency: Tensor, quality: Tensor) -> Tensor:
-        """The corrected consistency (B,), see `HeadConfig`; in training the correction is 0."""
-        return consistency + self.numbers[2] + self.numbers[3] * quality.detach()
+        consistency = base_c + self.numbers[1] * delta_c
+        return Scores(quality, consistency, base_q, delta_q, base_c, delta_c, cosine)

@@ -17,7 +17,7 @@ from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.regular_file import hash_file
 from aigc_cli.runtime.hints import MINI, SHIPPED_BACKBONES, TOKENIZER
 from aigc_cli.runtime.saved import SavedModel
-from aigc_cli.storage.checkpoints import SHIPPED_SCORER
+from aigc_cli.storage.checkpoints import SHIPPED_SCORERS
 from aigc_cli.text import to_printable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def find_graphs(saved: SavedModel) -> GraphPaths | None:
         text = MINI
     else:
         return None
-    trusted = folder == SHIPPED_SCORER
+    trusted = folder in SHIPPED_SCORERS.values()
     return GraphPaths(folder / IMAGE_GRAPH, text / TEXT_GRAPH, text / TOKENIZER, trusted)
 
 

@@ -21,6 +21,8 @@ PUBLISHED: Mapping[str, Any] = {
     "levels": "few",
     "feature_axes": 0,
     "loss": "mse",
+    "warmup_ratio": 0.05,
+    "max_grad_norm": 1.0,
 }
 
 
@@ -31,6 +33,7 @@ class Hints:
     Attributes:
         few_levels: indices of the image tower's blocks that `levels: few` means.
         settings: values of the settings in `PUBLISHED`, where a recipe gives none.
+        frozen_settings: the same, where both towers are frozen as a whole; they go before `settings`.
         finetune_lr_factor: multiplies the heads' learning rate when a part of the backbone is trained. The recipes'
             3e-5 suits a ViT with hundreds of millions of parameters; a small CNN needs a higher rate.
         finetune_backbone_lr_factor: the same for the backbone's own parameters.
@@ -39,6 +42,7 @@ class Hints:
 
     few_levels: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=lambda: PUBLISHED)
+    frozen_settings: Mapping[str, Any] = field(default_factory=dict)
     finetune_lr_factor: float = 1.0
     finetune_backbone_lr_factor: float = 1.0
     frozen_residual_scale_factor: float = 1.0
@@ -88,9 +92,9 @@ def parse_hints(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
     if cfg is None:
         return Hints(tuple(sorted({max(n_blocks * quarter // 4 - 1, 0) for quarter in (1, 2, 3, 4)})))
     try:
-        given, place = cfg.get("settings", {}), "aigc_cfg"
-        settings = {name: check_setting(name, given.get(name, literal), place) for name, literal in PUBLISHED.items()}
-        hints = Hints(**{**cfg, "few_levels": tuple(cfg["few_levels"]), "settings": settings})
+        own = {part: _check_settings(cfg.get(part, {})) for part in ("settings", "frozen_settings")}
+        own["settings"] = {**PUBLISHED, **own["settings"]}
+        hints = Hints(**{**cfg, "few_levels": tuple(cfg["few_levels"]), **own})
         factors = (
             hints.finetune_lr_factor,
             hints.finetune_backbone_lr_factor,
@@ -98,8 +102,14 @@ def parse_hints(cfg: Mapping[str, Any] | None, n_blocks: int) -> Hints:
         )
         whole = all(type(level) is int for level in hints.few_levels)
         positive = all(math.isfinite(factor) and factor > 0 for factor in factors)
-        if not (whole and positive and given.keys() <= PUBLISHED.keys() and None not in settings.values()):
+        if not (whole and positive):
             raise ValueError("hints of another kind")
     except (TypeError, KeyError, ValueError, OverflowError, AttributeError, AigcError) as error:
         raise ValueError(f"aigc_cfg: {error}") from error
     return hints
+
+
+def _check_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    if not given.keys() <= PUBLISHED.keys() or None in given.values():
+        raise ValueError(f"settings other than {', '.join(PUBLISHED)}")
+    return {name: check_setting(name, value, "aigc_cfg") for name, value in given.items()}

@@ -46,8 +46,6 @@ class HeadConfig:
         hidden_q, hidden_c: widths of the first hidden layers.
         dropout: the dropout rate before each head's last layer.
         feature_axes: the number of principal axes on which `multilevel` heads read the image features; 0: all features.
-        correction_offset, correction_weight: correction_offset + correction_weight * q is added to consistency, on
-            [0, 1]. Both are 0 in training; see `ConsistencyCorrection`.
     """
 
     embed_dim: int
@@ -61,8 +59,6 @@ class HeadConfig:
     hidden_c: int
     dropout: float
     feature_axes: int = 0
-    correction_offset: float = 0.0
-    correction_weight: float = 0.0
 
     @property
     def feature_width(self) -> int:
@@ -197,9 +193,7 @@ def _parse_head_config(description: Mapping[str, Any], where: str) -> HeadConfig
     """The heads' configuration in a description; settings that recipes have too must be in the same ranges."""
     values = {key: check_setting(key, value, where) if key in FIELDS else value for key, value in description.items()}
     config = HeadConfig(**values)
-    sizes, correction = (config.embed_dim, config.level_dim), (config.correction_offset, config.correction_weight)
-    numbers = all(type(size) is int for size in sizes) and all(type(number) in (int, float) for number in correction)
-    if None in values.values() or not numbers or not all(map(math.isfinite, correction)):
+    if None in values.values() or not all(type(size) is int for size in (config.embed_dim, config.level_dim)):
         raise TypeError(f"heads {values}")
     return config
 

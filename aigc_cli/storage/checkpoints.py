@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 MODEL_FORMAT = 2  # format 1 had other names of settings
 WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "model.json", "calibration.safetensors"
 STATE, FACTS = "state.safetensors", "state.json"
-SHIPPED_SCORER = Path(__file__).parents[1] / "weights" / "scorer"
+_WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
+SHIPPED_SCORERS = {name: _WEIGHTS_FOLDER / name for name in ("accurate", "fast")}  # the first is the default
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,20 @@ def _format_json(facts: Mapping[str, Any]) -> str:
 
 
 def find_checkpoint(place: Path | None) -> Path:
-    """Return the checkpoint folder of `place`: a run folder or a checkpoint folder; None: the shipped scorer.
+    """Return the checkpoint folder of `place`: a run folder, a checkpoint folder or the name of a shipped scorer.
+
+    None is the default scorer. A folder with a model goes before a shipped scorer of the same name.
 
     Raises:
         AigcError: there is no checkpoint at `place`.
     """
     if place is None:
-        return SHIPPED_SCORER
+        return SHIPPED_SCORERS["accurate"]
     for folder in (place / "checkpoint", place):
         if (folder / DESCRIPTION).is_file():
             return folder
+    if str(place) in SHIPPED_SCORERS:
+        return SHIPPED_SCORERS[str(place)]
     hint = "Give the folder that `aigc train -o` wrote, or leave --model out to use the shipped scorer."
     raise AigcError(f"Expected a run or a model folder with {DESCRIPTION}, found none at {place}.", hint)
 

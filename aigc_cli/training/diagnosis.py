@@ -130,7 +130,7 @@ def _add_epochs(recipe: Recipe, curves: Curves) -> dict[str, Any]:
 
 
 def _clip_harder(recipe: Recipe, curves: Curves) -> dict[str, Any]:
-    return {"max_grad_norm": 0.5} if recipe.max_grad_norm == 0 or recipe.max_grad_norm > 0.5 else {}
+    return {} if recipe.max_grad_norm and recipe.max_grad_norm <= 0.5 else {"max_grad_norm": 0.5}
 
 
 def _freeze_more(recipe: Recipe, curves: Curves) -> dict[str, Any]:

@@ -185,6 +185,7 @@ def fit_model(
     recipe: Recipe,
     progress: Progress,
     *,
+    warm: bool = False,
     resumed: Snapshot | None = None,
     callback: Callable[[LoopState], None] = lambda loop: None,
 ) -> FitResult:
@@ -194,6 +195,7 @@ def fit_model(
     finite ends the training; the best epoch before it is kept.
 
     Args:
+        warm: whether the model is trained already, so that its heads keep how they read features.
         resumed: the state of an earlier call, from which this one goes on; on a CPU with the same result, bit for bit.
         callback: called after every step and every epoch, when the loop may be saved; its exception ends the training.
     """
@@ -203,7 +205,7 @@ def fit_model(
     )
     torch.manual_seed(recipe.seed)
     if resumed is None:
-        if recipe.start_from is None:
+        if not warm:
             _fit_standardisation(model, data, split.train, loop.random)
         loop.begin()
     else:
@@ -211,7 +213,7 @@ def fit_model(
     rows, views = len(split.train), list_views(recipe)
     batches = sum(1 for _ in draw_batches(split.train, recipe.batch_size, views, np.random.default_rng(0)))
     steps = recipe.epochs * batches
-    warmup = round(recipe.warmup_ratio * steps)
+    warmup = round((recipe.warmup_ratio or 0.0) * steps)
 
     def compute_factor(step: int) -> float:
         return compute_lr_factor(recipe.scheduler, step, steps, warmup)

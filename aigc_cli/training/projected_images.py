@@ -10,7 +10,7 @@ from aigc_cli.model.engines import State
 from aigc_cli.model.heads import Projection
 from aigc_cli.training.feature_store import FrozenImages
 
-CHUNK = 64
+READ_AT_ONCE = 64
 MAX_BYTES = 2**30
 
 
@@ -46,8 +46,8 @@ class ProjectedImages:
         """Embeddings and axes of all images in a view."""
         if view not in self._views:
             found = []
-            for start in range(0, len(self._rows), CHUNK):
-                part = self._rows[start : start + CHUNK]
+            for start in range(0, len(self._rows), READ_AT_ONCE):
+                part = self._rows[start : start + READ_AT_ONCE]
                 state = self._images.get(part, [view] * len(part))
                 image = ImageFeatures(state["embedding"], state["levels"])
                 with torch.no_grad():

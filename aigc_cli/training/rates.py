@@ -30,7 +30,8 @@ def complete_recipe(recipe: Recipe) -> Recipe:
 def _complete(recipe: Recipe, sources: Mapping[str, str] | None) -> Recipe:
     if start := read_start(recipe):
         recipe = adopt_architecture(recipe, start, sources)
-    settings = read_hints(recipe.backbone).settings
+    hints = read_hints(recipe.backbone)
+    settings = {**hints.settings, **(hints.frozen_settings if _freezes_all(recipe) else {})}
     return replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) is None})
 
 

@@ -1,1 +1,1 @@
-"""Intervals, percentiles, out-of-domain shares and the correction of consistency."""
+"""Intervals, percentiles and out-of-domain shares."""

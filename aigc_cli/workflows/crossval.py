@@ -20,6 +20,7 @@ from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.results import write_table
 from aigc_cli.storage.unchanged import list_changes
+from aigc_cli.training.rates import complete_resolved
 from aigc_cli.uncertainty.intervals import crossfit_intervals
 from aigc_cli.workflows.experiment.folds import FoldDriver, open_folds
 from aigc_cli.workflows.experiment.predictions import PREDICTIONS, FoldResult, make_fold_rows, save_predictions
@@ -141,6 +142,7 @@ def cross_validate(
         FolderConflict: another process works in the folder.
         Interruption: a signal ended it; finished trainings are kept.
     """
+    resolved = complete_resolved(resolved)
     recipe = resolved.recipe
     check_backbone(recipe.backbone)
     with own_folder(output.path):

@@ -17,9 +17,8 @@ from aigc_cli import __version__
 from aigc_cli.errors import AigcError
 from aigc_cli.model.hub import is_hub_reachable
 from aigc_cli.runtime.devices import find_accelerator
-from aigc_cli.runtime.hints import find_folder
+from aigc_cli.runtime.hints import MINI, find_folder
 from aigc_cli.storage.cache import find_cache_folder, measure_folder
-from aigc_cli.storage.checkpoints import SHIPPED_SCORER
 from aigc_cli.storage.tensors import find_wrong_sums
 
 DISTRIBUTION = "aigc-cli"  # the name `aigc` on the index is another project's
@@ -110,7 +109,7 @@ def _check_cache() -> Check:
 def _check_weights() -> Check:
     again = f"pip install --force-reinstall --no-deps {DISTRIBUTION}"
     try:
-        wrong = find_wrong_sums(SHIPPED_SCORER.parent)
+        wrong = find_wrong_sums(MINI.parent)
     except AigcError as error:
         return Check("shipped weights", error.message, False, again)
     found = f"{', '.join(wrong)}: changed since they were shipped" if wrong else "SHA-256 correct"

@@ -17,7 +17,7 @@ def summary(bars: dict[str, float | None], unusual: int | None) -> ScoreSummary:
     row = {"name": "a.png", "path": None, "prompt": "a fox", "quality": 3.412, "consistency": None} | bars
     sums = {"quality": 3.412, "consistency": 0.0}
     bins = {"quality": [0] * 6 + [1] + [0] * 3, "consistency": [0] * 10}
-    return ScoreSummary(Path("s.csv"), MosScale(0, 5), 1, 0, [row], [row], sums, bins, unusual=unusual)
+    return ScoreSummary(Path("s.csv"), MosScale(0, 5), "fast", 1, 0, [row], [row], sums, bins, unusual=unusual)
 
 
 def test_the_best_and_worst_have_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +40,6 @@ def test_a_training_says_how_wide_its_intervals_are_and_what_has_none(capsys: py
     print_calibration(
         {
             "held_out": "the validation part",
-            "correction": {"offset": 0.0, "weight": 0.0},
             "targets": {"quality": {"images": 470, "prompts": 48, "width": 1.7351}},
             "notes": ["no consistency intervals: no images were held out"],
         }
@@ -50,15 +49,6 @@ def test_a_training_says_how_wide_its_intervals_are_and_what_has_none(capsys: py
         "(the validation part).",
         "No consistency intervals: no images were held out.",
     ]
-
-
-def test_a_training_says_what_folds_add_to_consistency(capsys: pytest.CaptureFixture[str]) -> None:
-    print_calibration(
-        {"held_out": "folds", "correction": {"offset": 0.082, "weight": 0.163}, "targets": {}, "notes": []}
-    )
-    assert " ".join(capsys.readouterr().out.split()) == (
-        "Consistency is corrected as K-fold training suggests: +0.08 MOS, plus 0.16 x quality above the lowest score."
-    )
 
 
 def test_coverage_is_among_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:

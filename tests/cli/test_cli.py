@@ -395,7 +395,7 @@ def test_score_prints_its_result(work: Work, tmp_path: Path) -> None:
     given = ("score", work.images, "--model", work.run, "--device", "cpu", "--prompt", "[/] [red]x")
     ending = aigc(*given, "-o", "s.csv")
     assert ending.code == 0
-    assert ending.out.splitlines()[-1].startswith("48 images, 0 failed, mean quality ")
+    assert ending.out.splitlines()[-1].startswith("48 images by run, 0 failed, mean quality ")
     assert ending.out.splitlines()[-1].endswith("; scores in s.csv")
     assert "[/] [red]x" in ending.out
     assert (tmp_path / "s.csv").is_file()

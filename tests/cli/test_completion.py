@@ -8,6 +8,7 @@ from test_startup import HEAVY, find_modules
 
 from aigc_cli.cli import completion
 from aigc_cli.recipe import list_recipes
+from aigc_cli.storage.checkpoints import SHIPPED_SCORERS
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +45,8 @@ def test_what_is_offered() -> None:
     assert completion.list_runs("") == ["runs/first", "runs/second"]
     assert completion.list_runs("mo") == ["models/"]
     assert completion.list_runs("nowhere/") == []
-    assert completion.list_models("") == ["runs/first", (str(completion.SHIPPED_PATH), "the shipped scorer")]
-    assert (completion.SHIPPED_PATH / "model.json").is_file()
+    assert completion.list_models("") == ["runs/first", *completion.SHIPPED_MODELS.items()]
+    assert completion.SHIPPED_MODELS.keys() == SHIPPED_SCORERS.keys()
 
 
 def test_completing_imports_nothing_heavy() -> None:

@@ -79,7 +79,7 @@ def test_the_summary_is_legible_in_80_columns(plain: str, work: Work, screen: Sc
     rows = [line for line in lines[table:] if re.match(r" \S+\.jpg +\d\.\d\d +\d\.\d\d +a red fox", line)]
     assert len(rows) == 10  # none was broken over two lines
     assert "ended:0" in lines
-    assert any(line.startswith("48 images, 0 failed, mean quality ") for line in lines)
+    assert any(line.startswith("48 images by run, 0 failed, mean quality ") for line in lines)
 
 
 @needs_tmux

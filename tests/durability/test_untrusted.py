@@ -20,7 +20,7 @@ import aigc_cli
 from aigc_cli import Scorer
 from aigc_cli.errors import AigcError
 from aigc_cli.model.trained import load_model
-from aigc_cli.storage.checkpoints import SHIPPED_SCORER
+from aigc_cli.storage.checkpoints import SHIPPED_SCORERS
 from aigc_cli.storage.results import iterate_rows
 
 PACKAGE = Path(aigc_cli.__file__).parent
@@ -151,7 +151,7 @@ def list_places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, 
 @pytest.mark.parametrize("value", [None, "\x1b[31m../x", 10**9, float("nan")])
 def test_every_field_of_a_description_is_checked(value: Any, tmp_path: Path) -> None:
     """Each field in turn has another type or an absurd value: the model is refused, or the field does not matter."""
-    folder = shutil.copytree(SHIPPED_SCORER, tmp_path / "model")
+    folder = shutil.copytree(SHIPPED_SCORERS["fast"], tmp_path / "model")
     said = json.loads((folder / "model.json").read_text())
     picture, refused = Image.new("RGB", (32, 32)), 0
     for place in list(list_places(said))[1:]:

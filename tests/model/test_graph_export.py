@@ -24,9 +24,8 @@ from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe
 from aigc_cli.runtime.graphs import GRAPH_FILES, IMAGE_GRAPH, SCORE_NAMES, TEXT_GRAPH, check_graph, start_session
 from aigc_cli.runtime.hints import TOKENIZER
-from aigc_cli.storage.checkpoints import SHIPPED_SCORER
+from aigc_cli.storage.checkpoints import SHIPPED_SCORERS
 from aigc_cli.training.loop import make_model
-from aigc_cli.uncertainty.consistency import ConsistencyCorrection
 
 PROMPTS = ["a red fox in deep snow", "two dogs", "x"]
 
@@ -78,7 +77,7 @@ def expect_pytorch(model: Model, graphs: dict[str, bytes]) -> None:
     with torch.inference_mode():
         text = backbone.encode_text(PROMPTS)
         image = backbone.encode_image(backbone.normalise(pixels))
-        wanted = {**model.heads(image, text)._asdict(), **image._asdict()}
+        wanted = {**model.heads(image, text)._asdict(), "features": model.heads.read_features(image)}
     session = start_session(graphs[IMAGE_GRAPH])
     found = session.run(list(wanted), {"pixels": pixels.numpy(), "text": text.numpy()})
     for name, array in zip(wanted, found, strict=True):
@@ -107,9 +106,9 @@ def test_a_model_becomes_two_graphs_and_a_tokenizer(model: Model, tmp_path: Path
 @pytest.fixture(scope="module")
 def scorer() -> Model:
     """The shipped scorer, shaken: its graph in the package is a template with other weights."""
-    made = load_model(None, "cpu").model
+    made = load_model(Path("fast"), "cpu").model
     shake(made, 1e-3)
-    made.heads.set_correction(ConsistencyCorrection(0.01, 0.02))
+    made.heads.numbers.add_(0.01)
     return made
 
 
@@ -125,8 +124,8 @@ def test_minis_template_is_the_shipped_scorer(scorer: Model, monkeypatch: pytest
 
 def test_the_shipped_graph_is_that_of_the_shipped_model() -> None:
     """To the bit, though its weights and those of a compressed graph lie in eight bits."""
-    (graph,) = make_graphs(load_model(None, "cpu").model, with_text=False).values()
-    small, shipped = compress_graph(graph), (SHIPPED_SCORER / IMAGE_GRAPH).read_bytes()
+    (graph,) = make_graphs(load_model(Path("fast"), "cpu").model, with_text=False).values()
+    small, shipped = compress_graph(graph), (SHIPPED_SCORERS["fast"] / IMAGE_GRAPH).read_bytes()
     assert max(len(small), len(shipped)) < 0.5 * len(graph)
     inputs = {"pixels": np.full((1, 224, 224, 3), 99, np.uint8), "text": np.full((1, 384), 0.05, np.float32)}
     expected, *others = (start_session(data).run(None, inputs) for data in (graph, small, shipped))
@@ -139,12 +138,12 @@ def test_the_shipped_graph_is_that_of_the_shipped_model() -> None:
 def test_a_template_that_does_not_fit_is_passed_over(
     damage: str, scorer: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = onnx.load_model(SHIPPED_SCORER / IMAGE_GRAPH)
+    graph = onnx.load_model(SHIPPED_SCORERS["fast"] / IMAGE_GRAPH)
     if damage == "nodes differ":
         next(node for node in graph.graph.node if node.op_type == "Sigmoid").op_type = "Tanh"
     data = graph.SerializeToString()
     (tmp_path / IMAGE_GRAPH).write_bytes(data[: len(data) // 2] if damage == "cut" else data)
-    monkeypatch.setattr(module, "SHIPPED_SCORER", tmp_path)
+    monkeypatch.setattr(module, "SHIPPED_SCORERS", {"fast": tmp_path})
     exports = count_exports(monkeypatch)
     expect_pytorch(scorer, make_graphs(scorer, with_text=False))
     assert len(exports) > 0
@@ -226,7 +225,7 @@ def test_a_template_gives_the_bits_of_a_new_export(
     shake(model, 1e-7)  # so little that the check against PyTorch does not see it
     small = make_graphs(model)
     shake(model, 0.1)
-    model.heads.set_correction(ConsistencyCorrection(0.01, 0.02))
+    model.heads.numbers.add_(0.01)
     large = make_graphs(model)
     assert exports == []
     assert read_weights(small) != read_weights(large)

@@ -94,12 +94,11 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
     raw_c = _mlp_c(state, g)
     if not config.residual:
         q, zero = raw_q.sigmoid(), torch.zeros(len(v))
-        c = raw_c.sigmoid() + config.correction_offset + config.correction_weight * q
+        c = raw_c.sigmoid()
         return Scores(q, c, q, zero, c, zero, s)
     q_base, c_base = _linear(state, "base_q", h).squeeze(1).sigmoid(), state["a"] * (s + 1) / 2 + state["b"]
     dq, dc = raw_q.tanh(), raw_c.tanh()
     q = q_base + config.residual_scale_q * dq
-    c_base = c_base + config.correction_offset + config.correction_weight * q
     return Scores(q, c_base + config.residual_scale_c * dc, q_base, dq, c_base, dc, s)
 
 
@@ -112,11 +111,10 @@ def _by_hand(config: HeadConfig, state: dict[str, Tensor], image: ImageFeatures,
         {"consistency_input": "multilevel"},
         {"quality_input": "multilevel", "consistency_input": "multilevel"},
         {"quality_input": "multilevel", "consistency_input": "multilevel", "feature_axes": 4},
-        {"correction_offset": 0.1, "correction_weight": 0.4},
         {"consistency_input": "scores"},
         {"quality_input": "multilevel", "consistency_input": "scores", "feature_axes": 4},
     ],
-    ids=["literal", "quality", "consistency", "both", "axes", "corrected", "scores", "axes and scores"],
+    ids=["literal", "quality", "consistency", "both", "axes", "scores", "axes and scores"],
 )
 def test_scores_are_the_formulas(residual: bool, inputs: dict[str, Any]) -> None:
     config = replace(LITERAL, residual=residual, **inputs)

@@ -26,7 +26,7 @@ from aigc_cli.runtime.graphs import (
 )
 from aigc_cli.runtime.hints import MINI, TOKENIZER
 from aigc_cli.runtime.saved import read_model
-from aigc_cli.storage.checkpoints import DESCRIPTION, SHIPPED_SCORER
+from aigc_cli.storage.checkpoints import DESCRIPTION, SHIPPED_SCORERS
 
 LEVELS = 8
 
@@ -51,8 +51,12 @@ def test_the_graphs_of_a_model_are_its_own(tiny_model: Path) -> None:
 def test_the_shipped_scorer_shares_the_text_graph_of_its_backbone(tmp_path: Path) -> None:
     found = find_graphs(read_model(None))
     assert found is not None
-    assert (found.image, found.text, found.trusted) == (SHIPPED_SCORER / IMAGE_GRAPH, MINI / TEXT_GRAPH, True)
-    for name in SHIPPED_SCORER.iterdir():
+    assert (found.image, found.text, found.trusted) == (
+        SHIPPED_SCORERS["accurate"] / IMAGE_GRAPH,
+        MINI / TEXT_GRAPH,
+        True,
+    )
+    for name in SHIPPED_SCORERS["accurate"].iterdir():
         (tmp_path / name.name).write_bytes(name.read_bytes())
     copied = find_graphs(read_model(tmp_path))
     assert copied is not None

@@ -30,7 +30,7 @@ def test_hints_are_read_from_the_folder(tmp_path: Path) -> None:
     said = {"few_levels": [1, 3], "settings": {"loss": "l1", "feature_axes": 64}, "finetune_lr_factor": 10.0}
     (tmp_path / CONFIG_NAME).write_text(json.dumps({"aigc_cfg": said}))
     settings = {**PUBLISHED, "loss": "l1", "feature_axes": 64}
-    assert read_hints(f"local-dir:{tmp_path}") == Hints((1, 3), settings, 10.0, 1.0)
+    assert read_hints(f"local-dir:{tmp_path}") == Hints((1, 3), settings, {}, 10.0, 1.0)
     assert find_folder(f"local-dir:{tmp_path}") == tmp_path
     assert (find_folder("mini"), find_folder("ViT-B-32/openai")) == (MINI, None)
     assert all(find_folder(name) == folder for name, folder in SHIPPED_BACKBONES.items())
@@ -47,6 +47,7 @@ def test_hints_are_read_from_the_folder(tmp_path: Path) -> None:
         {"settings": {"feature_axes": -1}},
         {"settings": {"epochs": 5}},
         {"settings": [1]},
+        {"frozen_settings": {"epochs": 5}},
         {"finetune_lr_factor": 0},
         {"finetune_backbone_lr_factor": math.inf},
         {"finetune_lr_factor": "fast"},

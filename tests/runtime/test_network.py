@@ -19,7 +19,7 @@ from aigc_cli.runtime.graphs import find_graphs
 from aigc_cli.runtime.hints import TOKENIZER
 from aigc_cli.runtime.network import GraphNetwork, Network, Outputs
 from aigc_cli.runtime.saved import read_model
-from aigc_cli.storage.checkpoints import DESCRIPTION, SHIPPED_SCORER
+from aigc_cli.storage.checkpoints import DESCRIPTION, SHIPPED_SCORERS
 
 LONG = ", ".join(f"a red fox number {i} under a yellow sun" for i in range(40))
 PROMPTS = ["a red fox", None, LONG, "赤い狐 🦊", "a red fox", "x", "café, 1999's <b>&amp;</b>", f"{LONG} in the rain"]
@@ -105,7 +105,7 @@ def test_each_prompt_is_embedded_once_as_long_as_it_is_kept(tiny_model: Path, mo
 
 
 def test_a_shared_text_graph_must_be_that_of_the_backbone(tmp_path: Path) -> None:
-    for path in SHIPPED_SCORER.iterdir():
+    for path in SHIPPED_SCORERS["fast"].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     described = json.loads((tmp_path / DESCRIPTION).read_text())
     described["backbone"]["weights_hash"] = "0" * 64

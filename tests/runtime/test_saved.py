@@ -12,7 +12,7 @@ from aigc_cli.errors import AigcError
 from aigc_cli.images.preprocess import Preprocessing
 from aigc_cli.model.trained import load_model
 from aigc_cli.runtime.saved import Freezing, parse_preprocessing, read_model
-from aigc_cli.storage.checkpoints import DESCRIPTION, SHIPPED_SCORER
+from aigc_cli.storage.checkpoints import DESCRIPTION, SHIPPED_SCORERS
 
 
 def test_a_model_is_read_as_pytorch_loads_it(tiny_model: Path) -> None:
@@ -27,10 +27,23 @@ def test_a_model_is_read_as_pytorch_loads_it(tiny_model: Path) -> None:
 
 
 def test_the_shipped_scorer_is_the_default() -> None:
-    saved = read_model(None)
-    assert (saved.checkpoint.folder, saved.name, saved.backbone["name"]) == (SHIPPED_SCORER, "scorer", "mini")
+    assert read_model(None).checkpoint.digest == read_model(Path("accurate")).checkpoint.digest
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("accurate", "midi"), ("fast", "mini")])
+def test_the_shipped_scorers_have_names(name: str, backbone: str) -> None:
+    saved = read_model(Path(name))
+    assert (saved.checkpoint.folder, saved.name, saved.backbone["name"]) == (SHIPPED_SCORERS[name], name, backbone)
     assert saved.calibration is not None
-    assert saved.heads.level_dim == 896
+    assert (saved.heads.quality_input, saved.heads.consistency_input) == ("multilevel", "scores")
+
+
+def test_a_folder_goes_before_a_shipped_scorer(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model / "checkpoint", tmp_path / "fast")
+    assert read_model(Path("fast")).backbone["name"].endswith("tiny")
 
 
 def test_a_copy_of_a_checkpoint_has_the_name_of_its_folder(tiny_model: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_what_was_saved_comes_back(folder: Path) -> None:
 def test_the_digest_is_that_of_the_values(folder: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "same", dict(reversed(tensors().items())), PLAIN | {"note": "another"})
     save_checkpoint(tmp_path / "other", tensors() | {"heads.n": np.array(4)}, PLAIN)
-    save_checkpoint(tmp_path / "read", tensors(), PLAIN | {"heads": PLAIN["heads"] | {"correction_weight": 0.1}})
+    save_checkpoint(tmp_path / "read", tensors(), PLAIN | {"heads": PLAIN["heads"] | {"residual_scale_q": 0.1}})
     digests = [load_checkpoint(place).digest for place in (folder, *(tmp_path / n for n in ("same", "other", "read")))]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3

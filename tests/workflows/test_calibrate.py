@@ -18,7 +18,6 @@ from aigc_cli.model.export import make_graphs
 from aigc_cli.model.trained import load_model
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import ResolvedRecipe, resolve_recipe
-from aigc_cli.runtime.graphs import IMAGE_GRAPH
 from aigc_cli.storage.atomic_files import Output
 from aigc_cli.storage.checkpoints import CALIBRATION, WEIGHTS, add_graphs, load_checkpoint, save_checkpoint
 from aigc_cli.storage.results import iterate_rows, read_parquet_rows, read_table_metadata
@@ -122,8 +121,6 @@ def test_the_validation_part_calibrates(halves: TrainResult, samples: list[Sampl
     assert description["targets"]["quality"]["images"] == halves.n_val
     assert description["notes"] == []
     assert load_checkpoint(halves.run).description["calibration"] == description
-    config = load_model(halves.run, "cpu").model.heads.config
-    assert (config.correction_offset, config.correction_weight) == (0, 0)  # only folds correct consistency
     table = scores_of(halves.run, samples)
     for target in ("quality", "consistency"):
         assert (table[f"{target}_low"] <= table[target]).all()
@@ -287,24 +284,18 @@ def test_a_calibration_can_be_added_to_a_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("kept_graphs")
-def test_a_new_calibration_writes_the_graphs_again(
+def test_a_new_calibration_keeps_the_graphs(
     folds: TrainResult, plain: TrainResult, source: Source, samples: list[Sample], tmp_path: Path
 ) -> None:
-    """The correction of consistency is in the image graph; one without it would give other scores."""
     run = shutil.copytree(plain.run, tmp_path / "run")
     add_graphs(run / "checkpoint", make_graphs(load_model(run, "cpu").model))
     before, graphs = scores_of(run, samples), load_checkpoint(run).description["graphs"]
     calibrate_checkpoint(run, source, folds.run, CPU, SILENT)
-    found = load_checkpoint(run).description
-    assert found["graphs"].keys() == graphs.keys()
-    assert {name for name in graphs if found["graphs"][name] != graphs[name]} == {IMAGE_GRAPH}
-    offset, weight = (found["calibration"]["correction"][key] for key in ("offset", "weight"))
+    assert load_checkpoint(run).description["graphs"] == graphs
     after, scorer = scores_of(run, samples), Scorer.load(run, "cpu")
     assert scorer.network.engine == "onnx"
-    assert np.array_equal(after["quality"], before["quality"])
-    expected = before["consistency"] + offset + weight * before["quality"]
-    assert np.allclose(after["consistency"], expected.clip(0, 5), atol=1e-4)
-    assert not np.allclose(after["consistency"], before["consistency"], atol=1e-3)
+    for target in ("quality", "consistency"):
+        assert np.array_equal(after[target], before[target])
 
 
 def test_a_missing_score_has_no_interval(folds: TrainResult, samples: list[Sample], tmp_path: Path) -> None:
@@ -402,20 +393,3 @@ def test_a_calibration_of_another_model_is_an_error(folds: TrainResult, tmp_path
         save_checkpoint(tmp_path / str(i), found.tensors, found.description, calibration=tensors)
         with pytest.raises(AigcError, match="Expected a calibration that fits the model"):
             Scorer.load(tmp_path / str(i), "cpu")
-
-
-def test_consistency_is_corrected_by_the_folds(folds: TrainResult, source: Source, tmp_path: Path) -> None:
-    """The correction is the least-squares line through the residuals of the folds; fitted again, it stays the same."""
-    rows = [r for r in read_parquet_rows(folds.run / "predictions.parquet") if r["human_consistency"] is not None]
-    columns = ("consistency", "quality", "human_consistency")
-    c, q, human = (np.array([row[name] for row in rows]) / 5 for name in columns)
-    weight, offset = np.polyfit(q, human - c, 1)
-    weight, offset = (weight, offset) if weight > 0 else (0.0, np.mean(human - c))
-    assert abs(offset) > 1e-4
-    run = shutil.copytree(folds.run, tmp_path / "run")
-    for _ in range(2):
-        config = load_model(run, "cpu").model.heads.config
-        assert (config.correction_offset, config.correction_weight) == pytest.approx((offset, weight), abs=1e-6)
-        correction = load_checkpoint(run).description["calibration"]["correction"]
-        assert (correction["offset"], correction["weight"]) == pytest.approx((5 * offset, weight), abs=1e-5)
-        calibrate_checkpoint(run, source, run, CPU, SILENT)

@@ -11,7 +11,7 @@ import pytest
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.model import hub
 from aigc_cli.model.loading import is_available_locally, load_backbone
-from aigc_cli.storage.checkpoints import SHIPPED_SCORER
+from aigc_cli.runtime.hints import MINI
 from aigc_cli.storage.tensors import find_wrong_sums
 from aigc_cli.workflows import doctor
 from aigc_cli.workflows.doctor import check_machine
@@ -37,9 +37,9 @@ def test_all_is_well_here() -> None:
 
 def test_the_shipped_weights_are_those_of_the_notice() -> None:
     """tools/train_scorer.py writes SHA256SUMS; NOTICE is corrected by hand."""
-    sums = (SHIPPED_SCORER.parent / "SHA256SUMS").read_text()
+    sums = (MINI.parent / "SHA256SUMS").read_text()
     notice = (ROOT / "NOTICE").read_text()
-    assert find_wrong_sums(SHIPPED_SCORER.parent) == []
+    assert find_wrong_sums(MINI.parent) == []
     for name in ("mini/open_clip_model.safetensors", "scorer/weights.safetensors"):
         digest = next(line.split()[0] for line in sums.splitlines() if line.endswith(name))
         assert f"aigc_cli/weights/{name}\n    sha256 {digest}\n" in notice
@@ -49,7 +49,7 @@ def test_other_weights_than_those_shipped(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "scorer").mkdir()
     (tmp_path / "scorer" / "a").write_text("a")
     (tmp_path / "b").write_text("b")
-    monkeypatch.setattr(doctor, "SHIPPED_SCORER", tmp_path / "scorer")
+    monkeypatch.setattr(doctor, "MINI", tmp_path / "scorer")
     assert (found("shipped weights").ok, "SHA256SUMS" in found("shipped weights").found) == (False, True)
     write_sums(tmp_path)
     assert found("shipped weights").ok

@@ -1,6 +1,5 @@
 """Summaries of synthetic folds: means, intervals, verdicts and notes."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -160,25 +159,3 @@ def test_the_measures_of_reading_the_prompt() -> None:
     assert f"{sees.reading.auc:.1%} of pairs (chance 50%)" in "\n".join(page([sees]))
     assert reading(quality, None).reading is None
     assert reading(np.zeros(n), np.zeros(n)).reading is None
-
-
-def test_consistency_is_corrected_by_a_fit_on_the_other_folds() -> None:
-    """A score without the part of quality gains by the correction; a single fold has no other folds for the fit."""
-    random = np.random.default_rng(0)
-    n, cells = 300, []
-    for number in range(3):
-        quality, shown_ = random.uniform(0, 5, n), random.uniform(0, 5, n)
-        human = {"quality": quality, "consistency": 0.5 * quality + 0.5 * shown_}
-        predicted = {"quality": quality, "consistency": shown_ + random.normal(size=n)}
-        names, groups = [f"{number}.{i}" for i in range(n)], [f"{number}.{i // 4}" for i in range(n)]
-        mismatched = random.uniform(0, 2, n)
-        cells.append(FoldResult(number, 0, names, groups, predicted, human, quality, 1.0, 5, mismatched=mismatched))
-    found: Any = summarise_variants({"one": cells})[0]
-    assert found.corrected.srocc.value > 0.75 > 0.65 > found.srocc["consistency"].value
-    assert found.corrected.difference.low > 0.1
-    assert 0.5 < found.corrected.reading.auc < found.reading.auc
-    assert f"a correction fitted on the other folds: SROCC {found.corrected.srocc.value:.3f} [" in "\n".join(
-        page([found])
-    )
-    assert summarise_variants({"one": cells[:1]})[0].corrected is None
-    assert summarise_variants({"one": [replace(cells[0], mismatched=None), *cells[1:]]})[0].corrected is None

@@ -18,6 +18,7 @@ from aigc_cli.storage.atomic_files import Output, write_text
 from aigc_cli.storage.locks import own_folder
 from aigc_cli.storage.results import write_table
 from aigc_cli.storage.unchanged import list_changes
+from aigc_cli.training.rates import complete_recipe
 from aigc_cli.workflows.ablate.summary import (
     ZERO_SHOT,
     VariantSummary,
@@ -62,7 +63,7 @@ def run_ablation(
         FolderConflict: another process works in the folder.
         Interruption: a signal ended it; finished trainings are kept.
     """
-    recipes = apply_variants(plan.base, plan.variants)
+    recipes = {name: complete_recipe(recipe) for name, recipe in apply_variants(plan.base, plan.variants).items()}
     backbones = {recipe.backbone for recipe in recipes.values()}
     if len(backbones) == 1:  # with several, a variant may fail alone
         check_backbone(*backbones)

@@ -11,7 +11,6 @@ from aigc_cli.metrics.bootstrap import is_constant
 from aigc_cli.metrics.by_name import Draws, Estimate, compute_interval, estimate_fold_mean, judge_difference
 from aigc_cli.metrics.formulas import auc, partial_srocc
 from aigc_cli.report.numbers import MISSING, format_interval
-from aigc_cli.uncertainty.consistency import fit_consistency_correction
 from aigc_cli.workflows.experiment.predictions import FoldFailure, FoldResult
 
 ZERO_SHOT = "zero-shot cosine"
@@ -26,15 +25,6 @@ class PromptReading:
 
 
 @dataclass(frozen=True)
-class CorrectedConsistency:
-    """Consistency of each fold with the correction fitted on the other folds, as by `--calibrate-folds`."""
-
-    srocc: Estimate  # mean over folds
-    difference: Estimate | None  # paired, to consistency without the correction
-    reading: PromptReading
-
-
-@dataclass(frozen=True)
 class VariantSummary:
     """One variant over all folds and seeds.
 
@@ -45,7 +35,6 @@ class VariantSummary:
         seed_spread: {target: standard deviation over seeds of the mean over folds}; empty with one seed.
         seconds, trainable: mean training time of a fold, number of trained parameters; None when all folds failed.
         reading: None when a fold has one prompt only, constant scores or no human scores of a target.
-        corrected: None without other folds or without a reading.
     """
 
     variant: str
@@ -56,7 +45,6 @@ class VariantSummary:
     seconds: float | None
     trainable: int | None
     reading: PromptReading | None = None
-    corrected: CorrectedConsistency | None = None
 
     def list_reasons(self) -> list[str]:
         return sorted({estimate.reason for estimate in self.srocc.values() if estimate.reason})
@@ -89,7 +77,6 @@ def summarise_variants(results: Mapping[str, Sequence[FoldResult | FoldFailure]]
                 seconds=float(np.mean([fold.seconds for fold in done])) if done else None,
                 trainable=done[0].trainable if done else None,
                 reading=_measure_reading(whole),
-                corrected=_correct_by_other_folds(whole, found["consistency"]),
             )
         )
     return summaries
@@ -119,27 +106,6 @@ def _measure_reading(folds: Sequence[FoldResult]) -> PromptReading | None:
         found.append((auc(predicted, fold.mismatched), partial_srocc(predicted[rows], human_c[rows], human_q[rows])))
     means = np.mean(found, axis=0) if found else np.array([np.nan])
     return PromptReading(*means.tolist()) if np.isfinite(means).all() else None
-
-
-def _correct_by_other_folds(
-    folds: Sequence[FoldResult], uncorrected: tuple[Estimate, Draws]
-) -> CorrectedConsistency | None:
-    corrected = []
-    for fold in folds:
-        others = [other for other in folds if other.seed == fold.seed and other.fold != fold.fold]
-        if not others or fold.mismatched is None:
-            return None
-        c, q = (np.concatenate([other.predicted[target] for other in others]) for target in ("consistency", "quality"))
-        human = np.concatenate([other.human["consistency"] for other in others])
-        correction = fit_consistency_correction(c, q, human, [group for other in others for group in other.groups])
-        quality = fold.predicted["quality"]
-        predicted = {**fold.predicted, "consistency": correction.apply(fold.predicted["consistency"], quality)}
-        corrected.append(replace(fold, predicted=predicted, mismatched=correction.apply(fold.mismatched, quality)))
-    reading = _measure_reading(corrected)
-    if reading is None:
-        return None
-    found = _average_folds(corrected, "consistency")
-    return CorrectedConsistency(found[0], _subtract(found, uncorrected), reading)
 
 
 def _measure_seed_spread(folds: Sequence[FoldResult]) -> dict[str, float]:
@@ -218,13 +184,6 @@ def _list_notes(summaries: Sequence[VariantSummary]) -> list[str]:
                 f"{name}: images with their own prompt score above images with the prompt of an image of about the "
                 f"same quality in {summary.reading.auc:.1%} of pairs (chance 50%); partial SROCC of consistency, "
                 f"controlled for human quality: {summary.reading.partial:.3f}."
-            )
-        if summary.corrected:
-            corrected = summary.corrected
-            notes.append(
-                f"{name}, consistency with a correction fitted on the other folds: SROCC "
-                f"{format_estimate(corrected.srocc)}, difference {format_estimate(corrected.difference, '+.3f')}; "
-                f"{corrected.reading.auc:.1%} of pairs; partial SROCC {corrected.reading.partial:.3f}."
             )
         if summary.variant != ZERO_SHOT:
             notes += [f"{name}: {reason}" for reason in summary.list_reasons()]

@@ -182,7 +182,7 @@ def train_fold(
     kept, chosen = hold_out([groups[row] for row in rest], fraction, recipe.seed)
     cosine = predict(model, data, held_out).cosine.double().numpy()
     split = Split([rest[i] for i in kept], [rest[i] for i in chosen])
-    result = fit_model(model, data, split, recipe, progress)
+    result = fit_model(model, data, split, recipe, progress, warm=ready.start is not None)
     if result.diverged:
         raise Divergence(f"Training diverged: {result.diverged}.", f"Try a third of lr ({recipe.lr:g}).")
     scores, scale = predict(model, data, held_out), recipe.scale

@@ -48,6 +48,7 @@ class ScoreSummary:
     """The result of a scoring; `add` collects it from rows that are not kept.
 
     Attributes:
+        model: the name of the model.
         rows, failed: number of rows, and of those without a score.
         best, worst: the rows of highest and lowest quality.
         sums: {score: sum in MOS over the rows that have it}.
@@ -58,6 +59,7 @@ class ScoreSummary:
 
     output: Path
     scale: MosScale
+    model: str = ""
     rows: int = 0
     failed: int = 0
     best: list[dict[str, Any]] = field(default_factory=list)
@@ -131,7 +133,9 @@ def score_folder(folder: Path, output: Output, plan: ScoringPlan, progress: Prog
             settings = describe_scoring(scorer, folder)
             if output.resume and not output.overwrite and output.path.exists() and not parts.planned:
                 digest = hash_inputs(settings, list_inputs(entries))
-                return _summarise_complete(ScoreSummary(output.path, scorer.saved.recipe.scale), digest)
+                return _summarise_complete(
+                    ScoreSummary(output.path, scorer.saved.recipe.scale, scorer.saved.name), digest
+                )
             return _ScoringRun(parts, scorer, settings, progress).run(entries, output.resume)
         except EnvironmentProblem as error:
             if parts.planned:
@@ -220,7 +224,7 @@ class _ScoringRun:
 
     def _join(self, digest: str) -> ScoreSummary:
         """Joins the shards into one table, whose row groups do not depend on the shards."""
-        summary = ScoreSummary(self.parts.output, self.scorer.saved.recipe.scale)
+        summary = ScoreSummary(self.parts.output, self.scorer.saved.recipe.scale, self.scorer.saved.name)
         metadata = {"aigc_version": __version__, **self.scorer.saved.make_metadata(), "inputs": digest}
         with TableWriter(self.parts.joined, "scores", metadata) as writer:
             for rows in split_batches(self.parts.iterate_rows(), ROW_GROUP):

@@ -1,7 +1,7 @@
-"""The calibration of a trained model on held-out scores: its intervals and the correction of its consistency."""
+"""The calibration of a trained model on held-out scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.checkpoints import save_checkpoint
 from aigc_cli.uncertainty.calibration import Calibration, fit_calibration
-from aigc_cli.uncertainty.consistency import ConsistencyCorrection, fit_consistency_correction
 from aigc_cli.uncertainty.intervals import INTERVAL_LEVEL, MIN_IMAGES, MIN_PROMPTS, is_enough
 from aigc_cli.workflows.experiment.folds import FoldDriver
 from aigc_cli.workflows.experiment.predictions import FoldResult, make_fold_rows, read_predictions
@@ -59,7 +58,6 @@ class HeldOutScores:
     predicted: Mapping[str, Values]  # {target: (N,)} on [0, 1]; NaN where an image has none
     out_of_domain: Values  # (N,) in [0, 1] for those models; NaN where it is to be measured with the final model
     rows: Sequence[Mapping[str, Any]] = ()  # as rows of a predictions table, when folds were trained for them
-    by_folds: bool = False  # whether they are scores of other models of the same recipe, not of the calibrated model
 
 
 def take_validation_scores(
@@ -116,7 +114,7 @@ def _place_rows(
     if wrong or len(readable) < n:
         what = f"other scores of {wrong[0]}" if wrong else f"{len(readable)} of {n} images"
         raise AigcError(f"Expected {origin} to be of the images to train on, found {what}.", "Is it the same --data?")
-    return HeldOutScores(origin, columns, out_of_domain, list(rows) if keep else (), by_folds=True)
+    return HeldOutScores(origin, columns, out_of_domain, list(rows) if keep else ())
 
 
 @dataclass(frozen=True)
@@ -132,37 +130,18 @@ class CalibrationResult:
         return self.calibration.to_tensors() if self.calibration else {}
 
 
-def correct_consistency(
-    model: "Model", held_out: HeldOutScores, human: Mapping[str, Values], prompts: Sequence[str]
-) -> tuple[HeldOutScores, ConsistencyCorrection]:
-    """Fits the model's correction of consistency on held-out scores of folds, and applies it; none without folds.
-
-    Without human quality in `human` {target: (N,)} on [0, 1] the correction is a mere offset.
-    """
-    correction, predicted = ConsistencyCorrection(), held_out.predicted
-    if held_out.by_folds:
-        rated = not np.isnan(human["quality"]).all()
-        quality = predicted["quality"] if rated else np.full(len(prompts), np.nan)
-        correction = fit_consistency_correction(predicted["consistency"], quality, human["consistency"], prompts)
-    model.heads.set_correction(correction)
-    corrected = correction.apply(predicted["consistency"], predicted["quality"])
-    return replace(held_out, predicted={**predicted, "consistency": corrected}), correction
-
-
 def calibrate_model(
     model: "Model", data: "TrainingData", trained: Sequence[int], held_out: HeldOutScores, recipe: Recipe
 ) -> CalibrationResult:
-    """Calibrates a model that was trained on rows `trained` of `data`; also fits its correction of consistency."""
+    """Calibrates a model that was trained on rows `trained` of `data`."""
     from aigc_cli.training.loop import collect_features
 
     human = dict(zip(TARGETS, data.targets.cpu().double().numpy().T, strict=True))
-    held_out, correction = correct_consistency(model, held_out, human, data.prompts)
     description: dict[str, Any] = {
         "level": INTERVAL_LEVEL,
         "held_out": held_out.origin,
         "targets": {},
         "notes": [],
-        "correction": {"offset": correction.offset * recipe.scale.span, "weight": correction.weight},
     }
     least = f"at least {MIN_IMAGES} of {MIN_PROMPTS} prompts are needed"
     found = None
@@ -192,7 +171,7 @@ def calibrate_checkpoint(
 ) -> dict[str, Any]:
     """Adds a calibration to a model that was trained on `source`, from predictions of the same recipe; describes it.
 
-    The weights stay the same; the correction of consistency is fitted again, see `correct_consistency`.
+    Weights and scores stay the same.
 
     Raises:
         AigcError: there is no model, table or predictions, or they do not belong together.
@@ -208,7 +187,7 @@ def calibrate_checkpoint(
     seen = set(checkpoint.description.get("prompts", {}).get("train", ()))
     rows = [row for row, prompt in enumerate(data.prompts) if hash_prompt(prompt) in seen]
     found = calibrate_model(model, data, rows, read_held_out_scores(predictions, rated, recipe), recipe)
-    description = {**checkpoint.description, "heads": model.heads.config.to_json(), "calibration": found.description}
+    description = {**checkpoint.description, "calibration": found.description}
     graphs = keep_graphs(model, progress)
     save_checkpoint(checkpoint.folder, checkpoint.tensors, description, frozenset(), found.to_tensors(), graphs)
     return found.description

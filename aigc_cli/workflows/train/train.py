@@ -236,11 +236,14 @@ class _Training:
     def _fit(self, model: "Model", data: "TrainingData", split: Split, resumed: "Snapshot | None") -> "FitResult":
         from aigc_cli.training.loop import fit_model
 
+        warm = self.recipe.start_from is not None
         with hold_signals() as ending:
             saver = StateSaver(self.folder, split, ending)
             saver.check(resumed)
             begun, read = time.perf_counter(), data.images.seconds
-            result = fit_model(model, data, split, self.recipe, self.progress, resumed=resumed, callback=saver)
+            result = fit_model(
+                model, data, split, self.recipe, self.progress, warm=warm, resumed=resumed, callback=saver
+            )
         waited = (data.images.seconds - read) / (time.perf_counter() - begun)
         self.progress.say(f"Training waited for data for {waited:.0%} of its time.")
         return result
