@@ -25,6 +25,7 @@ from aigc_cli.model.loading import load_backbone
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe, resolve_recipe
 from aigc_cli.storage.atomic_files import write_json
+from aigc_cli.training.adaptation import limit_change
 from aigc_cli.training.loop import TrainingData, fit_model, make_model, predict
 from aigc_cli.training.rates import complete_recipe
 from aigc_cli.workflows.experiment.folds import PreparedData, prepare_data
@@ -55,10 +56,12 @@ def train(
     ready: PreparedData, data: TrainingData, recipe: Recipe, rows: Sequence[int], start: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
     """The weights after training on `rows`, from `start` or from nothing."""
-    model = make_model(ready.backbone, recipe)
+    model, quiet = make_model(ready.backbone, recipe), SilentProgress()
     if start:
         model.load_trained(dict(start))
-    fit_model(model, data, Split(list(rows), []), recipe, SilentProgress(), warm=start is not None)
+    fit_model(model, data, Split(list(rows), []), recipe, quiet, warm=start is not None)
+    if start:
+        limit_change(model, start, data, rows, [data.prompts[row] for row in rows], recipe, quiet)
     return model.copy_trained()
 
 

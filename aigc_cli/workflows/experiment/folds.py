@@ -169,6 +169,7 @@ def train_fold(
     """
     import torch
 
+    from aigc_cli.training.adaptation import limit_change
     from aigc_cli.training.loop import fit_model, make_model, predict
 
     backbone, data, rated = ready.backbone, ready.data, ready.rated
@@ -182,9 +183,12 @@ def train_fold(
     kept, chosen = hold_out([groups[row] for row in rest], fraction, recipe.seed)
     cosine = predict(model, data, held_out).cosine.double().numpy()
     split = Split([rest[i] for i in kept], [rest[i] for i in chosen])
+    begun = model.copy_trained()
     result = fit_model(model, data, split, recipe, progress, warm=ready.start is not None)
     if result.diverged:
         raise Divergence(f"Training diverged: {result.diverged}.", f"Try a third of lr ({recipe.lr:g}).")
+    if ready.start is not None:
+        limit_change(model, begun, data, split.train, [groups[row] for row in split.train], recipe, progress)
     scores, scale = predict(model, data, held_out), recipe.scale
     prompts, mismatched = list(data.prompts), None
     others = swap_prompts([prompts[row] for row in held_out], data.targets[list(held_out), 0].tolist())

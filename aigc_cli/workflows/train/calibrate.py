@@ -13,6 +13,7 @@ from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.formulas import Values
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
+from aigc_cli.runtime.saved import SavedModel
 from aigc_cli.storage.checkpoints import save_checkpoint
 from aigc_cli.uncertainty.calibration import Calibration, fit_calibration
 from aigc_cli.uncertainty.intervals import INTERVAL_LEVEL, MIN_IMAGES, MIN_PROMPTS, is_enough
@@ -124,6 +125,12 @@ class CalibrationResult:
     calibration: Calibration | None  # None when the model was trained on too few images
     description: dict[str, Any]  # level, origin of the scores, targets with the width of their intervals, and more
     rows: Sequence[Mapping[str, Any]] = ()  # see `HeldOutScores`
+
+    def take_from(self, start: SavedModel) -> "CalibrationResult":
+        """The calibration of the start model, where there are too few images for one of this model."""
+        note = f"intervals, percentiles and out_of_domain are those of {start.name}"
+        description = {**self.description, "notes": [*self.description["notes"], note]}
+        return CalibrationResult(start.calibration, description, self.rows)
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors of the checkpoint's calibration; empty without one."""

@@ -198,8 +198,10 @@ class _Training:
         split = _split(rated, recipe, self.plan.source.splits)
         prepare_views(images, split.train, recipe, self.progress)
         data = make_training_data(images, model.freezing.text, rated, recipe.scale)
-        zero_shot = predict(model, data, split.val).cosine
+        zero_shot, start = predict(model, data, split.val).cosine, read_start(recipe)
+        begun = model.copy_trained()
         result = self._fit(model, data, split, resumed)
+        share = self._limit_change(model, begun, data, rated, split) if start else None
         scores = predict(model, data, split.val)._asdict() | {ZERO_SHOT_TARGET: zero_shot}
         labels = {"run": self.folder.name, "split": "val", "group": "all"}
         metrics = make_evaluation_rows(scores, data, split.val, recipe.scale, labels)
@@ -207,11 +209,14 @@ class _Training:
         if not result.diverged:
             held_out = self._find_held_out(rated, data, scores, split)
             calibration = calibrate_model(model, data, split.train, held_out, recipe)
+            if start and start.calibration and not calibration.calibration:
+                calibration = calibration.take_from(start)
         predicted = {target: convert_to_mos(scores[target], recipe.scale) for target in TARGETS}
         samples = [rated.samples[row] for row in split.val]
         predictions = calibration.rows or make_rated_rows(samples, predicted, scores[ZERO_SHOT_TARGET])
         graphs = keep_graphs(model, self.progress)
-        content = RunContent(self.plan, rated, split, model, result, metrics, predictions, calibration, graphs)
+        origin = {"model": start.name, "model_hash": start.checkpoint.digest, "share": share} if start else None
+        content = RunContent(self.plan, rated, split, model, result, metrics, predictions, calibration, graphs, origin)
         write_run(self.folder, content)
         discard_folder(find_states_folder(self.folder))
         if result.diverged:
@@ -248,6 +253,17 @@ class _Training:
         self.progress.say(f"Training waited for data for {waited:.0%} of its time.")
         return result
 
+    def _limit_change(
+        self, model: "Model", begun: "Mapping[str, Tensor]", data: "TrainingData", rated: RatedImages, split: Split
+    ) -> float:
+        from aigc_cli.training.adaptation import limit_change
+
+        groups = rated.list_groups(self.recipe.group_by)
+        own = [groups[row] for row in split.train]
+        share = limit_change(model, begun, data, split.train, own, self.recipe, self.progress)
+        self.progress.say(f"The model goes {share:.0%} of the way from the start model to what these ratings teach.")
+        return share
+
     def _find_held_out(
         self, rated: RatedImages, data: "TrainingData", scores: "Mapping[str, Tensor]", split: Split
     ) -> HeldOutScores:
@@ -274,6 +290,7 @@ class RunContent:
     predictions: Sequence[Mapping[str, Any]]
     calibration: CalibrationResult
     graphs: Mapping[str, bytes]
+    start: Mapping[str, Any] | None  # the start model, and the share of the way that the training went from it
 
     def describe_model(self) -> dict[str, Any]:
         """The JSON beside a checkpoint's weights: what is needed to use the model, and how it was trained."""
@@ -295,6 +312,7 @@ class RunContent:
             "recipe": asdict(recipe),
             "learning_rates": compute_learning_rates(recipe, backbone.hints)._asdict(),
             "kept_epoch": self.result.kept_epoch,
+            "start": self.start,
             "metrics": [dict(row) for row in self.metrics],
             "trained_on": self.plan.source.describe(),
             "prompts": {part: sorted(map(hash_prompt, texts)) for part, texts in prompts.items()},
