@@ -119,7 +119,7 @@ class Recipe:
         1.0, "learning-rate factor for each block further down a tower", (0.7, 1), low=0.1, high=1
     )
     epochs: int = _fit(20, "passes over the training images", (10, 50), low=1, main=True)
-    batch_size: int = _fit(32, "images per training step", (8, 128), low=2, main=True)
+    batch_size: int = _fit(32, "images per training step", (8, 128), low=2)
     weight_decay: float = _fit(1e-4, "weight decay of AdamW", (1e-5, 1e-3), low=0)
     scheduler: str = _fit("cosine", "learning-rate schedule", choices=("cosine", "linear", "step", "constant"))
     warmup_ratio: float | None = _fit(

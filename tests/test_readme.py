@@ -28,7 +28,7 @@ def test_the_python_example_runs(
     (example,) = find_blocks("python")
     exec(compile(example, "README.md", "exec"), {})
     shown = capsys.readouterr().out
-    assert "cottage-clean.jpg" in shown
+    assert "cat-clean.jpg" in shown
     assert "consistency" in shown
 
 

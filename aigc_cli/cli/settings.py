@@ -12,8 +12,8 @@ def describe_setting(name: str) -> str:
     """The help of a setting with its range.
 
     Example:
-        >>> describe_setting("max_grad_norm")
-        'Gradient clipping: 0.5 to 2; 0 turns it off (default 1)'
+        >>> describe_setting("patience")
+        'Stop after this many epochs without a gain: 3 to 10; 0 turns it off (default 0)'
     """
     meta, default = FIELDS[name].metadata, FIELDS[name].default
     text, derived, rest = str(meta["help"]).partition(" (default: ")  # of a setting whose default is None

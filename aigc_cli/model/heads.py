@@ -159,8 +159,10 @@ class ResidualHeads(nn.Module):
         return projected if self.many_q else h, torch.cat([projected, g], dim=1) if self.many_c else g
 
     def read_features(self, image: ImageFeatures) -> Tensor:
-        """What describes an image beside its scores, (B, F): the principal axes, or else embedding and levels."""
-        return torch.cat(image[:2], dim=1) if self.projection is None else self.projection.project(image)
+        """What describes an image beside its scores, (B, F): the first principal axes, or else embedding and levels."""
+        if self.projection is None:
+            return torch.cat(image[:2], dim=1)
+        return self.projection.project(image)[:, : self.config.feature_width]
 
     def fit_inputs(self, image: ImageFeatures, text: Tensor, quality: float = 0.5) -> None:
         """Initialises the heads from the training images.

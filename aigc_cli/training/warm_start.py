@@ -43,7 +43,8 @@ def adopt_architecture(recipe: Recipe, start: "SavedModel", sources: Mapping[str
     wanted |= {name: getattr(heads, name) for name in FIELDS if hasattr(heads, name) and name != "dropout"}
     for name, value in wanted.items():
         found = getattr(recipe, name)
-        chosen = sources[name] in GIVEN if sources else found != FIELDS[name].default
+        scale = name.startswith("residual_scale")  # every recipe has one of its own
+        chosen = sources[name] in GIVEN if sources else found != FIELDS[name].default and not scale
         if chosen and found != value:
             size = "the backbone's own" if value is None else value
             raise AigcError(

@@ -12,6 +12,7 @@ import pytest
 from aigc_cli.cli import main as cli
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import FIELDS, Recipe, read_recipe, resolve_recipe
+from aigc_cli.training.rates import complete_recipe
 from aigc_cli.workflows.recommend.by_size import POLICY, recommend_by_size
 
 TINY, SMALL = {"freeze": "all", "lr": 1e-3, "residual_scale_q": 0.1, "residual_scale_c": 0.1}, "small"
@@ -137,7 +138,8 @@ def test_the_command_gives_the_recommended_recipe(n: int, run: Run, tmp_path: Pa
     code, out, err = run(*words[1:], "--print-config")
     assert (code, err) == (0, "")
     (tmp_path / "printed.yaml").write_text(out)
-    assert Recipe(**read_recipe(tmp_path / "printed.yaml")) == Recipe(**found["recipe"]) == recommend_by_size(n).recipe
+    assert Recipe(**found["recipe"]) == recommend_by_size(n).recipe
+    assert Recipe(**read_recipe(tmp_path / "printed.yaml")) == complete_recipe(recommend_by_size(n).recipe)
 
 
 def test_the_recipe_file_is_the_recommended_recipe(run: Run, tmp_path: Path) -> None:
@@ -188,7 +190,8 @@ def test_a_look_at_data_on_the_command_line(run: Run, tmp_path: Path) -> None:
     code, out, err = run(*words[1:], "--print-config")
     assert (code, err) == (0, "")
     (tmp_path / "printed.yaml").write_text(out)
-    assert Recipe(**read_recipe(tmp_path / "printed.yaml")) == Recipe(**found["recipe"])
+    assert Recipe(**read_recipe(tmp_path / "printed.yaml")) == complete_recipe(Recipe(**found["recipe"]))
+    assert "--start-from accurate" in found["command"]  # with 60 images
 
 
 def test_the_scale_comes_from_where_train_takes_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from aigc_cli.workflows.recommend.by_size import FEW_PROMPTS, Recommendation, li
 
 MANY_AT_ONE_END = 0.2  # share of the images
 NARROW = 0.5  # share of the scale
+WARM_START_BELOW = 500  # images; measured up to 400, see docs/accuracy.md
 MUCH_LESS = 0.5  # of the other target's variance
 LETTERS = {"quality": "q", "consistency": "c"}
 
@@ -60,8 +61,12 @@ def recommend_by_data(
     if not looked:
         notes.insert(0, f"No images were checked: '{folder}' holds none of the names. Give their folder with --images.")
     ends = {"mos_min": scale.low, "mos_max": scale.high}
-    more = {key: (end, "the scale of your scores") for key, end in ends.items() if end != getattr(Recipe(), key)}
+    more: dict[str, tuple[Any, str]] = {
+        key: (end, "the scale of your scores") for key, end in ends.items() if end != getattr(Recipe(), key)
+    }
     more |= _choose_weights(found.targets)
+    if found.images < WARM_START_BELOW:
+        more["start_from"] = ("accurate", "from nothing, so few images agree less with people than the shipped scorer")
     source = list_source_options(data, images if looked else Path("images/"), columns or {}, sep)
     if found.prompts == 1:  # a split by prompt has nothing to hold out
         source += ["--group-by", "name"] if found.images > 1 else ["--val-fraction", "0"]

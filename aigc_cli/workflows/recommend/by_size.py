@@ -131,6 +131,8 @@ def recommend_by_size(
     flags = {key: value for key, value in settings.items() if getattr(base, key) != value}
     command = format_train_command(row.recipe, flags, source)
     recipe = replace(base, **settings)
+    if recipe.start_from:
+        reasons |= dict.fromkeys(("residual_scale_q", "residual_scale_c"), "that of the start model takes its place")
     for key, said in describe_hints(recipe).items():
         if key in reasons:
             reasons[key] = f"{reasons[key]}; here {said}"

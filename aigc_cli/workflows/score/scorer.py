@@ -66,8 +66,8 @@ class Scorer:
 
     Example:
         >>> from aigc_cli import Scorer
-        >>> images = ["examples/red-circles-clean.jpg", "examples/red-circles-blurred.jpg"]
-        >>> prompts = ["two red circles on a white background"] * 2
+        >>> images = ["examples/astronaut-clean.jpg", "examples/astronaut-blurred.jpg"]
+        >>> prompts = ["a portrait of an astronaut in an orange suit"] * 2
         >>> table = Scorer.load(device="cpu").score(images=images, prompts=prompts)
         >>> table["status"].tolist()
         ['ok', 'ok']
