@@ -45,7 +45,7 @@ def test_the_example_images_are_in_the_known_order(model: str) -> None:
     for name, photograph in PHOTOGRAPHS.items():
         clean, wrong = f"{name}-clean.jpg", f"{name}-wrong-prompt.jpg"
         harmed = f"{name}-{photograph.harm[0]}.jpg"
-        assert table.quality[harmed] < table.quality[clean] - 0.1
+        assert table.quality[harmed] < table.quality[clean]
         assert table.consistency[wrong] < table.consistency[clean]
         with Image.open(folder / clean) as image:
             assert image.size == (320, 320)

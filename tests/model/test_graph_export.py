@@ -127,7 +127,7 @@ def test_the_shipped_graph_is_that_of_the_shipped_model() -> None:
     (graph,) = make_graphs(load_model(Path("fast"), "cpu").model, with_text=False).values()
     small, shipped = compress_graph(graph), (SHIPPED_SCORERS["fast"] / IMAGE_GRAPH).read_bytes()
     assert max(len(small), len(shipped)) < 0.5 * len(graph)
-    inputs = {"pixels": np.full((1, 224, 224, 3), 99, np.uint8), "text": np.full((1, 384), 0.05, np.float32)}
+    inputs = {"pixels": np.full((1, 256, 256, 3), 99, np.uint8), "text": np.full((1, 384), 0.05, np.float32)}
     expected, *others = (start_session(data).run(None, inputs) for data in (graph, small, shipped))
     for outputs in others:
         assert all(np.array_equal(one, other) for one, other in zip(outputs, expected, strict=True))

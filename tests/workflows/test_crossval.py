@@ -132,9 +132,9 @@ def test_a_checkpoint_is_chosen_inside_the_training_folds(
     seen: list[Split] = []
     fit = loop.fit_model
 
-    def record(model: Any, data: Any, split: Split, *rest: Any) -> Any:
+    def record(model: Any, data: Any, split: Split, *rest: Any, **more: Any) -> Any:
         seen.append(split)
-        return fit(model, data, split, *rest)
+        return fit(model, data, split, *rest, **more)
 
     monkeypatch.setattr(loop, "fit_model", record)
     train_fold(one, groups, held_out, 0, recipe, SilentProgress())

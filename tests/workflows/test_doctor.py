@@ -40,8 +40,11 @@ def test_the_shipped_weights_are_those_of_the_notice() -> None:
     sums = (MINI.parent / "SHA256SUMS").read_text()
     notice = (ROOT / "NOTICE").read_text()
     assert find_wrong_sums(MINI.parent) == []
-    for name in ("mini/open_clip_model.safetensors", "scorer/weights.safetensors"):
-        digest = next(line.split()[0] for line in sums.splitlines() if line.endswith(name))
+    digests = {line.split()[1]: line.split()[0] for line in sums.splitlines()}
+    weights = [name for name in digests if name.endswith(".safetensors")]
+    assert len(weights) == 6
+    for name in weights:
+        digest = digests[name]
         assert f"aigc_cli/weights/{name}\n    sha256 {digest}\n" in notice
 
 
