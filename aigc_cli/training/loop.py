@@ -234,11 +234,12 @@ def fit_model(
 
 def _project_images(model: Model, data: TrainingData, split: Split, views: int) -> TrainingData:
     """`data` with images on the heads' axes, where the heads have axes and the image tower is frozen as a whole."""
-    projection, rows = model.heads.projection, [*split.train, *split.val]
+    projection, rows = model.heads.projection, len(split.train) + len(split.val)
     frozen = model.freezing.image > len(model.backbone.image.blocks)
-    if projection is None or not frozen or not ProjectedImages.fits(projection, len(rows), views + 1):
+    if projection is None or not frozen or not ProjectedImages.fits(projection, rows, views + 1):
         return data
-    return replace(data, images=ProjectedImages(data.images, projection, rows))  # type: ignore[arg-type]  # only `get`
+    images = ProjectedImages(data.images, projection, split.train, split.val)
+    return replace(data, images=images)  # type: ignore[arg-type]  # a training only calls `get`
 
 
 def _train_epoch(

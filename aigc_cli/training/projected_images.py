@@ -8,7 +8,7 @@ from torch import Tensor
 from aigc_cli.model.backbone import ImageFeatures
 from aigc_cli.model.engines import State
 from aigc_cli.model.heads import Projection
-from aigc_cli.training.feature_store import FrozenImages
+from aigc_cli.training.feature_store import EVALUATION, FrozenImages
 
 READ_AT_ONCE = 64
 MAX_BYTES = 2**30
@@ -20,12 +20,16 @@ class ProjectedImages:
     The features of an image are thousands of numbers, which a training would read again in every epoch.
 
     Args:
-        rows: the images that are asked for.
+        trained: the images that are asked for in augmented views.
+        validated: further images, which are only asked for as they are.
     """
 
-    def __init__(self, images: FrozenImages, project: Projection, rows: Sequence[int]) -> None:
-        self._images, self._project, self._rows = images, project, list(rows)
-        self._place = {row: place for place, row in enumerate(self._rows)}
+    def __init__(
+        self, images: FrozenImages, project: Projection, trained: Sequence[int], validated: Sequence[int] = ()
+    ) -> None:
+        self._images, self._project, self._trained = images, project, list(trained)
+        self._all = [*self._trained, *validated]
+        self._place = {row: place for place, row in enumerate(self._all)}
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
 
     @classmethod
@@ -43,11 +47,11 @@ class ProjectedImages:
         return {"embedding": embedding, "levels": embedding.new_empty(len(rows), 0), "axes": axes}
 
     def _read(self, view: int) -> tuple[Tensor, Tensor]:
-        """Embeddings and axes of all images in a view."""
+        """Embeddings and axes of the images in a view."""
         if view not in self._views:
-            found = []
-            for start in range(0, len(self._rows), READ_AT_ONCE):
-                part = self._rows[start : start + READ_AT_ONCE]
+            found, rows = [], self._all if view == EVALUATION else self._trained
+            for start in range(0, len(rows), READ_AT_ONCE):
+                part = rows[start : start + READ_AT_ONCE]
                 state = self._images.get(part, [view] * len(part))
                 image = ImageFeatures(state["embedding"], state["levels"])
                 with torch.no_grad():

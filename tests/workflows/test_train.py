@@ -444,10 +444,12 @@ def test_a_resolved_recipe_is_enough(settings: dict[str, str], source: Source, t
     assert result.kept_epoch == 1
 
 
-@pytest.mark.parametrize("levels", ["all", "inner"])
-def test_a_saved_model_reads_the_levels_and_axes_of_its_recipe(train: Train, demo: list[Sample], levels: str) -> None:
+@pytest.mark.parametrize(("levels", "freeze"), [("all", "all"), ("inner", "partial")])
+def test_a_saved_model_reads_the_levels_and_axes_of_its_recipe(
+    train: Train, demo: list[Sample], levels: str, freeze: str
+) -> None:
     inputs = {"quality_input": "multilevel", "consistency_input": "multilevel"}
-    run = train(levels, levels=levels, feature_axes=6, freeze="partial", freeze_depth=0.5, **inputs).run
+    run = train(levels, levels=levels, feature_axes=6, freeze=freeze, **inputs).run
     assert load_checkpoint(run).tensors["heads.projection.axes"].shape[1] == 6
     by_name = {sample.name: sample for sample in demo}
     rows = read_parquet_rows(run / "predictions.parquet")

@@ -29,9 +29,9 @@ def train(tiny_folder: Path, demo: list[Sample], tmp_path: Path) -> Train:
     """Trains on the demonstration set and returns the run folder."""
 
     def run(name: str, progress: Any = None, **settings: Any) -> Path:
-        chosen = {"epochs": 1, "views": 1, "hidden_q": 8, "hidden_c": 8, "lr": 0.003, **settings}
+        chosen = {"epochs": 1, "views": 1, "lr": 0.003, **settings}
         if "start_from" not in chosen:
-            chosen.setdefault("backbone", f"local-dir:{tiny_folder}")
+            chosen = {"hidden_q": 8, "hidden_c": 8, "backbone": f"local-dir:{tiny_folder}", **chosen}
         resolved = resolve_recipe({key: str(value) for key, value in chosen.items()})
         source = Source(write_table(tmp_path / "ratings.csv", demo), demo[0].path.parent)
         output = Output(tmp_path / name)
@@ -93,3 +93,13 @@ def test_another_scale_is_mapped_and_said(train: Train, demo: list[Sample]) -> N
 def test_a_start_model_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(AigcError, match="Expected a run or a model folder"):
         complete_recipe(Recipe(start_from=str(tmp_path / "none")))
+
+
+def test_with_few_images_the_intervals_are_those_of_the_start_model(train: Train, demo: list[Sample]) -> None:
+    """The demonstration set is too small for any; the shipped scorer has some."""
+    after = train("after", start_from="fast", epochs=1, views=1, plain_view="true")
+    sample = demo[0]
+    table = Scorer.load(after, "cpu", "eager").score(images=[sample.path], prompts=[sample.prompt])
+    assert table["quality_low"][0] < table["quality"][0] < table["quality_high"][0]
+    notes = load_checkpoint(after).description["calibration"]["notes"]
+    assert notes == ["too few held-out images for intervals: these, percentiles and out_of_domain are those of fast"]

@@ -126,11 +126,13 @@ class CalibrationResult:
     description: dict[str, Any]  # level, origin of the scores, targets with the width of their intervals, and more
     rows: Sequence[Mapping[str, Any]] = ()  # see `HeldOutScores`
 
-    def take_from(self, start: SavedModel) -> "CalibrationResult":
-        """The calibration of the start model, where there are too few images for one of this model."""
-        note = f"intervals, percentiles and out_of_domain are those of {start.name}"
-        description = {**self.description, "notes": [*self.description["notes"], note]}
-        return CalibrationResult(start.calibration, description, self.rows)
+    def complete_from(self, start: SavedModel) -> "CalibrationResult":
+        """The calibration of the start model, where this model has too few images for one of its intervals."""
+        own, theirs = self.calibration, start.calibration
+        if not theirs or (own and theirs.intervals.keys() <= own.intervals.keys()):
+            return self
+        note = f"too few held-out images for intervals: these, percentiles and out_of_domain are those of {start.name}"
+        return CalibrationResult(theirs, {**self.description, "notes": [note]}, self.rows)
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors of the checkpoint's calibration; empty without one."""

@@ -209,8 +209,8 @@ class _Training:
         if not result.diverged:
             held_out = self._find_held_out(rated, data, scores, split)
             calibration = calibrate_model(model, data, split.train, held_out, recipe)
-            if start and start.calibration and not calibration.calibration:
-                calibration = calibration.take_from(start)
+            if start:
+                calibration = calibration.complete_from(start)
         predicted = {target: convert_to_mos(scores[target], recipe.scale) for target in TARGETS}
         samples = [rated.samples[row] for row in split.val]
         predictions = calibration.rows or make_rated_rows(samples, predicted, scores[ZERO_SHOT_TARGET])
