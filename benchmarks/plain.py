@@ -23,10 +23,13 @@ class PlainLoop:
 
     Args:
         memory_format: None for the one that is faster on this machine with `sample`.
+        model: the shipped scorer whose backbone it runs.
     """
 
-    def __init__(self, sample: Images, memory_format: torch.memory_format | None = None) -> None:
-        self.backbone = load_model(None, "cpu").model.backbone
+    def __init__(
+        self, sample: Images, memory_format: torch.memory_format | None = None, model: str = "accurate"
+    ) -> None:
+        self.backbone = load_model(Path(model), "cpu").model.backbone
         self.transform = make_open_clip_transform(self.backbone)
         self.format = memory_format or torch.contiguous_format
         self._use(self.format)
