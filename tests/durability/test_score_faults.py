@@ -235,7 +235,7 @@ def test_full_shared_memory_does_not_matter(
         timeout=400,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "8 images, 0 failed" in done.stdout
+    assert "8 images by run, 0 failed" in done.stdout.replace("\n", " ")
 
 
 class RecordingProgress(SilentProgress):

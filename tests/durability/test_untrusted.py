@@ -186,5 +186,5 @@ def test_modules_in_the_working_folder_are_not_run(
         timeout=400,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 images, 0 failed" in done.stdout
+    assert "2 images by run, 0 failed" in done.stdout
     assert not (tmp_path / "it ran").exists()

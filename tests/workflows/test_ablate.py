@@ -244,8 +244,8 @@ def test_a_failed_variant_has_rows_with_the_reason(base: Recipe, source: Source,
     missing = {"backbone": f"local-dir:{tmp_path / 'none'}"}
     fit = loop.fit_model
 
-    def diverge(model: Any, data: Any, split: Split, recipe: Recipe, progress: Any) -> Any:
-        result = fit(model, data, split, recipe, progress)
+    def diverge(model: Any, data: Any, split: Split, recipe: Recipe, progress: Any, **more: Any) -> Any:
+        result = fit(model, data, split, recipe, progress, **more)
         if recipe.lr == 1.0:
             result.diverged = "the loss became nan in epoch 1"
         return result

@@ -17,6 +17,7 @@ from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import ResolvedRecipe, resolve_recipe
 from aigc_cli.storage.atomic_files import Output
 from aigc_cli.training import loop as training
+from aigc_cli.training.rates import complete_resolved
 from aigc_cli.workflows.experiment.run_folder import find_states_folder, is_unfinished
 from aigc_cli.workflows.experiment.source import Compute, Source
 from aigc_cli.workflows.train import train as module
@@ -94,7 +95,7 @@ def test_memory_that_runs_out_keeps_the_state(
     assert [path.name for path in find_states_folder(run).glob("epoch-*")] == ["epoch-2-step-0"]
     monkeypatch.undo()
     read = read_unfinished(run, {}, None, Source())
-    assert read == (resolved, source)
+    assert read == (complete_resolved(resolved), source)
     assert go(*read, run, resume=True).kept_epoch == 2
     assert is_finished(run)
     assert not is_unfinished(run)
