@@ -4,7 +4,7 @@ from pathlib import Path
 
 RUNS = Path("runs")
 RUN_MARKS = ("run.json", "plan.json", "checkpoint/model.json")  # a run folder, finished or not, has one of these
-SHIPPED_MODELS = {"accurate": "the shipped scorer", "fast": "the shipped scorer of a third of the cost"}
+SHIPPED_MODELS = {"accurate": "the shipped scorer", "fast": "the shipped scorer that takes less time"}
 
 
 def list_recipe_paths(incomplete: str) -> list[str]:

@@ -201,7 +201,9 @@ class _Training:
         zero_shot, start = predict(model, data, split.val).cosine, read_start(recipe)
         begun = model.copy_trained()
         result = self._fit(model, data, split, resumed)
-        share = self._limit_change(model, begun, data, rated, split) if start else None
+        # A diverged training is not limited: it would diverge again, and its last good epoch is kept.
+        limited = start is not None and not result.diverged
+        share = self._limit_change(model, begun, data, rated, split) if limited else None
         scores = predict(model, data, split.val)._asdict() | {ZERO_SHOT_TARGET: zero_shot}
         labels = {"run": self.folder.name, "split": "val", "group": "all"}
         metrics = make_evaluation_rows(scores, data, split.val, recipe.scale, labels)
