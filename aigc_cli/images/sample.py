@@ -6,6 +6,7 @@ from pathlib import Path
 
 TARGETS = ("quality", "consistency")
 MOS_COLUMNS = {"quality": "mos_quality", "consistency": "mos_align"}  # column names in tables of ratings
+STD_COLUMNS = {"quality": "std_quality", "consistency": "std_align"}  # of the raters' standard deviations
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Sample:
     mos_quality: float | None = None
     mos_align: float | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def topic(self) -> str:
+        """What images of one prompt share: the prompt, or the image's own name where there is none."""
+        return self.prompt or self.name
 
     def get_mos(self, target: str) -> float | None:
         """The MOS of `target`, quality or consistency; None when not rated."""

@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.sample import TARGETS, Sample
+from aigc_cli.images.sample import STD_COLUMNS, TARGETS, Sample
 from aigc_cli.metrics.by_name import compute_metric
 from aigc_cli.metrics.formulas import Values
 from aigc_cli.mos_scale import MosScale
+from aigc_cli.storage.rating_tables import RATERS
 
 ASSUMED_RATERS = 15  # the least number that ITU-R BT.500-15 asks for
 END_SHARE = 0.01  # the share of the scale that counts as its end
-RATERS = "raters"
-STD_COLUMNS = {"quality": "std_quality", "consistency": "std_align"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class RatingsSummary:
 
 
 def summarise_ratings(samples: Sequence[Sample], scale: MosScale, raters: int | None = None) -> RatingsSummary:
-    """Summarises rated images that have prompts.
+    """Summarises rated images.
 
     The noise of the raters comes from the columns `std_quality`, `std_align` and `raters`.
 
@@ -80,7 +79,7 @@ def summarise_ratings(samples: Sequence[Sample], scale: MosScale, raters: int | 
     Raises:
         AigcError: a standard deviation or a number of raters is not a number, or out of range.
     """
-    sizes = list(Counter(sample.prompt for sample in samples).values())
+    sizes = list(Counter(sample.topic for sample in samples).values())
     columns = {target: np.array([s.get_mos(target) for s in samples], dtype=np.float64) for target in TARGETS}
     counts = _collect_numbers(samples, RATERS, 1)
     known = np.where(np.isnan(counts), math.nan if raters is None else raters, counts)

@@ -1,4 +1,4 @@
-"""Reads the tables that people give: names of images with prompts, and with ratings."""
+"""Reads the tables that people give, in several formats, and the names of images in them."""
 
 import contextlib
 import json
@@ -6,16 +6,13 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aigc_cli.errors import AigcError
-from aigc_cli.images.folders import check_folder, has_image_suffix, place_in_folder
+from aigc_cli.images.folders import has_image_suffix, place_in_folder
 from aigc_cli.images.matching import match_names
-from aigc_cli.images.sample import MOS_COLUMNS, Sample
 from aigc_cli.memory_limit import MAX_UNPACKED, limit_memory
-from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
 from aigc_cli.regular_file import check_regular
 from aigc_cli.storage.csv_tables import (
     Table,
@@ -29,25 +26,27 @@ from aigc_cli.storage.csv_tables import (
 )
 from aigc_cli.text import show_path, to_printable
 
-_MOS_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_MOS = tuple(MOS_COLUMNS.values())
-_OURS = ("name", "prompt", *_MOS)
 _USUAL = {
     "name": ("file_name", "filename", "file", "image", "image_name", "image_path", "path"),
     "prompt": ("text", "caption", "description", "positive_prompt"),
+    "rater": ("user", "user_id", "annotator", "annotator_id", "worker", "worker_id", "subject"),
+    "images": ("image_path", "file_path", "generations"),
+    "image_a": ("image_0", "image_0_uid", "image1", "image_1"),
+    "image_b": ("image_1", "image_1_uid", "image2", "image_2"),
+    "preferred": ("label_0", "human_preference", "preference", "choice", "winner"),
+    "ranking": ("rank", "ranks"),
 }
-_USUAL_ENDS = (1, 5, 7, 9, 10, 100)  # of rating scales
 
 
 def read_given_table(path: Path, *, sep: str = ",") -> Table:
-    """Read a table that a person gives: CSV, Parquet or JSON lines, told apart by the first bytes.
+    """Read a table that a person gives: CSV, Parquet, JSON lines or a JSON array, told apart by the first bytes.
 
     Values of Parquet and JSON become text; null becomes an empty text. `Table.lines` then counts rows from 2, as if
     there were a header.
 
     Raises:
-        AigcError: as `read_table` for CSV; the file is damaged, or JSON that is not lines of objects.
+        AigcError: as `read_table` for CSV; the file is damaged, or JSON of another form than objects.
     """
     try:
         check_regular(path)
@@ -58,7 +57,7 @@ def read_given_table(path: Path, *, sep: str = ",") -> Table:
     if start.startswith(b"PAR1"):
         rows = _read_parquet(path)
     elif start[:1] in (b"{", b"["):
-        rows = _read_json_lines(path)
+        rows = _read_json(path)
     else:
         return read_table(path, sep=sep)
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -75,21 +74,24 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         return [{str(name): value for name, value in row.items()} for row in read_parquet_rows(path)]
 
 
-def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+def _read_json(path: Path) -> list[dict[str, Any]]:
     shown = to_printable(str(path))
-    hint = "A table is CSV with a header, Parquet, or JSON lines: one object on each line."
+    hint = "A table is CSV with a header, Parquet, JSON lines (one object on each line) or a JSON array of objects."
+    text = read_text(path, shown)
+    whole = text.lstrip().startswith("[")
     rows = []
-    for number, line in enumerate(read_text(path, shown).split("\n"), 1):
+    for number, line in [(1, text)] if whole else enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if not isinstance(row, dict):
-            found = "a JSON array" if line.lstrip().startswith("[") else "JSON of another form"
-            raise AigcError(f"{shown}, line {number}: expected CSV, Parquet or JSON lines, found {found}", hint)
-        rows.append(row)
+        parts = row if whole and isinstance(row, list) else [row]
+        if not all(isinstance(part, dict) for part in parts):
+            problem = f"{shown}, line {number}: expected CSV, Parquet or JSON objects, found JSON of another form"
+            raise AigcError(problem, hint)
+        rows += parts
     return rows
 
 
@@ -99,54 +101,6 @@ def _to_cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def read_ratings(
-    csv: Path,
-    images: Path,
-    *,
-    scale: MosScale = DEFAULT_SCALE,
-    columns: Mapping[str, str] | None = None,
-    sep: str = ",",
-    without_images: bool = False,
-) -> list[Sample]:
-    """Read a table of rated images: columns `name`, `prompt` and `mos_quality`, `mos_align` or both, in MOS units.
-
-    A blank score means not rated, a blank prompt means no prompt. Other columns are kept as text in `Sample.groups`.
-    The samples keep the order of the rows. Some images may be missing: the image reader reports them later.
-
-    Args:
-        images: the folder where the paths in `name` start.
-        columns: {name in the table: name, prompt, mos_quality or mos_align}.
-        sep: the separator, see `read_table`.
-        without_images: whether all images may be missing.
-
-    Raises:
-        AigcError: as `read_table`; also for missing columns, names that are blank, duplicate or outside `images`,
-            scores that are not finite numbers on the scale, rows without any score, and if all images are missing.
-    """
-    shown, table = to_printable(str(csv)), read_rated_table(csv, images, columns=columns, sep=sep)
-    samples = _find_other_names(
-        [
-            _make_sample(row, place, f"{shown}, line {line}", scale, table)
-            for line, row, place in _iterate_named(table, shown, [images])
-        ],
-        images,
-    )
-    if not without_images and not any(os.path.lexists(sample.path) for sample in samples):
-        found = f"none of the {len(samples)} named; the first would be {to_printable(str(samples[0].path))}"
-        hint = "Name the folder that the names in the table start from."
-        raise AigcError(f"{shown}: expected images in {to_printable(str(images))}, found {found}", hint)
-    return samples
-
-
-def read_rated_table(csv: Path, images: Path, *, columns: Mapping[str, str] | None = None, sep: str = ",") -> Table:
-    """Read the table of `read_ratings` without a look at its cells; `images` must be a folder."""
-    shown = to_printable(str(csv))
-    table = rename_columns(read_given_table(csv, sep=sep), columns or {}, shown)
-    _require_columns(table, shown, one_of=_MOS)
-    check_folder(images)
-    return table
 
 
 def read_prompts(
@@ -164,57 +118,80 @@ def read_prompts(
     """
     shown = to_printable(str(csv))
     table = rename_columns(read_given_table(csv, sep=sep), columns or {}, shown)
-    _require_columns(table, shown)
-    rows = _iterate_named(table, shown, folders or [Path()])
+    require_columns(table, shown, ("name",), ("prompt",))
+    rows = iterate_named(table, shown, folders or [Path()])
     return {row["name"]: row["prompt"] for _, row, _ in rows if row["prompt"].strip()}
 
 
-def _require_columns(table: Table, shown: str, one_of: tuple[str, ...] = ()) -> None:
+def require_columns(table: Table, shown: str, *wanted: tuple[str, ...], optional: Sequence[str] = ()) -> None:
+    """Refuses a table that lacks columns.
+
+    Args:
+        wanted: names of columns; one column of each is enough.
+        optional: columns that may be missing; a column that seems to be one of them under another name is refused.
+
+    Raises:
+        AigcError: columns are missing; the hint names those that they may be.
+    """
     found = list(table.columns)
-    missing = [column for column in ("name", "prompt") if column not in found]
-    wanted = [quote(column) for column in missing]
-    if one_of and not set(one_of) & set(found):
-        missing += one_of
-        wanted.append(" or ".join(quote(column) for column in one_of))
-    if not missing:
+    lacking = [names for names in wanted if not set(names) & set(found)]
+    free = [column for column in found if column not in {*optional, *(name for names in wanted for name in names)}]
+    guesses = {name: _guess_column(name, free) for names in lacking for name in names}
+    guesses |= {name: _find_usual(name, free) for name in optional if name not in found}
+    if not lacking and not any(guesses.values()):
         return
-    free = [column for column in found if column not in _OURS]
-    guesses = {column: _guess_column(column, free) for column in missing}
-    renames = " ".join(f"--columns {quote(near)}={column}" for column, near in guesses.items() if near is not None)
-    columns = f"column{'s' if len(wanted) > 1 else ''} {', '.join(wanted)}"
+    missing = [" or ".join(map(quote, names)) for names in lacking]
+    missing += [quote(name) for name in optional if guesses.get(name)]
+    renames = " ".join(f"--columns {quote(near)}={name}" for name, near in guesses.items() if near is not None)
+    columns = f"column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
     raise AigcError(
-        f"{shown}: expected a table (CSV, Parquet or JSON lines) with the {columns}, found {list_names(found)}",
+        f"{shown}: expected a table (CSV, Parquet or JSON) with the {columns}, found {list_names(found)}",
         f"Say which columns they are with --columns THEIRS=OURS, for example {renames}."
         if renames
         else "Add what is missing, or say which columns they are with --columns THEIRS=OURS.",
     )
 
 
+def _find_usual(ours: str, free: Sequence[str]) -> str | None:
+    """The column that has a usual name of `ours`."""
+    return next((column for column in free if column.strip().lower() in (ours, *_USUAL.get(ours, ()))), None)
+
+
 def _guess_column(ours: str, free: Sequence[str]) -> str | None:
     """The column that probably is `ours`: by a usual name, else by a similar one."""
-    usual = next((column for column in free if column.strip().lower() in _USUAL.get(ours, ())), None)
-    return usual or find_nearest_column(ours, free)
+    return _find_usual(ours, free) or find_nearest_column(ours, free)
 
 
-def _iterate_named(table: Table, shown: str, folders: Sequence[Path]) -> Iterator[tuple[int, dict[str, str], Path]]:
+def iterate_named(
+    table: Table, shown: str, folders: Sequence[Path], repeats: bool = False
+) -> Iterator[tuple[int, dict[str, str], Path]]:
     """Yield (line, {column: value}, the image's path in one of the folders) of every row; check the names.
 
     The quotes that a result table has in front of formulas are removed.
+
+    Args:
+        repeats: whether several rows may have one name.
     """
     seen: dict[Path, int] = {}
-    escaped = {"status", "prompt_source"} <= set(table.columns)  # a table of scores: its names are printable
+    escaped = has_escaped_names(table)
     for line, row in zip(table.lines, table.to_dicts(), strict=True):
-        row |= {key: unquote_formula(row[key]) for key in ("name", "prompt")}
-        place = _check_name(row["name"], f"{shown}, line {line}", folders, escaped)
-        if place in seen:
+        row |= {key: unquote_formula(row[key]) for key in ("name", "prompt") if key in row}
+        place = find_named(row["name"], f"{shown}, line {line}", folders, escaped)
+        if place in seen and not repeats:
             found = f"{quote(row['name'])} on lines {seen[place]} and {line}"
-            hint = "Remove or rename one of the two rows."
+            hint = "Remove or rename one of them; if each row is of one rater, --columns THEIRS=rater names raters."
             raise AigcError(f"{shown}, line {line}: expected every name once, found {found}", hint)
         seen[place] = line
         yield line, row, place
 
 
-def _check_name(name: str, where: str, folders: Sequence[Path], escaped: bool) -> Path:
+def has_escaped_names(table: Table) -> bool:
+    """Whether this is a table of scores, whose names are printable."""
+    return {"status", "prompt_source"} <= set(table.columns)
+
+
+def find_named(name: str, where: str, folders: Sequence[Path], escaped: bool = False) -> Path:
+    """The path that a name in a table means in one of the folders; AigcError, which begins with `where`, for none."""
     if not name.strip() or not PurePosixPath(name).parts:
         raise AigcError(f"{where}: expected an image name, found {quote(name)}", "Give every row a name.")
     for number, folder in enumerate(folders, 1):
@@ -230,57 +207,25 @@ def _check_name(name: str, where: str, folders: Sequence[Path], escaped: bool) -
     return place
 
 
-def _find_other_names(samples: Sequence[Sample], images: Path) -> list[Sample]:
-    """The samples, with the file that each name means where no file has this name, see `match_names`.
+def match_missing(places: Mapping[str, Path], images: Path) -> dict[str, Path]:
+    """`places` {name: path}, with the file that each name means where no file has this name, see `match_names`.
 
     Only the folders that the names lead to are searched.
     """
-    missing = [sample for sample in samples if not os.path.lexists(sample.path)]
+    missing = {name: place for name, place in places.items() if not os.path.lexists(place)}
     if not missing:
-        return list(samples)
+        return dict(places)
     files: list[str] = []
-    for folder in {Path(), *(sample.path.parent.relative_to(images) for sample in missing)}:
+    for folder in {Path(), *(place.parent.relative_to(images) for place in missing.values())}:
         with contextlib.suppress(OSError):
             files += [str(folder / entry.name) for entry in (images / folder).iterdir() if has_image_suffix(entry.name)]
-    taken = {sample.name for sample in samples}
-    found = match_names([sample.name for sample in missing], [file for file in files if file not in taken])
-    return [replace(sample, path=images / found[sample.name]) if sample.name in found else sample for sample in samples]
+    found = match_names(list(missing), [file for file in files if file not in places])
+    return dict(places) | {name: images / file for name, file in found.items()}
 
 
-def _make_sample(row: dict[str, str], place: Path, where: str, scale: MosScale, table: Table) -> Sample:
-    quality, align = (_parse_mos(row[name], name, where, scale, table) if name in row else None for name in _MOS)
-    if quality is None and align is None:
-        blank = " and ".join(target for target in _MOS if target in row)
-        raise AigcError(f"{where}: expected a score, found {blank} blank", "Give the row a score or remove it.")
-    groups = {column: value for column, value in row.items() if column not in _OURS}
-    prompt = row["prompt"] if row["prompt"].strip() else None
-    return Sample(row["name"], place, prompt, quality, align, groups)
-
-
-def _parse_mos(text: str, column: str, where: str, scale: MosScale, table: Table) -> float | None:
-    """Parse one score in MOS units; None for a blank cell."""
-    if not (value := text.strip()):
-        return None
-    expected = f"{where}, column {column}: expected a number from {scale}, found {quote(text)}"
-    if "," in value:
-        raise AigcError(expected, "Write a decimal point, as in 3.5.")
-    if not _MOS_NUMBER.fullmatch(value):  # float() also accepts 'inf', 'nan' and '1_0'
-        raise AigcError(expected, "Write a plain number such as 3.5, or leave the cell blank where nobody rated.")
-    number = float(value)
-    if not scale.low <= number <= scale.high:
-        raise AigcError(expected, _suggest_scale(scale, table))
-    return number
-
-
-def _suggest_scale(scale: MosScale, table: Table) -> str:
-    """The options for the scale that the scores of a table seem to use."""
-    texts = (row[name].strip() for row in table.to_dicts() for name in _MOS if name in row)
-    numbers = [float(text) for text in texts if _MOS_NUMBER.fullmatch(text)]
-    low, high = min(numbers), max(numbers)
-    if math.isinf(low) or math.isinf(high):
-        return "Correct the score: it is too large for a number."
-    options = [f"--mos-min {math.floor(low)}"] if low < scale.low else []
-    if high > scale.high:
-        options.append(f"--mos-max {next((end for end in _USUAL_ENDS if end >= high), math.ceil(high))}")
-    reach = f"The scores reach from {low:g} to {high:g}."
-    return f"{reach} If they use another scale, give its ends: {' '.join(options)}"
+def require_images(places: Mapping[str, Path], images: Path, shown: str) -> None:
+    """Refuses a table of which no image is there."""
+    if not any(map(os.path.lexists, places.values())):
+        found = f"none of the {len(places)} named; the first would be {to_printable(str(next(iter(places.values()))))}"
+        hint = "Name the folder that the names in the table start from."
+        raise AigcError(f"{shown}: expected images in {to_printable(str(images))}, found {found}", hint)

@@ -18,7 +18,7 @@ from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
 from aigc_cli.report import plots
 from aigc_cli.report.numbers import format_interval
 from aigc_cli.storage.atomic_files import check_output
-from aigc_cli.storage.named_tables import read_ratings
+from aigc_cli.storage.rating_tables import read_ratings
 from aigc_cli.storage.results import Row, detect_kind, iterate_rows, read_table_metadata
 from aigc_cli.storage.schemas import Kind
 from aigc_cli.text import to_printable

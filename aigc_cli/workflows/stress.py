@@ -91,10 +91,10 @@ def stress_model(source: Source, plan: StressPlan, output: Output, progress: Pro
     with own_folder(output.path):
         output.check(suffixes=())
         saved = read_model(plan.model)
-        rated = read_rated(source, saved.recipe.scale, progress)
+        rated = read_rated(source, saved.recipe.scale, progress, with_prompts=True)
         draw = np.random.default_rng(plan.seed)
         samples = [rated.samples[row] for row in sorted(draw.permutation(len(rated.samples))[: plan.images].tolist())]
-        swapped = shuffle_prompts([sample.prompt or "" for sample in samples], np.random.default_rng(plan.seed))
+        swapped = shuffle_prompts([sample.topic for sample in samples], np.random.default_rng(plan.seed))
         progress.start("loading the model", None)
         import torch
 
@@ -107,7 +107,7 @@ def stress_model(source: Source, plan: StressPlan, output: Output, progress: Pro
         mos = convert_to_mos(torch.stack(scores), saved.recipe.scale)  # (images, copies, targets)
         columns = {name: dict(zip(TARGETS, mos[:, copy].T, strict=True)) for copy, name in enumerate(COPIES)}
         lost = dict(faults)
-        groups = [sample.prompt or "" for sample in samples if sample.name not in lost]
+        groups = [sample.topic for sample in samples if sample.name not in lost]
         found = summarise_stress(saved.name, columns, groups)
         sweep_leftovers(output.path)
         metadata = {"aigc_version": __version__, "data": source.describe(), **saved.make_metadata()}
@@ -147,7 +147,7 @@ def _score_copies(
             copies.append(convert_pil(copy).image)  # as the reader of image files converts it
         return torch.stack([backbone.transform(copy) for copy in copies])
 
-    known = list(dict.fromkeys([*(sample.prompt or "" for sample in samples), *swapped, ""]))
+    known = list(dict.fromkeys([*(sample.topic for sample in samples), *swapped, ""]))
     with torch.inference_mode():
         parts = [backbone.encode_text(batch) for batch in split_batches(known, 32)]
     text = dict(zip(known, torch.cat(parts), strict=True))
@@ -160,7 +160,7 @@ def _score_copies(
             if isinstance(pixels, ImageFault):
                 faults.append((sample.name, pixels.reason))
                 continue
-            texts = [text[sample.prompt or ""]] * len(pixels) + [text[swapped[position]], text[""]]
+            texts = [text[sample.topic]] * len(pixels) + [text[swapped[position]], text[""]]
             with torch.inference_mode():
                 image = backbone.encode_image(pixels.to(trained.model.device))
                 # the last two copies are the original with other prompts

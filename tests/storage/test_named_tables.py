@@ -13,7 +13,8 @@ from tables import CONTENT, Write, check, error_of
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import Sample
 from aigc_cli.mos_scale import DEFAULT_SCALE, MosScale
-from aigc_cli.storage.named_tables import read_prompts, read_ratings
+from aigc_cli.storage.named_tables import read_prompts
+from aigc_cli.storage.rating_tables import read_ratings
 
 NAMES_HINT = "Write names relative to the image folder, with / between folders and without '..'."
 
@@ -47,7 +48,7 @@ def test_missing_columns(write: Write, tmp_path: Path) -> None:
     error = ratings_error(write, tmp_path, "Names,Prompt,quality_mos\na.png,b,1\n")
     check(
         error,
-        f"{tmp_path}/t.csv: expected a table (CSV, Parquet or JSON lines) with the columns 'name', 'prompt', "
+        f"{tmp_path}/t.csv: expected a table (CSV, Parquet or JSON) with the columns 'name', 'prompt', "
         "'mos_quality' or 'mos_align', found 'Names', 'Prompt', 'quality_mos'",
         "Say which columns they are with --columns THEIRS=OURS, for example --columns 'Names'=name "
         "--columns 'Prompt'=prompt --columns 'quality_mos'=mos_quality.",
@@ -55,7 +56,7 @@ def test_missing_columns(write: Write, tmp_path: Path) -> None:
     error = ratings_error(write, tmp_path, "name,zzz,mos_align\na.png,b,1\n")
     check(
         error,
-        f"{tmp_path}/t.csv: expected a table (CSV, Parquet or JSON lines) with the column 'prompt', found 'name', "
+        f"{tmp_path}/t.csv: expected a table (CSV, Parquet or JSON) with the column 'prompt', found 'name', "
         "'zzz', 'mos_align'",
         "Add what is missing, or say which columns they are with --columns THEIRS=OURS.",
     )
@@ -124,7 +125,7 @@ def test_duplicate_names(write: Write, tmp_path: Path, again: str) -> None:
     check(
         error,
         f"{tmp_path}/t.csv, line 4: expected every name once, found '{again}' on lines 2 and 4",
-        "Remove or rename one of the two rows.",
+        "Remove or rename one of them; if each row is of one rater, --columns THEIRS=rater names raters.",
     )
 
 
@@ -197,7 +198,7 @@ def test_prompts(write: Write) -> None:
     [
         (
             "name,zzz\na,b\n",
-            ": expected a table (CSV, Parquet or JSON lines) with the column 'prompt', found 'name', 'zzz'",
+            ": expected a table (CSV, Parquet or JSON) with the column 'prompt', found 'name', 'zzz'",
         ),
         ("name,prompt\na,b\na,\n", ", line 3: expected every name once, found 'a' on lines 2 and 3"),
         (
@@ -242,11 +243,11 @@ def test_other_formats(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('[{"name": "a", "prompt": "b"}]', "line 1: expected CSV, Parquet or JSON lines, found a JSON array"),
-        ('{"name": "a",\n "prompt": "b"}', "line 1: expected CSV, Parquet or JSON lines, found JSON of another form"),
-        ('{"name": "a", "prompt": "b"}\n5\n', "line 2: expected CSV, Parquet or JSON lines, found JSON of another"),
-        ('{"a":' * 9999, "line 1: expected CSV, Parquet or JSON lines, found JSON of another form"),
-        ("{}", "expected a table (CSV, Parquet or JSON lines) with the columns 'name', 'prompt', found "),
+        ('[{"name": "a", "prompt": "b"}, 5]', "line 1: expected CSV, Parquet or JSON objects, found JSON of another"),
+        ('{"name": "a",\n "prompt": "b"}', "line 1: expected CSV, Parquet or JSON objects, found JSON of another form"),
+        ('{"name": "a", "prompt": "b"}\n5\n', "line 2: expected CSV, Parquet or JSON objects, found JSON of another"),
+        ('{"a":' * 9999, "line 1: expected CSV, Parquet or JSON objects, found JSON of another form"),
+        ("{}", "expected a table (CSV, Parquet or JSON) with the columns 'name', 'prompt', found "),
     ],
 )
 def test_json_of_other_forms(text: str, found: str, tmp_path: Path) -> None:

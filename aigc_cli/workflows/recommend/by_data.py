@@ -17,7 +17,7 @@ from aigc_cli.metrics.opinions import ASSUMED_RATERS, RatingsSummary, TargetSumm
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.recipe import Recipe
-from aigc_cli.storage.named_tables import read_ratings
+from aigc_cli.storage.rating_tables import read_ratings
 from aigc_cli.workflows.recommend.by_size import FEW_PROMPTS, Recommendation, list_source_options, recommend_by_size
 
 MANY_AT_ONE_END = 0.2  # share of the images
@@ -93,7 +93,7 @@ def _select_usable(
 
 def _check_sample(looked: bool, sample: Sample) -> str | ImageFault:
     """The digest of an image's bytes (its name if not `looked` at), or why training would leave it out."""
-    if not sample.prompt:
+    if not sample.prompt and sample.mos_quality is None:
         return ImageFault("no_prompt")
     if not looked:
         return sample.name
