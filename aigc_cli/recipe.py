@@ -170,6 +170,16 @@ class Recipe:
         return MosScale(self.mos_min, self.mos_max)
 
     @property
+    def freezes_all(self) -> bool:
+        """Whether both towers are frozen as a whole."""
+        return self.freeze == "all" and self.freeze_text in (None, "all")
+
+    @property
+    def learns_taste(self) -> bool:
+        """Whether a training only fits a taste to the start model, since no part of the backbone is trained."""
+        return self.start_from is not None and self.freezes_all
+
+    @property
     def selects_checkpoint(self) -> bool:
         """Whether validation scores select the checkpoint or stop the training; if not, training ignores them."""
         return self.checkpoint == "best" or self.patience > 0

@@ -26,8 +26,9 @@ from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.recipe import Recipe
 from aigc_cli.runtime.network import Network
 from aigc_cli.runtime.saved import SavedModel
+from aigc_cli.training.batches import TrainingData
 from aigc_cli.training.feature_store import EVALUATION, list_views
-from aigc_cli.training.loop import TrainingData, make_model
+from aigc_cli.training.loop import make_model
 from aigc_cli.workflows.experiment.rated import RatedImages, freeze_images, make_training_data
 from aigc_cli.workflows.score.networks import load_network
 

@@ -157,6 +157,11 @@ METRIC_LABELS = {
     "regret": "  regret (MOS)",
     "within_srocc": "SROCC in prompt",
     "within_pairwise": "pairs in prompt",
+    "choices": "choices foreseen",
+    "choices_close": "  the closer half",
+    "choices_clear": "  the clearer half",
+    "choices_raters": "  by another rater",
+    "ties": "ties",
     "coverage90": "in 90% interval",
     "width90": "  its width (MOS)",
 }
@@ -187,7 +192,7 @@ def _print_split(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for metric, label in METRIC_LABELS.items()
         if any((metric, target) in of for target in targets)
     ]
-    for metric, label in (("srocc", "images"), ("best_of_n", "prompts")):
+    for metric, label in (("srocc", "images"), ("best_of_n", "prompts"), ("choices", "decided choices")):
         if any((metric, target) in of for target in targets):
             cells.append([label, *(str(of[metric, t]["n"]) if (metric, t) in of else "" for t in targets)])
     print_table(title, ("", *targets), cells)

@@ -24,6 +24,7 @@ def crossval(
         INPUT, "Name of a recipe, or a .yaml file", default="medium", autocompletion=list_recipe_paths
     ),
     rated: options.RatedOptions,
+    pairs: Path | None = options.PAIRS,
     by: str | None = options.GROUP_BY,
     mos_min: float | None = options.MOS_MIN,
     mos_max: float | None = options.MOS_MAX,
@@ -51,7 +52,7 @@ def crossval(
     report = page.check(overwrite or resume)
     given = {"epochs": epochs, "seed": seed, "mos_min": mos_min, "mos_max": mos_max}
     changes = options.parse_settings(settings) | {name: value for name, value in given.items() if value is not None}
-    source, compute = rated.make_source(), machine.make_compute()
+    source, compute = rated.make_source(pairs=pairs), machine.make_compute()
     resolved = resolve_recipe(changes, recipe)
     source.check()
     check_backbone(resolved.recipe.backbone)

@@ -20,6 +20,7 @@ def eval(
         autocompletion=list_models,
     ),
     rated: options.RatedOptions,
+    pairs: Path | None = options.PAIRS,
     by: str | None = options.GROUP_BY,
     mos_min: float | None = make_number(INPUT, "Lowest score of the rating scale; default: the model's"),
     mos_max: float | None = make_number(INPUT, "Highest score of the rating scale; default: the model's"),
@@ -37,7 +38,7 @@ def eval(
     if (mos_min is None) != (mos_max is None):
         raise AigcError("Expected --mos-min and --mos-max together, found one of them.", "Give both.")
     place = page.check(overwrite)
-    source, compute = rated.make_source(), machine.make_compute()
+    source, compute = rated.make_source(pairs=pairs), machine.make_compute()
     options.check_model(model, machine.device)
     source.check()
     options.check_outputs(overwrite, output, predictions)

@@ -60,6 +60,7 @@ make_flag = functools.partial(make_option, metavar="", default=False)
 IMAGES = make_path(INPUT, "Folder of the images; default: the table's folder")
 TABLE_IMAGES = make_path(INPUT, "Folder of the images; default: the paths in the table")
 MODEL = make_path(INPUT, "Run or model folder, or accurate (default) or fast, which ship", autocompletion=list_models)
+PAIRS = make_path(INPUT, "Table of choices: prompt, image_a, image_b, preferred")
 GROUP_BY = make_option(INPUT, "Also report each value of this column or setting")
 MOS_MIN = make_number(INPUT, "Lowest score of the rating scale (default 0)")
 MOS_MAX = make_number(INPUT, "Highest score of the rating scale (default 5)")
@@ -83,11 +84,11 @@ class RatedOptions(NamedTuple):
     columns: list[str] | None = COLUMNS
     sep: str = SEPARATOR
 
-    def make_source(self, splits: Path | None = None) -> "Source":
+    def make_source(self, splits: Path | None = None, pairs: Path | None = None) -> "Source":
         """The source of the rated images, not checked."""
         from aigc_cli.workflows.experiment.source import Source
 
-        return Source(self.data, self.images, parse_renames(self.columns), self.sep, splits)
+        return Source(self.data, self.images, parse_renames(self.columns), self.sep, splits, pairs)
 
 
 class ScoringOptions(NamedTuple):

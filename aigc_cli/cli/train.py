@@ -26,6 +26,7 @@ def train(
     *,
     recipe: str | None = make_option(INPUT, "Name of a recipe, or a .yaml file", autocompletion=list_recipe_paths),
     rated: options.RatedOptions,
+    pairs: Path | None = options.PAIRS,
     splits: Path | None = make_path(INPUT, "Train and validate on the parts of this splits table", extra=True),
     output: Path | None = make_path(OUTPUT, "Run folder; default: a new one in runs/", "-o", "--output"),
     resume: Path | None = make_path(
@@ -55,7 +56,7 @@ def train(
     if print_config:
         _print_config(resolved, screen.quiet)
         return
-    source, compute = rated.make_source(splits), machine.make_compute()
+    source, compute = rated.make_source(splits, pairs), machine.make_compute()
 
     from aigc_cli.storage.atomic_files import Output
     from aigc_cli.workflows.experiment.run_folder import name_run_folder

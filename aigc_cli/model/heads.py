@@ -95,6 +95,10 @@ class ResidualHeads(nn.Module):
     `feature_axes`, h is projected on so many principal axes and g = [h, t, v * t, s]. With `scores`, g = [s, q] without
     a gradient to q: a few hundred prompts are too few to learn more about them, and people find better images more
     consistent. At the start a = 1 and b = 0. Scores are not clipped here, because a clipped score has no gradient.
+
+    With `taste`, two linear layers add what one rater, or a group, sees otherwise than those of the start model:
+    Linear(h) inside the sigmoid of q_base, Linear[h, s, q] to c_base. They are 0 at first. The q that consistency
+    reads is without taste: what somebody likes does not change what an image shows.
     """
 
     numbers: Tensor
@@ -126,12 +130,21 @@ class ResidualHeads(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(64, 1),
         )
+        self.taste_q = self._make_taste(width_q) if config.taste else None
+        self.taste_c = self._make_taste(width_q + 2) if config.taste else None
         if config.residual:
             self.base_q = nn.Linear(width_q, 1)
             self.a, self.b = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
             for layer in (self.mlp_q[-1], self.mlp_c[-1], self.base_q):  # the correction starts at 0
                 nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _make_taste(width: int) -> nn.Linear:
+        layer = nn.Linear(width, 1)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        return layer
 
     def make_inputs(self, image: ImageFeatures, text: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of both heads before standardisation; without the image features where these are projected.
@@ -184,13 +197,20 @@ class ResidualHeads(nn.Module):
         h, g = self.read_inputs(image, text)
         cosine = (image.embedding * text).sum(1)
         raw_q, residual = self.mlp_q(h).squeeze(1), self.config.residual
-        base_q = self.base_q(h).squeeze(1).sigmoid() if residual else raw_q.sigmoid()
+        logit_q = self.base_q(h).squeeze(1) if residual else raw_q
         delta_q = raw_q.tanh() if residual else torch.zeros_like(raw_q)
+        base_q = logit_q.sigmoid()
         quality = base_q + self.numbers[0] * delta_q
+        read_q = quality.detach()[:, None]
         if self.scores_c:
-            g = torch.cat([g, 4 * quality.detach()[:, None] - 2], dim=1)  # on [-2, 2], as wide as the cosine
+            g = torch.cat([g, 4 * read_q - 2], dim=1)  # on [-2, 2], as wide as the cosine
         raw_c = self.mlp_c(g).squeeze(1)
-        base_c = self.a * (cosine + 1) / 2 + self.b if residual else raw_c.sigmoid()
+        taste_c: Tensor | float = 0.0
+        if self.taste_q is not None and self.taste_c is not None:
+            base_q = (logit_q + self.taste_q(h).squeeze(1)).sigmoid()
+            quality = base_q + self.numbers[0] * delta_q
+            taste_c = self.taste_c(torch.cat([h, cosine[:, None], read_q], dim=1)).squeeze(1)
+        base_c = self.a * (cosine + 1) / 2 + self.b + taste_c if residual else (raw_c + taste_c).sigmoid()
         delta_c = raw_c.tanh() if residual else torch.zeros_like(raw_c)
         consistency = base_c + self.numbers[1] * delta_c
         return Scores(quality, consistency, base_q, delta_q, base_c, delta_c, cosine)

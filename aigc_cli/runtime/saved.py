@@ -49,6 +49,7 @@ class HeadConfig:
         hidden_q, hidden_c: widths of the first hidden layers.
         dropout: the dropout rate before each head's last layer.
         feature_axes: the number of principal axes on which `multilevel` heads read the image features; 0: all features.
+        taste: whether linear layers add the taste of the raters to whom a trained model was adapted.
     """
 
     embed_dim: int
@@ -62,6 +63,7 @@ class HeadConfig:
     hidden_c: int
     dropout: float
     feature_axes: int = 0
+    taste: bool = False
 
     @property
     def feature_width(self) -> int:
@@ -197,6 +199,8 @@ def _parse_head_config(description: Mapping[str, Any], where: str) -> HeadConfig
     values = {key: check_setting(key, value, where) if key in FIELDS else value for key, value in description.items()}
     config = HeadConfig(**values)
     if None in values.values() or not all(type(size) is int for size in (config.embed_dim, config.level_dim)):
+        raise TypeError(f"heads {values}")
+    if type(config.taste) is not bool:
         raise TypeError(f"heads {values}")
     return config
 

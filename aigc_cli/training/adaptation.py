@@ -11,7 +11,9 @@ from aigc_cli.metrics.splits import Split, make_folds
 from aigc_cli.model.model import Model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
-from aigc_cli.training.loop import TrainingData, fit_model, predict
+from aigc_cli.training.batches import TrainingData
+from aigc_cli.training.loop import fit_model, predict
+from aigc_cli.training.pairs import NOISE, compute_surprise
 
 SHARES = (0.0, 0.125, 0.25, 0.5, 1.0)  # of the way from the start model to the adapted one
 MOST_PARTS = 5
@@ -88,7 +90,15 @@ def choose_share(
 
 
 def _measure_errors(model: Model, data: TrainingData, rows: Sequence[int]) -> NDArray[np.float64]:
-    """The squared error (len(rows),) on [0, 1], summed over the targets for which an image was rated."""
-    scores = predict(model, data, rows)
-    errors = torch.stack([scores.quality, scores.consistency], 1) - data.targets[list(rows)].cpu()
-    return np.asarray(errors.square().nan_to_num().sum(1).double().numpy())
+    """The squared error (len(rows),) on [0, 1], summed over the targets for which an image was rated.
+
+    The surprise of a choice, in the same units, counts with the first of its images.
+    """
+    scores, pairs = predict(model, data, rows), data.pairs.place(rows)
+    columns = torch.stack([scores.quality, scores.consistency], 1)
+    errors = (columns - data.targets[list(rows)].cpu()).square().nan_to_num().sum(1)
+    for index, tie_weight in enumerate(data.tie_weights):
+        own = pairs.select(pairs.question == index)
+        lead = columns[own.a, index] - columns[own.b, index]
+        errors.index_add_(0, own.a, 2 * NOISE**2 * compute_surprise(lead, own.preferred, tie_weight))
+    return np.asarray(errors.double().numpy())

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from aigc_cli.model.model import Model
 from aigc_cli.progress import Progress
 from aigc_cli.recipe import Recipe
 from aigc_cli.runtime.saved import Freezing, HeadConfig, SavedModel
-from aigc_cli.training.feature_store import EVALUATION, FrozenImages, FrozenTexts, list_views
+from aigc_cli.training.batches import Batch, TrainingData, draw_batches
+from aigc_cli.training.feature_store import EVALUATION, list_views
 from aigc_cli.training.losses import EpochStats, compute_contrastive_loss, compute_mismatch_loss, rate_epoch
 from aigc_cli.training.projected_images import ProjectedImages
 from aigc_cli.training.rates import (
@@ -34,19 +35,6 @@ EVALUATION_BATCH = 64
 STANDARDISE_ROWS = 4096
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """Images at the freeze boundary, their prompts and their human scores.
-
-    `prompts` has the prompt of each row; `targets` (N, 2) are quality and consistency on [0, 1], NaN where not rated.
-    """
-
-    images: FrozenImages
-    texts: FrozenTexts
-    prompts: Sequence[str]
-    targets: Tensor
-
-
 def make_model(backbone: Backbone, recipe: Recipe, start: SavedModel | None = None) -> Model:
     """Untrained heads, or those of `start`, on `backbone`, which is frozen as the recipe says.
 
@@ -56,7 +44,7 @@ def make_model(backbone: Backbone, recipe: Recipe, start: SavedModel | None = No
     recipe = complete_recipe(recipe)
     scale_q, scale_c = compute_residual_scales(recipe, backbone.hints)
     heads = ResidualHeads(
-        replace(start.heads, dropout=recipe.dropout)
+        replace(start.heads, dropout=recipe.dropout, taste=start.heads.taste or recipe.learns_taste)
         if start
         else HeadConfig(
             embed_dim=backbone.embed_dim,
@@ -75,9 +63,13 @@ def make_model(backbone: Backbone, recipe: Recipe, start: SavedModel | None = No
     freezing = kept = backbone.find_boundaries(recipe)
     if start:
         own = {k.removeprefix("heads."): t for k, t in start.checkpoint.tensors.items() if k.startswith("heads.")}
-        heads.load_state_dict({name: torch.from_numpy(array) for name, array in own.items()})
+        # a start model without a taste gets one that changes nothing
+        heads.load_state_dict({**heads.state_dict(), **{name: torch.from_numpy(array) for name, array in own.items()}})
         kept = Freezing(min(freezing.image, start.freezing.image), min(freezing.text, start.freezing.text))
     backbone.freeze(freezing)
+    if recipe.learns_taste:
+        for name, parameter in heads.named_parameters():
+            parameter.requires_grad_(name.startswith("taste"))
     device = next(backbone.image.module.parameters()).device
     backbone.autocast = pick_precision(recipe.precision, device)
     return Model(backbone, heads.to(device), freezing, kept)
@@ -102,19 +94,6 @@ def make_optimiser(model: Model, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
-def draw_batches(
-    rows: Sequence[int], size: int, views: range, random: np.random.Generator
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields one epoch's batches (rows, their views), shuffled; a last batch of one row joins the batch before it."""
-    order = [rows[i] for i in random.permutation(len(rows))]
-    drawn = random.integers(views.start, views.stop, size=len(rows)).tolist()
-    starts = list(range(0, len(order), size))
-    if len(starts) > 1 and len(order) - starts[-1] == 1:
-        starts.pop()
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-        yield order[start:stop], drawn[start:stop]
-
-
 def embed_rows(
     model: Model, data: TrainingData, rows: Sequence[int], views: Sequence[int]
 ) -> tuple[ImageFeatures, Tensor]:
@@ -123,16 +102,17 @@ def embed_rows(
     return image, data.texts.embed([data.prompts[row] for row in rows])
 
 
-def compute_batch_loss(loop: LoopState, data: TrainingData, rows: Sequence[int], views: Sequence[int]) -> Tensor:
+def compute_batch_loss(loop: LoopState, data: TrainingData, batch: Batch) -> Tensor:
     """The loss of a batch: the loss of its scores, and the terms that teach the model to read prompts.
 
     The mismatch term scores every image with the prompt of the next row; the order of rows is random.
     """
-    model, recipe, targets = loop.model, loop.recipe, data.targets[rows]
-    prompts = [data.prompts[row] for row in rows]
-    image, text = embed_rows(model, data, rows, views)
+    model, recipe, targets = loop.model, loop.recipe, data.targets[batch.rows]
+    targets[batch.rated :] = math.nan
+    prompts = [data.prompts[row] for row in batch.rows]
+    image, text = embed_rows(model, data, batch.rows, batch.views)
     scores = model.heads(image, text)
-    loss = loop.stats.add_batch(scores, targets)
+    loss = loop.stats.add_batch(scores, targets, batch.pairs, data.tie_weights)
     if recipe.w_contrast:
         same = torch.tensor([[a == b for b in prompts] for a in prompts], device=text.device)
         loss = loss + recipe.w_contrast * compute_contrastive_loss(image.embedding, text, targets[:, 1], same)
@@ -153,6 +133,21 @@ def predict(model: Model, data: TrainingData, rows: Sequence[int]) -> Scores:
     if not parts:
         return Scores(*[torch.empty(0) for _ in Scores._fields])
     return Scores(*[torch.cat(column).cpu() for column in zip(*parts, strict=True)])
+
+
+def read_heads(model: Model, data: TrainingData, rows: Sequence[int]) -> tuple[Tensor, Scores]:
+    """The inputs (R, K) of the quality head and the scores, for the evaluation views of images `rows`.
+
+    All are float64 on the CPU, without a gradient.
+    """
+    model.eval()
+    parts = list[tuple[Tensor, ...]]()
+    with torch.no_grad():
+        for part in _cut_batches(rows):
+            image, text = embed_rows(model, data, part, [EVALUATION] * len(part))
+            parts.append((model.heads.read_inputs(image, text)[0], *model.heads(image, text)))
+    inputs, *scores = (torch.cat(column).cpu().double() for column in zip(*parts, strict=True))
+    return inputs, Scores(*scores)
 
 
 def collect_features(model: Model, data: TrainingData, rows: Sequence[int]) -> NDArray[Any]:
@@ -210,8 +205,9 @@ def fit_model(
         loop.begin()
     else:
         loop.restore(resumed)
-    rows, views = len(split.train), list_views(recipe)
-    batches = sum(1 for _ in draw_batches(split.train, recipe.batch_size, views, np.random.default_rng(0)))
+    units, views = data.list_units(split.train), list_views(recipe)
+    rows = sum(1 if unit >= 0 else 2 for unit in units)
+    batches = sum(1 for _ in draw_batches(units, recipe.batch_size, views, np.random.default_rng(0)))
     steps = recipe.epochs * batches
     warmup = round((recipe.warmup_ratio or 0.0) * steps)
 
@@ -222,7 +218,7 @@ def fit_model(
     progress.start("images in training", recipe.epochs * rows)
     progress.advance((loop.epoch - 1) * rows + sum(int(n) for n, *_ in loop.stats.losses))
     while not loop.is_finished:
-        trained = _train_epoch(loop, data, split.train, compute_factor, progress, callback)
+        trained = _train_epoch(loop, data, units, compute_factor, progress, callback)
         if not loop.result.diverged:
             _end_epoch(loop, data, trained, split.val, compute_factor(loop.done), progress)
         if not loop.result.diverged:
@@ -245,7 +241,7 @@ def _project_images(model: Model, data: TrainingData, split: Split, views: int) 
 def _train_epoch(
     loop: LoopState,
     data: TrainingData,
-    train: Sequence[int],
+    units: Sequence[int],
     compute_factor: Callable[[int], float],
     progress: Progress,
     callback: Callable[[LoopState], None],
@@ -255,10 +251,11 @@ def _train_epoch(
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     model.backbone.train(model.freezing)
     model.heads.train()
-    batches = list(draw_batches(train, recipe.batch_size, list_views(recipe), loop.random))
-    for rows, views in batches[loop.step :]:
+    drawn = draw_batches(units, recipe.batch_size, list_views(recipe), loop.random)
+    batches = [Batch.make(*one, data.pairs) for one in drawn]
+    for batch in batches[loop.step :]:
         begun = time.perf_counter()
-        loss = compute_batch_loss(loop, data, rows, views)
+        loss = compute_batch_loss(loop, data, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm or math.inf)
@@ -271,9 +268,9 @@ def _train_epoch(
         optimiser.step()
         loop.step, loop.done = loop.step + 1, loop.done + 1
         loop.seconds += time.perf_counter() - begun
-        progress.advance(len(rows))
+        progress.advance(len(batch.rows))
         callback(loop)
-    return [row for rows, _ in batches for row in rows]
+    return [row for batch in batches for row in batch.rows]
 
 
 def _end_epoch(
@@ -304,7 +301,7 @@ def _end_epoch(
 def validate(model: Model, data: TrainingData, rows: Sequence[int], recipe: Recipe) -> dict[str, Any]:
     """The row of the epochs table for images `rows`, without epoch, split, rate and seconds."""
     stats, targets = EpochStats(recipe, model.heads.config), data.targets[list(rows)].cpu()
-    stats.add_batch(predict(model, data, rows), targets)
+    stats.add_batch(predict(model, data, rows), targets, data.pairs.place(rows), data.tie_weights)
     return stats.summarise(targets)
 
 

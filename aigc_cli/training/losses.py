@@ -13,6 +13,7 @@ from aigc_cli.metrics.by_name import compute_metric
 from aigc_cli.model.heads import Scores
 from aigc_cli.recipe import Recipe
 from aigc_cli.runtime.saved import HeadConfig
+from aigc_cli.training.pairs import STRENGTH, Pairs, compute_surprise
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -103,10 +104,22 @@ class EpochStats:
         self.predicted: list[Tensor] = []  # (4, B) of each batch: quality, consistency and their corrections
         self.losses: list[Sequence[float]] = []  # (rows, loss of quality, loss of consistency) of each batch
 
-    def add_batch(self, scores: Scores, targets: Tensor) -> Tensor:
-        """Adds a batch with human scores `targets` (B, 2) on [0, 1] and returns its weighted loss."""
-        loss_q = self.compute_loss(scores.quality, targets[:, 0])
-        loss_c = self.compute_loss(scores.consistency, targets[:, 1])
+    def add_batch(self, scores: Scores, targets: Tensor, pairs: Pairs, tie_weights: Sequence[float]) -> Tensor:
+        """Adds a batch and returns its weighted loss: of ratings, and of choices where there are some.
+
+        Args:
+            targets: human scores (B, 2) on [0, 1], NaN where an image was not rated.
+            pairs: choices between images of the batch.
+            tie_weights: of choices by quality and by consistency, see `weigh_ties`.
+        """
+        sides = (scores.quality, scores.consistency)
+        losses = [self.compute_loss(side, targets[:, i]) for i, side in enumerate(sides)]
+        for index, side in enumerate(sides):
+            own = pairs.select(pairs.question == index)
+            if len(own):
+                surprise = compute_surprise(side[own.a] - side[own.b], own.preferred, tie_weights[index])
+                losses[index] = losses[index] + surprise.mean() / STRENGTH  # a gradient as large as that of l1
+        loss_q, loss_c = losses
         self.losses.append((len(targets), float(loss_q.detach()), float(loss_c.detach())))
         columns = (scores.quality, scores.consistency, scores.quality_delta, scores.consistency_delta)
         self.predicted.append(torch.stack(columns).detach().cpu())

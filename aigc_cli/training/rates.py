@@ -31,7 +31,7 @@ def _complete(recipe: Recipe, sources: Mapping[str, str] | None) -> Recipe:
     if start := read_start(recipe):
         recipe = adopt_architecture(recipe, start, sources)
     hints = read_hints(recipe.backbone)
-    settings = {**hints.settings, **(hints.frozen_settings if _freezes_all(recipe) else {})}
+    settings = {**hints.settings, **(hints.frozen_settings if recipe.freezes_all else {})}
     return replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) is None})
 
 
@@ -55,12 +55,8 @@ def compute_learning_rates(recipe: Recipe, hints: Hints) -> LearningRates:
 
 def compute_residual_scales(recipe: Recipe, hints: Hints) -> tuple[float, float]:
     """The residual scales of quality and consistency in effect, at most 1; after a warm start the recipe's own."""
-    factor = hints.frozen_residual_scale_factor if _freezes_all(recipe) and not recipe.start_from else 1.0
+    factor = hints.frozen_residual_scale_factor if recipe.freezes_all and not recipe.start_from else 1.0
     return min(1.0, factor * recipe.residual_scale_q), min(1.0, factor * recipe.residual_scale_c)
-
-
-def _freezes_all(recipe: Recipe) -> bool:
-    return recipe.freeze == "all" and recipe.freeze_text in (None, "all")
 
 
 def describe_hints(recipe: Recipe) -> dict[str, str]:

@@ -57,6 +57,8 @@ def adopt_architecture(recipe: Recipe, start: "SavedModel", sources: Mapping[str
 def describe_start(recipe: Recipe, start: "SavedModel") -> str:
     """What a training goes on from, in a sentence."""
     said = f"Training goes on from {start.name} ({start.backbone['name']})."
+    if recipe.learns_taste:
+        said += " It stays as it is, and a linear shift is fitted to your ratings: lr, epochs and loss do not count."
     if start.recipe.scale == recipe.scale:
         return said
     then, now = (f"{scale.low:g} to {scale.high:g}" for scale in (start.recipe.scale, recipe.scale))
@@ -66,3 +68,14 @@ def describe_start(recipe: Recipe, start: "SavedModel") -> str:
 def hash_start(weights: str, start: "SavedModel | None") -> str:
     """A digest of all weights that a training begins with; that of the backbone, `weights`, without a start model."""
     return sha256(f"{weights} {start.checkpoint.digest}".encode()).hexdigest() if start else weights
+
+
+def describe_taste(penalties: Mapping[str, float | None]) -> str:
+    """What the fit of a taste found, in words; a target without a penalty stayed as it was."""
+    moved = [target for target, penalty in penalties.items() if penalty is not None]
+    stayed = [target for target in penalties if target not in moved]
+    said = [f"The scores of {' and '.join(moved)} follow your ratings: held-out prompts gain by it."] if moved else []
+    if stayed:
+        names = " and ".join(stayed)
+        said.append(f"The scores of {names} stay those of the start model: no clear gain on held-out prompts.")
+    return " ".join(said) or "The start model stays as it was: too few prompts to tell a gain."

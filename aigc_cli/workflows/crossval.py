@@ -11,6 +11,7 @@ from aigc_cli import __version__
 from aigc_cli.errors import AigcError
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.by_name import RatedPart, make_crossval_rows, make_interval_rows
+from aigc_cli.metrics.choices import make_choice_rows
 from aigc_cli.metrics.formulas import Values
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
@@ -208,6 +209,7 @@ class _Report:
                 of = {"split": labels["split"], "repeat": str(number)}
                 predictions += [{**row, **of} for fold in one.results for row in make_fold_rows(fold)]
             metrics += _average_folds(repeats, groups, self.plan.by, labels)
+            metrics += self._measure_choices(repeats[0], {**labels, "group": "all"})
             splits = [labels["split"]] * len(self.rated.samples)
             images += make_evaluation_gallery(self.rated.samples, repeats[0].list_columns(self.rated), splits)
             single = [
@@ -228,6 +230,15 @@ class _Report:
         save_predictions(folder / PREDICTIONS, predictions, self.resolved.recipe, metadata)
         write_table(folder / "splits.parquet", "splits", self._list_splits(), metadata)
         return CrossvalResult(metrics, folds, spread, warnings, self.rated.skipped, images, metadata)
+
+    def _measure_choices(self, one: _Repeat, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The choices between two images of the same fold, which one model predicted."""
+        names, fold_of = [sample.name for sample in self.rated.samples], dict[str, int]()
+        for fold, rows in enumerate(one.parts):
+            fold_of |= {names[row]: fold for row in rows}
+        choices = [c for c in self.rated.choices if c.a in fold_of and fold_of[c.a] == fold_of.get(c.b)]
+        of = {target: dict(zip(names, one.predicted[target][0].tolist(), strict=True)) for target in TARGETS}
+        return make_choice_rows(choices, of, labels) if choices else []
 
     def _label(self, protocol: str) -> str:
         """Names the split, such as `prompt-disjoint 5-fold`; `saved 5-fold` when folds share values of the column."""

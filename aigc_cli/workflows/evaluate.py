@@ -23,6 +23,7 @@ from aigc_cli.workflows.experiment.rated import (
     hash_prompt,
     make_evaluation_rows,
     make_training_data,
+    measure_choices,
     read_rated,
     report_skipped,
 )
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aigc_cli.model.model import Model
-    from aigc_cli.training.loop import TrainingData
+    from aigc_cli.training.batches import TrainingData
 
 UNSEEN = "unseen"
 
@@ -112,6 +113,7 @@ def evaluate_model(source: Source, plan: EvaluationPlan, compute: Compute, progr
             labels = {"run": saved.name, "split": split, "group": group}
             own = {target: scores[target][chosen] for target in (*TARGETS, ZERO_SHOT_TARGET)}
             metrics += make_evaluation_rows(own, data, chosen, scale, labels)
+            metrics += measure_choices(rated, own, chosen, labels)
             metrics += _make_coverage_rows(intervals, data, chosen, scale, labels)
     predicted = {target: convert_to_mos(scores[target], scale) for target in TARGETS}
     metadata = {"aigc_version": __version__, **saved.make_metadata()}
@@ -150,7 +152,8 @@ def _predict_zero_shot(model: "Model", data: "TrainingData", rows: Sequence[int]
 
     from aigc_cli.model.loading import load_backbone
     from aigc_cli.model.model import Model
-    from aigc_cli.training.loop import TrainingData, predict
+    from aigc_cli.training.batches import TrainingData
+    from aigc_cli.training.loop import predict
 
     if not any(name.startswith("backbone.") for name in model.collect_trained()):
         return predict(model, data, rows).cosine

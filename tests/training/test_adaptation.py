@@ -14,7 +14,8 @@ from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe
 from aigc_cli.training import adaptation
 from aigc_cli.training.adaptation import SHARES, choose_share, limit_change, mix_weights
-from aigc_cli.training.loop import TrainingData, fit_model
+from aigc_cli.training.batches import TrainingData
+from aigc_cli.training.loop import fit_model
 
 RECIPE = Recipe(backbone="tiny", freeze="all", lr=3e-3, epochs=8, batch_size=8, views=1, plain_view=True, dropout=0)
 ROWS = list(range(48))

@@ -21,8 +21,9 @@ from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe
 from aigc_cli.runtime.hints import Hints
 from aigc_cli.training import loop as training
+from aigc_cli.training.batches import TrainingData, draw_batches
 from aigc_cli.training.feature_store import EVALUATION, list_views
-from aigc_cli.training.loop import TrainingData, draw_batches, fit_model, make_model, make_optimiser, predict
+from aigc_cli.training.loop import fit_model, make_model, make_optimiser, predict
 from aigc_cli.training.losses import EpochStats, rate_epoch
 from aigc_cli.training.rates import (
     compute_learning_rates,
@@ -225,8 +226,8 @@ def _spoil(monkeypatch: pytest.MonkeyPatch, batch: int, spoil: Callable[[Tensor]
     """Applies `spoil` to the loss of every training batch from number `batch` on."""
     original, calls = EpochStats.add_batch, itertools.count()
 
-    def add_batch(self: Any, scores: Scores, targets: Tensor) -> Tensor:
-        found = original(self, scores, targets)
+    def add_batch(self: Any, scores: Scores, *given: Any) -> Tensor:
+        found = original(self, scores, *given)
         return spoil(found) if found.requires_grad and next(calls) >= batch else found
 
     monkeypatch.setattr(EpochStats, "add_batch", add_batch)

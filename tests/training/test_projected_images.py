@@ -10,8 +10,9 @@ from aigc_cli.metrics.splits import Split
 from aigc_cli.model.model import Model
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe
+from aigc_cli.training.batches import TrainingData
 from aigc_cli.training.feature_store import EVALUATION, FrozenImages
-from aigc_cli.training.loop import TrainingData, fit_model
+from aigc_cli.training.loop import fit_model
 from aigc_cli.training.projected_images import ProjectedImages
 
 RECIPE = Recipe(

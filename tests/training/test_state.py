@@ -14,7 +14,8 @@ from aigc_cli.model.model import Model
 from aigc_cli.progress import SilentProgress
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.checkpoints import load_state, save_state
-from aigc_cli.training.loop import TrainingData, fit_model
+from aigc_cli.training.batches import TrainingData
+from aigc_cli.training.loop import fit_model
 from aigc_cli.training.state import FitResult, LoopState, Snapshot
 
 SPLIT, STEPS = Split(range(36), range(36, 48)), 5  # of 36 rows by 8: four of 8, one of 4

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
     from aigc_cli.model.backbone import Backbone
     from aigc_cli.model.model import Model
-    from aigc_cli.training.loop import TrainingData
+    from aigc_cli.training.batches import TrainingData
+    from aigc_cli.training.state import FitResult
 
 # Settings on which images at the freeze boundary depend: recipes with the same values share one preparation.
 PREPARATION = (
@@ -73,7 +74,8 @@ def prepare_data(
     freezing = backbone.find_boundaries(recipe)
     images, rated = freeze_images(backbone, freezing.image, rated, recipe, compute.cache, progress)
     report_skipped(rated.skipped, progress)
-    prepare_views(images, range(len(rated.samples)), recipe, progress)
+    if not recipe.learns_taste:
+        prepare_views(images, range(len(rated.samples)), recipe, progress)
     untouched = {key: tensor.clone() for key, tensor in backbone.modules().state_dict().items()}
     data = make_training_data(images, freezing.text, rated, recipe.scale)
     return PreparedData(backbone, untouched, start, data, rated)
@@ -169,8 +171,7 @@ def train_fold(
     """
     import torch
 
-    from aigc_cli.training.adaptation import limit_change
-    from aigc_cli.training.loop import fit_model, make_model, predict
+    from aigc_cli.training.loop import make_model, predict
 
     backbone, data, rated = ready.backbone, ready.data, ready.rated
     with torch.no_grad():
@@ -183,12 +184,7 @@ def train_fold(
     kept, chosen = hold_out([groups[row] for row in rest], fraction, recipe.seed)
     cosine = predict(model, data, held_out).cosine.double().numpy()
     split = Split([rest[i] for i in kept], [rest[i] for i in chosen])
-    begun = model.copy_trained()
-    result = fit_model(model, data, split, recipe, progress, warm=ready.start is not None)
-    if result.diverged:
-        raise Divergence(f"Training diverged: {result.diverged}.", f"Try a third of lr ({recipe.lr:g}).")
-    if ready.start is not None:
-        limit_change(model, begun, data, split.train, [groups[row] for row in split.train], recipe, progress)
+    result = _learn(model, ready, split, groups, recipe, progress)
     scores, scale = predict(model, data, held_out), recipe.scale
     prompts, mismatched = list(data.prompts), None
     others = swap_prompts([prompts[row] for row in held_out], data.targets[list(held_out), 0].tolist())
@@ -210,6 +206,26 @@ def train_fold(
         out_of_domain=measure_out_of_domain(model, data, split.train, held_out),
         mismatched=mismatched,
     )
+
+
+def _learn(
+    model: "Model", ready: PreparedData, split: Split, groups: Sequence[str], recipe: Recipe, progress: Progress
+) -> "FitResult":
+    """Trains the model as the recipe says, after a warm start only as far as it helps; raises Divergence."""
+    from aigc_cli.training.adaptation import limit_change
+    from aigc_cli.training.loop import fit_model
+    from aigc_cli.training.taste import fit_taste
+
+    if recipe.learns_taste:
+        return fit_taste(model, ready.data, split, groups, recipe, progress)[0]
+    begun = model.copy_trained()
+    result = fit_model(model, ready.data, split, recipe, progress, warm=ready.start is not None)
+    if result.diverged:
+        raise Divergence(f"Training diverged: {result.diverged}.", f"Try a third of lr ({recipe.lr:g}).")
+    if ready.start is not None:
+        own = [groups[row] for row in split.train]
+        limit_change(model, begun, ready.data, split.train, own, recipe, progress)
+    return result
 
 
 def measure_out_of_domain(model: "Model", data: "TrainingData", trained: Sequence[int], rows: Sequence[int]) -> Values:

@@ -112,10 +112,11 @@ def make_rated_rows(
     return [
         {
             "name": sample.name,
-            "group": sample.prompt,
-            **{target: float(predicted[target][row]) for target in TARGETS},
+            "group": sample.topic,
+            "quality": float(predicted["quality"][row]),
+            "consistency": float(predicted["consistency"][row]) if sample.prompt else None,
             **{f"human_{target}": sample.get_mos(target) for target in TARGETS},
-            "clip_cosine": float(cosine[row]),
+            "clip_cosine": float(cosine[row]) if sample.prompt else None,
             **{name: texts[row] for name, texts in labels.items()},
         }
         for row, sample in enumerate(samples)

@@ -6,9 +6,12 @@ Reading and checking them needs no PyTorch, which takes seconds to import; what 
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.images.decoder import decode_file
@@ -17,20 +20,24 @@ from aigc_cli.images.prefetch import prefetch
 from aigc_cli.images.reader import ImageFault, hash_image_file
 from aigc_cli.images.sample import TARGETS, Sample
 from aigc_cli.metrics.by_name import make_metric_rows
+from aigc_cli.metrics.choices import make_choice_rows
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress
 from aigc_cli.prompts.record import RECORDED_SETTINGS
 from aigc_cli.recipe import Recipe
 from aigc_cli.storage.cache import find_cache_folder
-from aigc_cli.storage.named_tables import read_ratings
+from aigc_cli.storage.pair_tables import Preference
+from aigc_cli.storage.rating_tables import read_ratings
+from aigc_cli.text import to_printable
 from aigc_cli.workflows.experiment.source import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from aigc_cli.model.backbone import Backbone
+    from aigc_cli.training.batches import TrainingData
     from aigc_cli.training.feature_store import FrozenImages
-    from aigc_cli.training.loop import TrainingData
+    from aigc_cli.training.pairs import Pairs
 
 IMAGES_AT_ONCE = 32
 NOT_HUMAN = (
@@ -41,20 +48,29 @@ NOT_HUMAN = (
 
 @dataclass(frozen=True)
 class RatedImages:
-    """Readable rated images, and the images that were left out."""
+    """Readable rated images, and the images that were left out.
+
+    Attributes:
+        digests: SHA-256 of each image's bytes.
+        skipped: (name, reason) of the others.
+        choices: between two of the images, by their names.
+    """
 
     samples: Sequence[Sample]
-    digests: Sequence[str]  # SHA-256 of each image's bytes
-    skipped: Sequence[tuple[str, str]]  # (name, reason) of the others
+    digests: Sequence[str]
+    skipped: Sequence[tuple[str, str]]
+    choices: Sequence[Preference] = ()
 
     def list_targets(self, rows: Sequence[int]) -> list[str]:
-        """The targets for which at least one of `rows` was rated."""
-        return [t for t in TARGETS if any(self.samples[row].get_mos(t) is not None for row in rows)]
+        """The targets for which at least one of `rows` was rated, or chosen from another one."""
+        names = {self.samples[row].name for row in rows}
+        asked = {choice.question for choice in self.choices if choice.a in names and choice.b in names}
+        return [t for t in TARGETS if t in asked or any(self.samples[row].get_mos(t) is not None for row in rows)]
 
     def list_groups(self, by: str) -> list[str]:
         """The group of each row: its prompt, its name, or a column of the table."""
         if by == "prompt":
-            return [sample.prompt or "" for sample in self.samples]
+            return [sample.topic for sample in self.samples]
         if by == "name":
             return [sample.name for sample in self.samples]
         known = sorted({name for sample in self.samples for name in sample.groups})
@@ -66,24 +82,34 @@ class RatedImages:
         return [sample.groups[by] for sample in self.samples]
 
 
-def read_rated(source: Source, scale: MosScale, progress: Progress) -> RatedImages:
+def read_rated(source: Source, scale: MosScale, progress: Progress, with_prompts: bool = False) -> RatedImages:
     """The rated images of `source` whose file can be read; without a table, the demonstration set is rendered.
+
+    Args:
+        with_prompts: whether images without a prompt are left out; they are rated for quality only.
 
     Raises:
         AigcError: the table has a fault, or no image is left.
     """
-    if source.data is None:
+    samples = list[Sample]()
+    if source.data is not None:
+        samples = read_ratings(
+            source.data,
+            source.folder,
+            scale=scale,
+            columns=source.select_columns(source.data),
+            sep=source.sep,
+            say=progress.say,
+        )
+    elif source.pairs is None:
         source.check()
         samples = _render_demonstration(progress)
-    else:
-        samples = read_ratings(
-            source.data, source.images or source.data.parent, scale=scale, columns=source.columns, sep=source.sep
-        )
+    choices, samples = _join_choices(*source.read_choices(), samples)
     kept, digests, skipped = [], [], []
     progress.start("reading images", len(samples))
     for sample in samples:
         progress.advance()
-        if not sample.prompt:
+        if not sample.prompt and (with_prompts or sample.mos_quality is None):
             skipped.append((sample.name, "no_prompt"))
             continue
         try:
@@ -91,10 +117,32 @@ def read_rated(source: Source, scale: MosScale, progress: Progress) -> RatedImag
             kept.append(sample)
         except ImageFault as fault:
             skipped.append((sample.name, fault.reason))
-    rated = _check_not_empty(RatedImages(kept, digests, skipped), source.describe())
+    rated = _check_not_empty(RatedImages(kept, digests, skipped, choices), source.describe())
     for target in sorted(set(TARGETS) - set(rated.list_targets(range(len(kept))))):
         progress.say(f"No {target} scores in {source.describe()}: a model trained on it gives none.")
     return rated
+
+
+def _join_choices(
+    choices: Sequence[Preference], places: Mapping[str, Path], samples: Sequence[Sample]
+) -> tuple[list[Preference], list[Sample]]:
+    """Choices and samples with one name for each file; images that only the choices name are added, without scores.
+
+    Raises:
+        AigcError: an image has several prompts.
+    """
+    of_path, found = {sample.path: sample for sample in samples}, list(samples)
+    for choice in choices:
+        for name in (choice.a, choice.b):
+            path = places[name]
+            if path not in of_path:
+                of_path[path] = Sample(name, path, choice.prompt)
+                found.append(of_path[path])
+            if (known := of_path[path].prompt) != choice.prompt:
+                shown = f"'{to_printable(choice.prompt, 60)}' and '{to_printable(known or '', 60)}'"
+                raise AigcError(f"Expected one prompt for {to_printable(name)}, found {shown}.", "Correct the tables.")
+    names = {name: of_path[path].name for name, path in places.items()}
+    return [replace(choice, a=names[choice.a], b=names[choice.b]) for choice in choices], found
 
 
 def _render_demonstration(progress: Progress) -> list[Sample]:
@@ -155,7 +203,8 @@ def drop_undecoded(rated: RatedImages, names: Collection[str]) -> RatedImages:
 
 
 def _select_rows(rated: RatedImages, rows: Sequence[int], skipped: Sequence[tuple[str, str]]) -> RatedImages:
-    return RatedImages([rated.samples[row] for row in rows], [rated.digests[row] for row in rows], skipped)
+    samples, digests = [rated.samples[row] for row in rows], [rated.digests[row] for row in rows]
+    return RatedImages(samples, digests, skipped, rated.choices)
 
 
 def freeze_images(
@@ -202,6 +251,7 @@ def hash_rated(rated: RatedImages) -> str:
     """A short digest of the images, their prompts and their scores."""
     pairs = zip(rated.samples, rated.digests, strict=True)
     rows = [[sample.name, digest, sample.prompt, sample.mos_quality, sample.mos_align] for sample, digest in pairs]
+    rows += [[*astuple(choice)] for choice in rated.choices]
     return sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
@@ -211,17 +261,31 @@ def make_training_data(
     """Images, prompts and scores as the training loop reads them."""
     import torch
 
+    from aigc_cli.training.batches import TrainingData
     from aigc_cli.training.feature_store import FrozenTexts
-    from aigc_cli.training.loop import TrainingData
 
-    prompts = [sample.prompt or "" for sample in rated.samples]
+    prompts = [sample.topic for sample in rated.samples]
     scores = [
         [math.nan if (mos := sample.get_mos(target)) is None else scale.to_unit(mos) for target in TARGETS]
         for sample in rated.samples
     ]
     device = next(images.backbone.image.module.parameters()).device
     texts = FrozenTexts(images.backbone, text_boundary, prompts, images.store)
-    return TrainingData(images, texts, prompts, torch.tensor(scores, dtype=torch.float32, device=device))
+    targets = torch.tensor(scores, dtype=torch.float32, device=device)
+    return TrainingData(images, texts, prompts, targets, make_pairs(rated))
+
+
+def make_pairs(rated: RatedImages) -> "Pairs":
+    """The choices between readable images, by their rows."""
+    import torch
+
+    from aigc_cli.training.pairs import Pairs
+
+    place = {sample.name: row for row, sample in enumerate(rated.samples)}
+    known = [choice for choice in rated.choices if choice.a in place and choice.b in place]
+    a, b = (torch.tensor([place[getattr(c, side)] for c in known], dtype=torch.long) for side in ("a", "b"))
+    questions = torch.tensor([TARGETS.index(choice.question) for choice in known], dtype=torch.long)
+    return Pairs(a, b, questions, torch.tensor([choice.preferred for choice in known]))
 
 
 def convert_to_mos(score: "Tensor", scale: MosScale) -> Any:
@@ -262,7 +326,20 @@ def make_evaluation_rows(
     human = scale.to_mos(data.targets[list(rows)].cpu().double().numpy())
     predictions = {target: (convert_to_mos(scores[target], scale), human[:, i]) for i, target in enumerate(TARGETS)}
     predictions[ZERO_SHOT_TARGET] = (scores[ZERO_SHOT_TARGET].numpy(), human[:, 1])
+    if len(data.pairs):  # then a target may have choices only
+        predictions = {name: sides for name, sides in predictions.items() if not np.isnan(sides[1]).all()}
     return drop_cosine_error(make_metric_rows(predictions, [data.prompts[row] for row in rows], labels))
+
+
+def measure_choices(
+    rated: RatedImages, scores: "Mapping[str, Tensor]", rows: Sequence[int], labels: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Rows of the metrics table about the choices between images `rows`; `scores` as in `make_evaluation_rows`."""
+    if not rated.choices:
+        return []
+    names = [rated.samples[row].name for row in rows]
+    of = {target: dict(zip(names, scores[target].tolist(), strict=True)) for target in TARGETS}
+    return make_choice_rows(rated.choices, of, labels)
 
 
 def drop_cosine_error(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

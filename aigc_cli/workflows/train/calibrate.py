@@ -1,7 +1,7 @@
 """The calibration of a trained model on held-out scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aigc_cli.model.model import Model
-    from aigc_cli.training.loop import TrainingData
+    from aigc_cli.training.batches import TrainingData
 
 NOTHING_HELD_OUT = "no images were held out"
 
@@ -78,7 +78,7 @@ def train_held_out_folds(
     folds: int, rated: RatedImages, recipe: Recipe, folder: Path, compute: Compute, progress: Progress
 ) -> HeldOutScores:
     """Each fold's scores by a model trained on the other folds; `folder` keeps finished folds."""
-    driver = FoldDriver(RatedImages(rated.samples, rated.digests, ()), folder, compute, progress)
+    driver = FoldDriver(replace(rated, skipped=()), folder, compute, progress)
     results = driver.run(recipe, Dealing("prompt", folds), "calibration")
     rows = [row for found in results if isinstance(found, FoldResult) for row in make_fold_rows(found)]
     return _place_rows(f"{folds} trainings, each without a part of the prompts", rows, rated, recipe, keep=True)

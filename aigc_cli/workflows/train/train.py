@@ -20,7 +20,7 @@ from aigc_cli.storage.results import write_table
 from aigc_cli.storage.signals import hold_signals
 from aigc_cli.training.diagnosis import Curves, describe_diagnosis
 from aigc_cli.training.rates import complete_resolved, compute_learning_rates, describe_hints
-from aigc_cli.training.warm_start import describe_start, hash_start, read_start
+from aigc_cli.training.warm_start import describe_start, describe_taste, hash_start, read_start
 from aigc_cli.workflows.experiment.predictions import FOLDS_FOLDER, PREDICTIONS, make_rated_rows, save_predictions
 from aigc_cli.workflows.experiment.rated import (
     ZERO_SHOT_TARGET,
@@ -31,6 +31,7 @@ from aigc_cli.workflows.experiment.rated import (
     hash_rated,
     make_evaluation_rows,
     make_training_data,
+    measure_choices,
     prepare_views,
     read_rated,
     report_skipped,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aigc_cli.model.model import Model
-    from aigc_cli.training.loop import TrainingData
+    from aigc_cli.training.batches import TrainingData
     from aigc_cli.training.state import FitResult, Snapshot
 
 
@@ -196,17 +197,18 @@ class _Training:
         images, rated = freeze_images(backbone, model.freezing.image, rated, recipe, self.compute.cache, self.progress)
         report_skipped(rated.skipped, self.progress)
         split = _split(rated, recipe, self.plan.source.splits)
-        prepare_views(images, split.train, recipe, self.progress)
+        if not recipe.learns_taste:
+            prepare_views(images, split.train, recipe, self.progress)
         data = make_training_data(images, model.freezing.text, rated, recipe.scale)
         zero_shot, start = predict(model, data, split.val).cosine, read_start(recipe)
-        begun = model.copy_trained()
-        result = self._fit(model, data, split, resumed)
-        # A diverged training is not limited: it would diverge again, and its last good epoch is kept.
-        limited = start is not None and not result.diverged
-        share = self._limit_change(model, begun, data, rated, split) if limited else None
+        if recipe.learns_taste:
+            result, adapted = self._fit_taste(model, data, rated, split)
+        else:
+            result, adapted = self._fit(model, data, rated, split, resumed)
         scores = predict(model, data, split.val)._asdict() | {ZERO_SHOT_TARGET: zero_shot}
         labels = {"run": self.folder.name, "split": "val", "group": "all"}
         metrics = make_evaluation_rows(scores, data, split.val, recipe.scale, labels)
+        metrics += measure_choices(rated, scores, split.val, labels)
         calibration = CalibrationResult(None, {})
         if not result.diverged:
             held_out = self._find_held_out(rated, data, scores, split)
@@ -217,7 +219,7 @@ class _Training:
         samples = [rated.samples[row] for row in split.val]
         predictions = calibration.rows or make_rated_rows(samples, predicted, scores[ZERO_SHOT_TARGET])
         graphs = keep_graphs(model, self.progress)
-        origin = {"model": start.name, "model_hash": start.checkpoint.digest, "share": share} if start else None
+        origin = {"model": start.name, "model_hash": start.checkpoint.digest, **adapted} if start else None
         content = RunContent(self.plan, rated, split, model, result, metrics, predictions, calibration, graphs, origin)
         write_run(self.folder, content)
         discard_folder(find_states_folder(self.folder))
@@ -230,7 +232,11 @@ class _Training:
         return TrainResult(
             run=self.folder,
             metrics=metrics,
-            diagnosis=describe_diagnosis(Curves.from_rows(result.epochs), recipe),
+            diagnosis=(
+                describe_taste(adapted["penalties"])
+                if recipe.learns_taste
+                else describe_diagnosis(Curves.from_rows(result.epochs), recipe)
+            ),
             epochs=result.epochs,
             kept_epoch=result.kept_epoch,
             n_train=len(split.train),
@@ -240,20 +246,35 @@ class _Training:
             calibration=calibration.description,
         )
 
-    def _fit(self, model: "Model", data: "TrainingData", split: Split, resumed: "Snapshot | None") -> "FitResult":
+    def _fit_taste(
+        self, model: "Model", data: "TrainingData", rated: RatedImages, split: Split
+    ) -> "tuple[FitResult, dict[str, Any]]":
+        """Fits a taste; the curves, and the penalties that were chosen."""
+        from aigc_cli.training.taste import fit_taste
+
+        groups = rated.list_groups(self.recipe.group_by)
+        result, chosen = fit_taste(model, data, split, groups, self.recipe, self.progress)
+        return result, {"penalties": chosen}
+
+    def _fit(
+        self, model: "Model", data: "TrainingData", rated: RatedImages, split: Split, resumed: "Snapshot | None"
+    ) -> "tuple[FitResult, dict[str, Any]]":
+        """Trains the model; the curves and, after a warm start, the share of the way from the start model."""
         from aigc_cli.training.loop import fit_model
 
-        warm = self.recipe.start_from is not None
+        warm, begun = self.recipe.start_from is not None, model.copy_trained()
         with hold_signals() as ending:
             saver = StateSaver(self.folder, split, ending)
             saver.check(resumed)
-            begun, read = time.perf_counter(), data.images.seconds
+            clock, read = time.perf_counter(), data.images.seconds
             result = fit_model(
                 model, data, split, self.recipe, self.progress, warm=warm, resumed=resumed, callback=saver
             )
-        waited = (data.images.seconds - read) / (time.perf_counter() - begun)
+        waited = (data.images.seconds - read) / (time.perf_counter() - clock)
         self.progress.say(f"Training waited for data for {waited:.0%} of its time.")
-        return result
+        if not warm or result.diverged:  # it would diverge again, and its last good epoch is kept
+            return result, {}
+        return result, {"share": self._limit_change(model, begun, data, rated, split)}
 
     def _limit_change(
         self, model: "Model", begun: "Mapping[str, Tensor]", data: "TrainingData", rated: RatedImages, split: Split
@@ -300,7 +321,7 @@ class RunContent:
 
         recipe, backbone = self.plan.resolved.recipe, self.model.backbone
         samples = self.rated.samples
-        prompts = {part: {samples[row].prompt or "" for row in rows} for part, rows in self.split._asdict().items()}
+        prompts = {part: {samples[row].topic for row in rows} for part, rows in self.split._asdict().items()}
         return {
             "targets": self.rated.list_targets(self.split.train),
             "backbone": {
