@@ -12,7 +12,7 @@ import aigc_cli
 PACKAGE = Path(aigc_cli.__file__).parent
 FOLDERS = (  # bottom up: a folder imports from itself and from those before it; "" is the root
     *("", "prompts", "images", "storage", "metrics", "uncertainty"),
-    *("runtime", "model", "training", "report", "workflows", "cli"),
+    *("runtime", "model", "training", "report", "workflows", "web", "cli"),
 )
 TORCH = {"model", "training"}
 HEAVY = {"torch", "open_clip", "timm", "torchvision", "transformers"}

@@ -37,6 +37,7 @@ COMMAND_GROUPS = {  # the first paragraph of each command's help: `aigc --help` 
         "stress": "Measure how scores change when images or prompts are damaged.",
     },
     "Making things": {
+        "rate": "Rate your images in the browser, for `aigc train`.",
         "export": "Write a model as ONNX graphs.",
     },
     "Machine": {

@@ -29,7 +29,7 @@ PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 BIAS_PENALTY = 10.0
 FLATTENED = 16.0  # the sigmoid of quality makes changes at most a quarter as large; consistency has none
 NUMBERS_SHARE = 0.04  # of the penalty of a feature, on cosine and quality
-SURE = 1.64  # standard errors: one chance in twenty to follow noise
+SURE = 1.28  # standard errors: one chance in ten to follow noise
 STEPS, CONVERGED = 30, 1e-6
 
 

@@ -1,0 +1,1 @@
+"""Pages on a local server. Imports FastAPI, which comes with the extra `web`."""
