@@ -10,7 +10,7 @@ from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.by_name import Estimate, estimate_mean
 from aigc_cli.storage.pair_tables import Preference
 
-CHOICES, CLOSE, CLEAR, RATERS_AGREE, TIES = "choices", "choices_close", "choices_clear", "choices_raters", "ties"
+FORESEEN, CLOSE, CLEAR, RATERS_AGREE, TIES = "choices", "choices_close", "choices_clear", "choices_raters", "ties"
 
 
 def make_choice_rows(
@@ -36,7 +36,7 @@ def make_choice_rows(
         lead = np.array([of[c.a] - of[c.b] for c in decided], dtype=np.float64)
         right = 0.5 + 0.5 * np.sign(lead) * np.sign([c.preferred - 0.5 for c in decided])
         prompts, clear = [c.prompt for c in decided], np.abs(lead) > np.median(np.abs(lead)) if decided else lead > 0
-        found = {CHOICES: estimate_mean(right, prompts)}
+        found = {FORESEEN: estimate_mean(right, prompts)}
         for name, mask in ((CLOSE, ~clear), (CLEAR, clear)):
             found[name] = estimate_mean(right[mask], [p for p, m in zip(prompts, mask, strict=True) if m])
         found[RATERS_AGREE] = _compare_raters(decided)

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 from aigc_cli.errors import AigcError, EnvironmentProblem
 from aigc_cli.storage.atomic_files import write_text
 
-ASSETS = Path(__file__).with_name("assets")
+PAGES = Path(__file__).with_name("assets")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 10_000  # bytes of a request
 HEADERS = {
@@ -160,4 +160,4 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
 
 def read_asset(name: str) -> Any:
     """The text of a page, script or style of this folder."""
-    return (ASSETS / name).read_text(encoding="utf-8")
+    return (PAGES / name).read_text(encoding="utf-8")

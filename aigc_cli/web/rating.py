@@ -15,7 +15,7 @@ from aigc_cli.text import to_printable
 from aigc_cli.web.app import Refused, find_name, make_app, read_asset
 from aigc_cli.workflows.rate.session import Question, RatingSession
 
-KINDS = {"rate.js": "text/javascript", "rate.css": "text/css"}
+ASSET_KINDS = {"rate.js": "text/javascript", "rate.css": "text/css"}
 SHOWN = (  # what browsers show, by its first bytes; other formats are sent as PNG
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -63,9 +63,9 @@ def make_rating_app(session: RatingSession, tokens: Mapping[str, str], host: str
     @app.get("/{word}/assets/{name}")
     def send_asset(word: str, name: str) -> Response:
         find_name(tokens, word)
-        if name not in KINDS:
+        if name not in ASSET_KINDS:
             raise Refused(404, "There is no such file.")
-        return Response(read_asset(name), media_type=KINDS[name])
+        return Response(read_asset(name), media_type=ASSET_KINDS[name])
 
     @app.get("/{word}/state")
     def send_state(word: str) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from aigc_cli.storage.pair_tables import PAIR_COLUMNS
 from aigc_cli.storage.rating_tables import RATER, RATERS, average_raters
 
 ANSWER, AGAIN, SKIP, UNDO = "answer", "again", "skip", "undo"
-KINDS = (ANSWER, AGAIN, SKIP, UNDO)
-CHOICES = ("a", "b", "tie")
+SIDES = ("a", "b", "tie")
 LOWEST, HIGHEST = 1, 5  # of a rating
 
 
@@ -54,7 +53,7 @@ class Answer:
         return (self.image, self.other) if self.other else (self.image,)
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Answer))
+ANSWER_COLUMNS = tuple(field.name for field in dataclasses.fields(Answer))
 
 
 class AnswerLog:
@@ -80,7 +79,7 @@ class AnswerLog:
             text = b""
         whole = text[: text.rfind(b"\n") + 1]  # the program was killed within a line: nobody was told that it is saved
         if not whole:
-            write_text(self.path, _format_row(COLUMNS))
+            write_text(self.path, _format_row(ANSWER_COLUMNS))
             return []
         if whole != text:
             with self.path.open("r+b") as stream:
@@ -93,7 +92,7 @@ class AnswerLog:
         if answer.id in self._ids:
             return False
         with explain_os_errors(f"{self.path} could not be written", "Free some space and start again."):
-            line = _format_row([getattr(answer, name) for name in COLUMNS]).encode()
+            line = _format_row([getattr(answer, name) for name in ANSWER_COLUMNS]).encode()
             while line:
                 line = line[os.write(self._stream, line) :]
             os.fsync(self._stream)
@@ -112,8 +111,8 @@ def read_answers(path: Path) -> list[Answer]:
     except AigcError as error:
         if "expected rows below the header" not in error.message:
             raise
-        table = Table(COLUMNS, (), ())
-    if tuple(table.columns) != COLUMNS:
+        table = Table(ANSWER_COLUMNS, (), ())
+    if tuple(table.columns) != ANSWER_COLUMNS:
         raise AigcError(f"Expected answers of `aigc rate` in {path}, found another table.", "Choose another -o.")
     return [Answer(**row) for row in table.to_dicts()]
 

@@ -20,7 +20,7 @@ from aigc_cli.workflows.experiment.source import Source
 from aigc_cli.workflows.rate.answers import (
     AGAIN,
     ANSWER,
-    CHOICES,
+    SIDES,
     HIGHEST,
     LOWEST,
     SKIP,
@@ -178,7 +178,7 @@ class RatingSession:
             question = self._recall(rater, tuple(given["images"]))
             kind = SKIP if given.get("skip") else AGAIN if question.again else ANSWER
             values = {target: "" if kind == SKIP else str(given.get(target) or "") for target in TARGETS}
-            allowed = CHOICES if self.pairs else RATINGS
+            allowed = SIDES if self.pairs else RATINGS
             wrong = [t for t in TARGETS if values[t] not in (allowed if t in question.asks and kind != SKIP else ("",))]
             if wrong:
                 raise AigcError(f"Expected {wrong[0]} out of {', '.join(allowed)}.", "Answer every question.")

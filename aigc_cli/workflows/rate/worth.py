@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 FEWEST_ANSWERS, FEWEST_PROMPTS = 30, 10
 EVERY = 25  # answers between two looks
-FOLDS = 5
-SHARES = (0.5, 1.0)  # of the answers of the other prompts
+HELD_OUT_PARTS = 5
+ANSWER_SHARES = (0.5, 1.0)  # of the answers of the other prompts
 PAYS = 0.01  # of agreement
 
 
@@ -89,13 +89,13 @@ def measure_worth(source: Source, model: str, scale: MosScale) -> Worth | None:
     backbone = load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "few")
     ready = prepare_data(backbone, rated, recipe, Compute("cpu"), quiet)
     topics = ready.rated.list_groups("prompt")
-    columns = np.zeros((1 + len(SHARES), 2, len(topics)))  # scores of both targets: as shipped, and after each share
+    columns = np.zeros((1 + len(ANSWER_SHARES), 2, len(topics)))  # scores of both targets: as shipped, and after each share
     random = np.random.default_rng(0)
-    for held_out in make_folds(topics, FOLDS, 0):
+    for held_out in make_folds(topics, HELD_OUT_PARTS, 0):
         apart = set(held_out)
         rest = [row for row in range(len(topics)) if row not in apart]
         names = random.permutation(sorted({topics[row] for row in rest})).tolist()
-        for place, share in enumerate((0.0, *SHARES)):
+        for place, share in enumerate((0.0, *ANSWER_SHARES)):
             model_now = make_model(backbone, recipe, ready.start)
             used = set(names[: round(share * len(names))])
             if used:
