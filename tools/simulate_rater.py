@@ -184,11 +184,12 @@ def run_draw(rows: Sequence[Row], images: Path, liked: Mapping[str, float], draw
         done = out / f"{draw}-{person}-{mode}-{order}.json"
         if done.exists():
             continue
-        place = out / done.stem
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        someone = Person(rows, liked, person == "own", draw)
-        rate_in_browser(driver, folder, start, someone, mode, order, place)
+        place, someone = out / done.stem, Person(rows, liked, person == "own", draw)
+        if not (place / "complete").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            rate_in_browser(driver, folder, start, someone, mode, order, place)
+            (place / "complete").touch()
         answers = list_given(read_answers(next(place.glob("*.answers.csv"))))
         write_json(done, learn(start, Source(out / "all.csv", images), test, someone, answers, mode))
 

@@ -5,6 +5,7 @@ augmented views, and a few ratings can't harm what the start model knows: the pe
 held out, and without a clear gain there the layers stay as they are.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,30 +25,33 @@ from aigc_cli.training.loop import read_heads, validate
 from aigc_cli.training.pairs import NOISE, Pairs, compute_surprise, differentiate_surprise, weigh_ties
 from aigc_cli.training.rates import complete_recipe
 from aigc_cli.training.state import FitResult
+from aigc_cli.training.warm_start import LEVEL, Penalty
 
-PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
+PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, math.inf)
+LARGEST = 1e12  # in place of infinity
 BIAS_PENALTY = 10.0
 FLATTENED = 16.0  # the sigmoid of quality makes changes at most a quarter as large; consistency has none
 NUMBERS_SHARE = 0.04  # of the penalty of a feature, on cosine and quality
-SURE = 1.28  # standard errors: one chance in ten to follow noise
 STEPS, CONVERGED = 30, 1e-6
 
 
 def fit_taste(
     model: Model, data: TrainingData, split: Split, groups: Sequence[str], recipe: Recipe, progress: Progress
-) -> tuple[FitResult, dict[str, float | None]]:
+) -> tuple[FitResult, dict[str, Penalty]]:
     """Fits the taste of a model with `HeadConfig.taste` to the ratings and choices of `split.train`, in place.
 
-    The penalty of each target is that with the highest likelihood on up to five parts of the groups, each predicted
-    without it. It is used where the gain over the present layer is above `SURE` of its own standard errors.
+    The penalty of each target is chosen on up to five parts of the groups, each predicted without it: the largest one
+    that is not clearly worse than the best, by more than one standard error over groups. The largest of all moves only
+    the level of the scores, and is used where that is clearly better than no change.
 
     Args:
         groups: the group of each row of `data`, such as its prompt; no group is in two parts.
 
     Returns:
-        the curves of one epoch, and {target: its penalty, None where the layer stayed as it was}.
+        the curves of one epoch, and {target: its penalty}: `LEVEL` where only the level of the scores changed, None
+        where nothing did.
     """
-    recipe, rows, chosen = complete_recipe(recipe), list(split.train), dict[str, float | None]()
+    recipe, rows, chosen = complete_recipe(recipe), list(split.train), dict[str, Penalty]()
     h, found = read_heads(model, data, rows)
     pairs = data.pairs.place(rows)
     names = sorted({groups[row] for row in rows})
@@ -157,8 +161,8 @@ class _Fit:
     score: _Score
     opinions: _Opinions
 
-    def choose(self, part_of: Tensor, parts: int) -> tuple[Tensor, float | None]:
-        """The weights with the best penalty, and the penalty; zeros and None where none gains clearly.
+    def choose(self, part_of: Tensor, parts: int) -> tuple[Tensor, Penalty]:
+        """The weights with the penalty that is chosen, see `fit_taste`.
 
         Args:
             part_of: (groups,), the part in which each group is held out.
@@ -171,17 +175,20 @@ class _Fit:
             for place, penalty in enumerate(PENALTIES):
                 found = self.score.compute(self.fit(~apart, penalty))[0]
                 gains[place, apart] = (start - self.opinions.sum_by_group(found, groups))[apart]
-        best = int(gains.sum(1).argmax())
-        if not gains[best].sum() > SURE * gains[best].square().sum().sqrt():
-            return none, None
-        return self.fit(torch.ones(groups, dtype=torch.bool), PENALTIES[best]), PENALTIES[best]
+        best, everything = int(gains.sum(1).argmax()), torch.ones(groups, dtype=torch.bool)
+        place = next(i for i in reversed(range(len(PENALTIES))) if i == best or not _is_clear(gains[best] - gains[i]))
+        if PENALTIES[place] < math.inf:
+            return self.fit(everything, PENALTIES[place]), PENALTIES[place]
+        if _is_clear(gains[place]):
+            return self.fit(everything, math.inf), LEVEL
+        return none, None
 
     def fit(self, used: Tensor, penalty: float) -> Tensor:
         """The weights (K,) with the highest penalised likelihood on the groups `used`, a mask: Gauss-Newton steps."""
         of = self.opinions
         rows, pairs = used[of.of_row] & ~of.targets.isnan(), used[of.of_pair]
         x, chosen, targets = self.score.x, of.pairs.select(pairs), of.targets[rows]
-        ridge, weights = penalty * self.score.scale, torch.zeros_like(self.score.scale)
+        ridge, weights = min(penalty, LARGEST) * self.score.scale, torch.zeros_like(self.score.scale)
         ridge[-1] = BIAS_PENALTY
 
         def measure(w: Tensor) -> float:
@@ -206,6 +213,11 @@ class _Fit:
             if before - loss <= CONVERGED * abs(before):
                 break
         return weights
+
+
+def _is_clear(gains: Tensor) -> bool:
+    """Whether the sum of the gains (groups,) is larger than its standard error over groups."""
+    return bool(gains.sum() > gains.square().sum().sqrt())
 
 
 def _add_weights(layer: nn.Linear, weights: Tensor) -> None:

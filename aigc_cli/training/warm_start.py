@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aigc_cli.errors import AigcError
 from aigc_cli.recipe import FIELDS, Recipe
@@ -12,6 +12,8 @@ from aigc_cli.recipe import FIELDS, Recipe
 if TYPE_CHECKING:
     from aigc_cli.runtime.saved import SavedModel
 
+LEVEL = "level"
+Penalty = float | Literal["level"] | None  # of a taste, see `fit_taste`
 GIVEN = ("aigc.yaml", "environment", "flag")  # sources of settings that the user chose for this training
 
 
@@ -70,12 +72,12 @@ def hash_start(weights: str, start: "SavedModel | None") -> str:
     return sha256(f"{weights} {start.checkpoint.digest}".encode()).hexdigest() if start else weights
 
 
-def describe_taste(penalties: Mapping[str, float | None]) -> str:
-    """What the fit of a taste found, in words; a target without a penalty stayed as it was."""
-    moved = [target for target, penalty in penalties.items() if penalty is not None]
-    stayed = [target for target in penalties if target not in moved]
-    said = [f"The scores of {' and '.join(moved)} follow your ratings: held-out prompts gain by it."] if moved else []
-    if stayed:
-        names = " and ".join(stayed)
-        said.append(f"The scores of {names} stay those of the start model: no clear gain on held-out prompts.")
-    return " ".join(said) or "The start model stays as it was: too few prompts to tell a gain."
+def describe_taste(penalties: Mapping[str, Penalty]) -> str:
+    """What the fit of a taste found, in words."""
+    said = {
+        "follow your ratings: held-out prompts gain by it": [t for t, p in penalties.items() if p not in (None, LEVEL)],
+        "keep the start model's order, at the level of your ratings": [t for t, p in penalties.items() if p == LEVEL],
+        "stay as they were: held-out prompts show no clear gain": [t for t, p in penalties.items() if p is None],
+    }
+    found = [f"The scores of {' and '.join(targets)} {what}." for what, targets in said.items() if targets]
+    return " ".join(found) or "The scores stay as they were: too few prompts to tell a gain."

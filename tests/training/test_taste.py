@@ -17,6 +17,7 @@ from aigc_cli.training.batches import Batch, TrainingData, draw_batches
 from aigc_cli.training.loop import embed_rows, fit_model, predict, read_heads
 from aigc_cli.training.pairs import Pairs, compute_surprise, differentiate_surprise, weigh_ties
 from aigc_cli.training.taste import _Fit, _Opinions, _Score, fit_taste
+from aigc_cli.training.warm_start import LEVEL, Penalty
 
 RECIPE = Recipe(backbone="tiny", freeze="all", lr=3e-3, epochs=4, batch_size=8, views=1, plain_view=True, dropout=0)
 ROWS = list(range(48))
@@ -39,7 +40,7 @@ def started(ready: Ready, request: pytest.FixtureRequest) -> tuple[Model, Traini
     return model, data
 
 
-def fit(model: Model, data: TrainingData, rows: list[int] = ROWS) -> dict[str, float | None]:
+def fit(model: Model, data: TrainingData, rows: list[int] = ROWS) -> dict[str, Penalty]:
     return fit_taste(model, data, Split(rows, []), GROUPS, RECIPE, SilentProgress())[1]
 
 
@@ -58,7 +59,7 @@ def test_a_taste_that_the_features_show_is_followed(started: tuple[Model, Traini
     wanted = (0.5 + 0.2 * (liked - liked.mean()) / liked.std()).clamp(0, 1)
     targets = torch.stack([wanted, wanted.flip(0)], 1)
     chosen = fit(model, replace(data, targets=targets))
-    assert chosen["quality"] is not None
+    assert chosen["quality"] not in (None, LEVEL)
     found = predict(model, data, ROWS)
     before = compute_metric("srocc", scores.quality.numpy(), wanted.numpy())
     after = compute_metric("srocc", found.quality.numpy(), wanted.numpy())
@@ -94,6 +95,18 @@ def test_a_second_taste_goes_on_from_the_first(started: tuple[Model, TrainingDat
     first = predict(model, data, ROWS)
     chosen = fit(model, replace(data, targets=torch.stack([first.quality, first.consistency], 1)))
     assert chosen == {"quality": None, "consistency": None}
+
+
+def test_another_level_alone_keeps_the_order(started: tuple[Model, TrainingData]) -> None:
+    """Somebody who sees the same, but gives lower scores, with noise that no image shows."""
+    model, data = started
+    before = predict(model, data, ROWS)
+    noise = 0.1 * torch.randn(48, 2, generator=torch.Generator().manual_seed(1))
+    wanted = (torch.stack([before.quality, before.consistency], 1) - 0.2 + noise).clamp(0, 1)
+    assert fit(model, replace(data, targets=wanted))["quality"] == LEVEL
+    after = predict(model, data, ROWS)
+    assert (after.quality - before.quality).mean() < -0.1
+    assert torch.equal(after.quality.argsort(), before.quality.argsort())
 
 
 def test_one_group_tells_nothing(started: tuple[Model, TrainingData]) -> None:

@@ -20,9 +20,9 @@ from aigc_cli.workflows.experiment.source import Source
 from aigc_cli.workflows.rate.answers import (
     AGAIN,
     ANSWER,
-    SIDES,
     HIGHEST,
     LOWEST,
+    SIDES,
     SKIP,
     UNDO,
     Answer,

@@ -89,7 +89,7 @@ def measure_worth(source: Source, model: str, scale: MosScale) -> Worth | None:
     backbone = load_backbone(recipe.backbone, recipe.image_size, recipe.levels or "few")
     ready = prepare_data(backbone, rated, recipe, Compute("cpu"), quiet)
     topics = ready.rated.list_groups("prompt")
-    columns = np.zeros((1 + len(ANSWER_SHARES), 2, len(topics)))  # scores of both targets: as shipped, and after each share
+    columns = np.zeros((1 + len(ANSWER_SHARES), 2, len(topics)))  # scores of both targets, before and after each share
     random = np.random.default_rng(0)
     for held_out in make_folds(topics, HELD_OUT_PARTS, 0):
         apart = set(held_out)
