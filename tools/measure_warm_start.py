@@ -38,7 +38,7 @@ from aigc_cli.workflows.experiment.folds import PreparedData, prepare_data
 from aigc_cli.workflows.experiment.rated import read_rated
 from aigc_cli.workflows.experiment.source import Compute, Source
 
-SIZES, BLOCK_SIZES = (25, 50, 100, 200, 400), (100, 400)
+SIZES, BLOCK_SIZES = (25, 50, 100, 200, 400), (100,)
 START_PROMPTS, ADAPTING_PROMPTS = 120, 60
 PENALTY = 0.2  # of the scale, for the style that one taste dislikes
 DISLIKED = "anime"

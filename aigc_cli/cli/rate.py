@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from aigc_cli.cli import options
-from aigc_cli.cli.console import print_table, show_progress
+from aigc_cli.cli.console import print_text, show_progress
 from aigc_cli.cli.options import OUTPUT, make_flag, make_number, make_option, make_path
 from aigc_cli.errors import AigcError, EnvironmentProblem, Interruption
 from aigc_cli.images.folders import check_folder
-from aigc_cli.report.numbers import MISSING
 from aigc_cli.text import format_count
 
 if TYPE_CHECKING:
@@ -126,45 +125,24 @@ def _has_screen() -> bool:
 
 
 def _show(found: "AnswersSummary", session: Any, model: Path | None, folder: Path) -> None:
-    cells = [
-        [
-            one.rater,
-            str(one.answers),
-            MISSING if one.per_minute is None else f"{one.per_minute:.0f}",
-            *(_format_signed(one.bias.get(target)) for target in ("quality", "consistency")),
-            str(one.repeated),
-            *(_format_share(one.kept.get(target)) for target in ("quality", "consistency")),
-        ]
-        for one in found.raters
-    ]
-    columns = (
-        "rater",
-        "answers",
-        "a minute",
-        "bias, quality",
-        "consistency",
-        "repeated",
-        "same, quality",
-        "consistency",
-    )
-    if cells:
-        print_table("Raters", columns, cells, texts=("rater",))
+    for one in found.raters:
+        parts = [format_count(one.answers, "answer")]
+        if one.per_minute is not None:
+            parts[0] += f", {one.per_minute:.0f} a minute"
+        if one.bias:
+            parts.append("bias " + ", ".join(f"{target} {bias:+.2f}" for target, bias in one.bias.items()))
+        if one.kept:
+            same = ", ".join(f"{target} {share:.0%}" for target, share in one.kept.items())
+            parts.append(f"{one.repeated} asked twice, same answer: {same}")
+        print_text(f"{one.rater}: {'; '.join(parts)}")
     between = "between raters" if len(found.raters) > 1 else "between a rater's answers to the same question"
     for target, alpha in found.alpha.items():
         ceiling = f", noise ceiling {found.ceiling[target]:.2f}" if target in found.ceiling else ""
-        print(f"Agreement {between}, {target}: Krippendorff's alpha {alpha:.2f}{ceiling}")
+        print_text(f"Agreement {between}, {target}: Krippendorff's alpha {alpha:.2f}{ceiling}")
     if session.worth:
-        print(session.worth)
+        print_text(session.worth)
     print(f"{format_count(found.questions, 'pair' if session.pairs else 'image')} judged: {session.ratings}")
     if found.questions:
         start = f"--start-from {model or 'accurate'}"
         table = f"--pairs {session.ratings}" if session.pairs else f"--data {session.ratings} --mos-min 1"
         print(f"Next: aigc train --recipe small {start} {table} --images {folder}")
-
-
-def _format_signed(value: float | None) -> str:
-    return MISSING if value is None else f"{value:+.2f}"
-
-
-def _format_share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.0%}"

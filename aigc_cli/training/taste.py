@@ -29,6 +29,7 @@ from aigc_cli.training.warm_start import LEVEL, Penalty
 
 PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, math.inf)
 LARGEST = 1e12  # in place of infinity
+SURE = 1.64  # one chance in twenty to follow noise
 BIAS_PENALTY = 10.0
 FLATTENED = 16.0  # the sigmoid of quality makes changes at most a quarter as large; consistency has none
 NUMBERS_SHARE = 0.04  # of the penalty of a feature, on cosine and quality
@@ -40,9 +41,10 @@ def fit_taste(
 ) -> tuple[FitResult, dict[str, Penalty]]:
     """Fits the taste of a model with `HeadConfig.taste` to the ratings and choices of `split.train`, in place.
 
-    The penalty of each target is chosen on up to five parts of the groups, each predicted without it: the largest one
-    that is not clearly worse than the best, by more than one standard error over groups. The largest of all moves only
-    the level of the scores, and is used where that is clearly better than no change.
+    The penalty of each target is chosen on up to five parts of the groups, each predicted without it. The largest one
+    moves only the level of the scores; that is used where it is clearly better than no change. A smaller one is taken
+    if the best is clearly better than the level, by `SURE` standard errors over groups: the largest that is not worse
+    than the best by one standard error.
 
     Args:
         groups: the group of each row of `data`, such as its prompt; no group is in two parts.
@@ -176,7 +178,9 @@ class _Fit:
                 found = self.score.compute(self.fit(~apart, penalty))[0]
                 gains[place, apart] = (start - self.opinions.sum_by_group(found, groups))[apart]
         best, everything = int(gains.sum(1).argmax()), torch.ones(groups, dtype=torch.bool)
-        place = next(i for i in reversed(range(len(PENALTIES))) if i == best or not _is_clear(gains[best] - gains[i]))
+        place = len(PENALTIES) - 1
+        if _is_clear(gains[best] - gains[place], SURE):
+            place = max(i for i in range(len(PENALTIES)) if i == best or not _is_clear(gains[best] - gains[i]))
         if PENALTIES[place] < math.inf:
             return self.fit(everything, PENALTIES[place]), PENALTIES[place]
         if _is_clear(gains[place]):
@@ -215,9 +219,9 @@ class _Fit:
         return weights
 
 
-def _is_clear(gains: Tensor) -> bool:
-    """Whether the sum of the gains (groups,) is larger than its standard error over groups."""
-    return bool(gains.sum() > gains.square().sum().sqrt())
+def _is_clear(gains: Tensor, times: float = 1.0) -> bool:
+    """Whether the sum of the gains (groups,) is larger than so many times its standard error over groups."""
+    return bool(gains.sum() > times * gains.square().sum().sqrt())
 
 
 def _add_weights(layer: nn.Linear, weights: Tensor) -> None:

@@ -12,7 +12,7 @@ from aigc_cli.recipe import FIELDS, Recipe
 if TYPE_CHECKING:
     from aigc_cli.runtime.saved import SavedModel
 
-LEVEL = "level"
+LEVEL: Literal["level"] = "level"
 Penalty = float | Literal["level"] | None  # of a taste, see `fit_taste`
 GIVEN = ("aigc.yaml", "environment", "flag")  # sources of settings that the user chose for this training
 

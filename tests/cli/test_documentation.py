@@ -6,9 +6,13 @@ own, in test_picking.py and test_found.py.
 """
 
 import functools
+import json
 import re
 import shlex
+import signal
 import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +111,47 @@ def test_a_page_runs_from_top_to_end(page: str, tmp_path: Path, monkeypatch: pyt
         elif mark not in ("tests", "pipe"):
             for words in list_lines(block):
                 run(words)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
+def test_the_tutorial_of_rating_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the shipped scorer, whose answers a small folder gets; `aigc rate` is answered over HTTP."""
+    monkeypatch.chdir(tmp_path)
+    few = functools.partial(render_demo, n=48, size=48)
+    monkeypatch.setattr(demonstration, "render_demo", few)
+    for _, language, block in BLOCK.findall(TEXTS["rate.md"]):
+        if language == "python":
+            exec(compile(block, "rate.md", "exec"), {})
+            continue
+        for words in list_lines(block):
+            if words[1] == "rate" and "--summary" not in words:
+                answer_questions([*words, "--no-browser", "--port", "0"], 24)
+            elif words[0] == "aigc":
+                run(words)
+    assert {path.name for path in tmp_path.iterdir()} >= {"mine.parquet", "raters.html", "ratings.csv", "pairs.csv"}
+
+
+def answer_questions(words: list[str], count: int) -> None:
+    """Runs `aigc rate` and answers its first questions, then ends it as Ctrl-C does."""
+    program = subprocess.Popen([sys.executable, "-m", "aigc_cli", *words[1:]], stderr=subprocess.PIPE, text=True)
+    try:
+        assert program.stderr is not None
+        url = next(found[0] for line in program.stderr if (found := re.search(r"http\S+", line)))
+        for number in range(count):
+            with urllib.request.urlopen(f"{url}state") as answer:
+                state = json.load(answer)
+            value = "a" if state["pairs"] else str(number % 5 + 1)
+            question = state["question"]
+            given = {"id": f"{number:032x}", "images": [one["name"] for one in question["images"]]}
+            text = json.dumps(given | dict.fromkeys(question["asks"], value)).encode()
+            headers = {"Content-Type": "application/json"}
+            with urllib.request.urlopen(urllib.request.Request(f"{url}answer", text, headers)) as answer:
+                assert json.load(answer)["done"] == number + 1
+    finally:
+        program.send_signal(signal.SIGINT)
+        program.communicate()
+        assert program.returncode == 0
 
 
 def run(words: list[str]) -> None:
