@@ -32,7 +32,7 @@ def crossval(
     folds: int | None = make_number(FOLDS, "Number of folds (default 5)"),
     repeats: int | None = make_number(FOLDS, "Repeats with other folds and the next seed (default 1)"),
     splits: Path | None = make_path(FOLDS, "Use the folds of this splits table", extra=True),
-    epochs: int | None = make_number(TRAINING, "Number of epochs; default: the recipe's"),
+    epochs: int | None = make_number(TRAINING, "Number of epochs; default: the recipe's", extra=True),
     settings: list[str] | None = make_option(TRAINING, "SETTING=VALUE changes the recipe; repeatable", "--set"),
     seed: int | None = make_number(TRAINING, "Seed of folds and training (default 0)", extra=True),
     output: Path | None = options.RESULTS_FOLDER,

@@ -32,7 +32,7 @@ def train(
     resume: Path | None = make_path(
         OUTPUT, "Continue the unfinished training of this run folder", autocompletion=list_runs
     ),
-    overwrite: bool = options.OVERWRITE,
+    overwrite: bool = make_flag(OUTPUT, "Replace existing output", "--overwrite", extra=True),
     print_config: bool = make_flag(OUTPUT, "Print the resolved recipe and exit", "--print-config", extra=True),
     screen: options.ScreenOptions,
     machine: options.MachineOptions,

@@ -27,7 +27,7 @@ from aigc_cli.training.rates import complete_recipe
 from aigc_cli.training.state import FitResult
 from aigc_cli.training.warm_start import LEVEL, Penalty
 
-PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, math.inf)
+PENALTIES = (300.0, 1000.0, 3000.0, 10000.0, math.inf)  # smaller ones follow the noise of single ratings
 LARGEST = 1e12  # in place of infinity
 SURE = 1.64  # one chance in twenty to follow noise
 BIAS_PENALTY = 10.0

@@ -211,11 +211,16 @@ def test_later_questions_are_about_what_the_model_is_least_sure_of() -> None:
     assert order.choose_image([*asked, "f"], bad=["c"]) == "a"
 
 
-def test_of_pairs_the_least_certain_one_is_asked() -> None:
-    order = make_order({name: Prediction(q) for name, q in zip("abcdefgh", (0, 5, 1, 9, 0, 3, 3.1, 9), strict=True)})
-    assert {frozenset(order.choose_pair([]) or ()) for _ in range(9)} <= {frozenset("ac"), frozenset("fg")}
-    assert set(order.choose_pair([("f", "g")]) or ()) == {"a", "c"}, "the other prompt"
-    assert set(order.choose_pair([("f", "g"), ("c", "a")]) or ()) not in ({"f", "g"}, {"a", "c"})
+def test_pairs_take_turns_by_prompt_and_come_once() -> None:
+    order, asked = make_order({}), list[tuple[str, str]]()
+    while (pair := order.choose_pair(asked)) is not None:
+        asked.append(pair)
+    assert len({frozenset(pair) for pair in asked}) == len(asked) == 12
+    assert all((a in "abcd") == (b in "abcd") for a, b in asked)
+    turns = [asked[place][0] in "abcd" for place in range(12)]
+    assert all(one != other for one, other in zip(turns[::2], turns[1::2], strict=True))
+    assert {a < b for a, b in asked} == {True, False}, "sides are drawn"
+    assert make_order({}).choose_pair([], bad="abcdefg") is None
 
 
 def test_at_random_nothing_is_known() -> None:

@@ -168,7 +168,7 @@ def test_the_table_of_metrics(score: Evaluate, run: Path, tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_rated_is_left_out(score: Evaluate, demo: list[Sample]) -> None:
-    bad = [replace(demo[0], name="nothing.jpg"), replace(demo[0], name=demo[6].name, prompt=" ")]
+    bad = [replace(demo[0], name="nothing.jpg"), replace(demo[0], name=demo[6].name, prompt=" ", mos_quality=None)]
     kept = [sample for sample in demo if sample.name != demo[6].name]
     found = score([*kept, *bad])
     assert list(found.skipped) == [("nothing.jpg", "missing_file"), (demo[6].name, "no_prompt")]

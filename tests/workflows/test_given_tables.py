@@ -191,6 +191,6 @@ def test_two_folders_under_one_table_are_compared(demo: list[Sample], tiny_model
 def test_json_lines_of_a_dataset(score: Score, tmp_path: Path) -> None:
     table = tmp_path / "metadata.jsonl"
     table.write_text(json.dumps({"file_name": "a.jpg", "text": 'a "big" apple, red'}) + "\n")
-    with pytest.raises(AigcError, match=r"expected a table \(CSV, Parquet or JSON lines\) with the columns") as caught:
+    with pytest.raises(AigcError, match=r"expected a table \(CSV, Parquet or JSON\) with the columns") as caught:
         score(table)
     assert "--columns 'file_name'=name --columns 'text'=prompt" in caught.value.hint

@@ -130,7 +130,7 @@ def test_the_same_bytes_are_found_across_prompts(table: Callable[..., Path], tmp
 
 
 def test_without_images_only_the_table_is_looked_at(table: Callable[..., Path], tmp_path: Path) -> None:
-    path = table([*ratings(60, 60), ("blank.jpg", " ", 1, 1)])
+    path = table([*ratings(60, 60), ("blank.jpg", " ", "", 1)])
     seen = look(path)
     assert (seen["found"].n, seen["left_out"], seen["duplicates"]["images"]) == (60, {"no_prompt": 1}, 0)
     assert seen["notes"][0].startswith(f"No images were checked: '{tmp_path}' holds none of the names.")
@@ -142,7 +142,7 @@ def test_without_images_only_the_table_is_looked_at(table: Callable[..., Path], 
 
 def test_no_usable_row(table: Callable[..., Path]) -> None:
     with pytest.raises(AigcError) as caught:
-        look(table([("a.jpg", "", 1, 1)]))
+        look(table([("a.jpg", "", "", 1)]))
     assert caught.value.message.endswith("found none usable (1 x no_prompt).")
 
 

@@ -238,7 +238,7 @@ def test_shuffled_scores_are_not_predicted(train: Train, demo: list[Sample], tmp
 
 def test_bad_images_are_skipped_and_recorded(train: Train, demo: list[Sample], tmp_path: Path) -> None:
     folder = demo[0].path.parent
-    bad = [("empty.jpg", "x", 1, 1), ("missing.jpg", "y", 1, 1), ("blank.jpg", " ", 2, 2), ("cut.jpg", "z", 1, 1)]
+    bad = [("empty.jpg", "x", 1, 1), ("missing.jpg", "y", 1, 1), ("blank.jpg", " ", "", 2), ("cut.jpg", "z", 1, 1)]
     whole = demo[0].path.read_bytes()
     for name, data in (("empty.jpg", b""), ("blank.jpg", whole), ("cut.jpg", whole[: len(whole) // 2])):
         (folder / name).write_bytes(data)

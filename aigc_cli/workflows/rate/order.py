@@ -9,7 +9,6 @@ import numpy as np
 
 SPREAD = 40  # questions that spread over prompts and predicted scores, before those about which the model is least sure
 LAST = 20  # predicted scores of so many earlier questions are kept away from
-PAIRS_OF_PROMPT = 200  # the most pairs of a prompt that are looked at
 
 
 @dataclass
@@ -64,8 +63,8 @@ class Order:
     def choose_pair(self, asked: Sequence[tuple[str, str]], bad: Collection[str] = ()) -> tuple[str, str] | None:
         """Two images of one prompt, not `bad` ones, that are not in `asked` together, in random order; or None.
 
-        Where pairs are chosen, the prompt is one that was asked about least, and the two are those whose predicted
-        scores differ least: there the outcome is least certain.
+        Where pairs are chosen, the prompt is one that was asked about least. The two are drawn: asking about those with
+        the least difference of predicted scores taught less, since such answers are mostly chance.
         """
         seen = {frozenset(pair) for pair in asked}
         of: dict[str, list[str]] = {}
@@ -80,8 +79,7 @@ class Order:
             pairs = [pair for pair in combinations(of[topic], 2) if frozenset(pair) not in seen]
             if not pairs:
                 continue
-            some = [pairs[i] for i in self._random.permutation(len(pairs))[:PAIRS_OF_PROMPT]]
-            a, b = min(some, key=self._measure_lead) if self.chosen else some[0]
+            a, b = pairs[int(self._random.integers(len(pairs)))]
             return (a, b) if self._random.random() < 0.5 else (b, a)
         return None
 
@@ -94,7 +92,3 @@ class Order:
     def _measure_distance(self, name: str, earlier: Sequence[float]) -> float:
         quality = self._get(name).quality or 0.0
         return min((abs(quality - other) for other in earlier), default=float(self._random.random()))
-
-    def _measure_lead(self, pair: tuple[str, str]) -> float:
-        one, other = (self._get(name).quality for name in pair)
-        return float("inf") if one is None or other is None else abs(one - other)
