@@ -83,19 +83,26 @@ def open_page(driver: Any, url: str, width: int = 1280, height: int = 900) -> No
     wait(lambda: driver.find_elements("css selector", ".picture img"))
 
 
+def find_image(driver: Any) -> str:
+    return str(driver.execute_script("return document.querySelector('.picture img').src"))
+
+
 def wait_for_count(driver: Any, count: int) -> None:
     wait(lambda: read(driver, "count").startswith(f"{count} answered"))
 
 
-def test_rating_by_keyboard_alone(driver: Any, start: Start, tmp_path: Path) -> None:
+def test_rating_by_keyboard_alone(driver: Any, start: Start, folder: Path, tmp_path: Path) -> None:
+    (folder / "bare.tiff").unlink()  # every image has a prompt: two questions
     program, url = start("--rater", "ann")
     open_page(driver, url)
     press(driver, "4")
     assert driver.find_element("css selector", "[data-target=quality] [aria-pressed=true]").text == "4"
     press(driver, "2")
     wait_for_count(driver, 1)
+    shown = find_image(driver)
     press(driver, "s")
-    wait(lambda: len(read_answers(tmp_path / "ratings.answers.csv")) == 2)
+    wait(lambda: find_image(driver) != shown)
+    assert len(read_answers(tmp_path / "ratings.answers.csv")) == 2
     press(driver, "5", "1")
     wait_for_count(driver, 2)
     press(driver, "u")
@@ -122,7 +129,8 @@ def test_rating_by_keyboard_alone(driver: Any, start: Start, tmp_path: Path) -> 
     assert not (tmp_path / "ratings.rating").exists()
 
 
-def test_prompts_are_text(driver: Any, start: Start) -> None:
+def test_prompts_are_text(driver: Any, start: Start, folder: Path) -> None:
+    (folder / "bare.tiff").unlink()
     _, url = start()
     open_page(driver, url)
     for count in range(1, 5):
