@@ -70,8 +70,11 @@ def read_given_table(path: Path, *, sep: str = ",") -> Table:
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
     from aigc_cli.storage.results import read_parquet_rows  # here: PyArrow takes long to import
 
-    with limit_memory(MAX_UNPACKED):
-        return [{str(name): value for name, value in row.items()} for row in read_parquet_rows(path)]
+    try:
+        with limit_memory(MAX_UNPACKED):
+            return [{str(name): value for name, value in row.items()} for row in read_parquet_rows(path)]
+    except AigcError as error:  # as the messages about CSV, this one begins with the table
+        raise AigcError(f"{to_printable(str(path))}: {error.message}", error.hint) from error
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:

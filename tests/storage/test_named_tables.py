@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from tables import CONTENT, Write, check, error_of
 
 from aigc_cli.errors import AigcError
@@ -298,6 +298,7 @@ def test_names_in_other_forms(write: Write, tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=100)
+@example(content=b"PAR1")
 @given(content=CONTENT)
 def test_any_bytes_are_a_table_or_an_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
