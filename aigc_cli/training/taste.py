@@ -29,7 +29,7 @@ from aigc_cli.training.warm_start import LEVEL, Penalty
 
 PENALTIES = (300.0, 1000.0, 3000.0, 10000.0, math.inf)  # smaller ones follow the noise of single ratings
 LARGEST = 1e12  # in place of infinity
-SURE = 1.64  # one chance in twenty to follow noise
+SURE = 2.33  # one chance in a hundred to follow noise
 BIAS_PENALTY = 10.0
 FLATTENED = 16.0  # the sigmoid of quality makes changes at most a quarter as large; consistency has none
 NUMBERS_SHARE = 0.04  # of the penalty of a feature, on cosine and quality
