@@ -1,17 +1,15 @@
 """A folder of small images with prompts, and a session of rating over it without a server."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from sessions import PROMPTS, Open
 
 from aigc_cli.progress import SilentProgress
 from aigc_cli.workflows.rate.session import RatingSession
 from aigc_cli.workflows.score.plan import ScoringPlan
-
-PROMPTS = ("a fox", "a dog", "a red <b>house</b>", "rain")
-Open = Callable[..., RatingSession]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Open
+from sessions import Open
 from starlette.testclient import TestClient
 
 from aigc_cli.web.app import MAX_BODY, make_tokens

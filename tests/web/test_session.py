@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROMPTS, Open
+from sessions import PROMPTS, Open
 
 from aigc_cli.errors import AigcError
 from aigc_cli.storage.pair_tables import read_pairs
