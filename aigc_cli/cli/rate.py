@@ -57,6 +57,8 @@ def rate(
     report = page.check(overwrite=True)
     check_folder(folder)
     options.check_outputs(True, output, suffixes=(".csv",))
+    if summary:
+        options.check_inputs("answers", output.with_suffix(".answers.csv"))
     plan = scoring.make_plan(device)
     names = list(dict.fromkeys(rater or ["me"]))
     if wrong := [name for name in names if not name.isprintable() or not name.strip() or len(name) > 60]:

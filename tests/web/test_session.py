@@ -166,6 +166,16 @@ def test_answers_of_another_kind_are_not_mixed(open_session: Open, tmp_path: Pat
         open_session()
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_table_of_the_user_is_not_replaced(open_session: Open, tmp_path: Path, pairs: bool) -> None:
+    own = tmp_path / ("pairs.csv" if pairs else "ratings.csv")
+    own.write_text("name,prompt,mos_quality\n00.png,a fox,3\n")
+    with pytest.raises(AigcError, match="the table is not from `aigc rate`"):
+        open_session(pairs=pairs)
+    assert own.read_text() == "name,prompt,mos_quality\n00.png,a fox,3\n"
+    assert not own.with_suffix(".answers.csv").exists()
+
+
 def test_answers_about_other_images(open_session: Open, folder: Path) -> None:
     session = open_session()
     answer(session)

@@ -92,14 +92,21 @@ class RatingSession:
         """Lists the images of the folder and reads earlier answers.
 
         Raises:
-            AigcError: there are no images, or the answers are of another kind or of another folder.
+            AigcError: there are no images, the answers are of another kind or of another folder, or the table of
+                ratings is not derived from answers.
             EnvironmentProblem: the answers can't be written.
         """
         found = list_entries(folder, plan.read_prompts([folder]), plan)
         entries = {entry.name: entry for entry in found if to_printable(entry.name) == entry.name and not entry.fault}
         if left_out := len(found) - len(entries):
             progress.say(f"Left out {left_out} images whose names are not plain text, or which lead out of the folder.")
-        log = AnswerLog(ratings.with_suffix(".answers.csv"))
+        answers = ratings.with_suffix(".answers.csv")
+        if ratings.exists() and not answers.exists():
+            raise AigcError(
+                f"Expected answers in {answers} beside {ratings}, found none: the table is not from `aigc rate`.",
+                "It would be replaced: choose another place with -o.",
+            )
+        log = AnswerLog(answers)
         if any(bool(row.other) != pairs for row in log.rows if row.kind != UNDO):
             expected, hint = ("choices, found ratings", "Leave out") if pairs else ("ratings, found choices", "Add")
             raise AigcError(f"Expected {expected} in {log.path}.", f"{hint} --pairs, or change -o.")
