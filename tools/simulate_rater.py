@@ -50,12 +50,9 @@ SIZES = (50, 100, 200, 400)
 START_PROMPTS, JUDGED_PROMPTS = 120, 60
 TIE = 0.3  # MOS units: a smaller difference of two opinions is a tie
 SPEED = 15  # images per second that the program scores while the person waits
-SESSIONS = tuple(
-    (person, mode, order)
-    for person, mode, order in (
-        *((("own"), mode, order) for mode in ("ratings", "pairs") for order in ("chosen", "random")),
-        *(("same", mode, "chosen") for mode in ("ratings", "pairs")),
-    )
+SESSIONS = (  # person, what is asked, order
+    *(("own", mode, order) for mode in ("ratings", "pairs") for order in ("chosen", "random")),
+    *(("same", mode, "chosen") for mode in ("ratings", "pairs")),
 )
 Row = Mapping[str, str]
 

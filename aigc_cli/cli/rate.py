@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,6 +16,8 @@ from aigc_cli.text import format_count
 
 if TYPE_CHECKING:
     from aigc_cli.workflows.rate.raters import AnswersSummary
+    from aigc_cli.workflows.rate.session import RatingSession
+    from aigc_cli.workflows.score.plan import ScoringPlan
 
 QUESTIONS, PAGE = "Questions", "Page"
 PORT = 8421
@@ -27,7 +29,7 @@ def rate(
     output: Path | None = make_path(OUTPUT, "Table (default ratings.csv or pairs.csv)", "-o", "--output"),
     pairs: bool = make_flag(QUESTIONS, "Compare two images of one prompt", "--pairs"),
     order: str = make_option(QUESTIONS, "chosen, or random for science", default="chosen"),
-    rater: list[str] | None = make_option(QUESTIONS, "Name of a rater, who gets an own address; repeatable"),
+    rater: list[str] | None = make_option(QUESTIONS, "Name of a rater; repeatable, each gets an address"),
     repeats: bool = make_flag(
         QUESTIONS, "Ask a tenth of the questions twice", "--repeats/--no-repeats", default=True, extra=True
     ),
@@ -60,9 +62,7 @@ def rate(
     if summary:
         options.check_inputs("answers", output.with_suffix(".answers.csv"))
     plan = scoring.make_plan(device)
-    names = list(dict.fromkeys(rater or ["me"]))
-    if wrong := [name for name in names if not name.isprintable() or not name.strip() or len(name) > 60]:
-        raise AigcError(f"Expected a name of up to 60 characters, found {wrong[0]!r}.", "Change --rater.")
+    names = _read_names(rater)
 
     from aigc_cli.storage.locks import own_folder
     from aigc_cli.workflows.rate.raters import summarise_answers
@@ -85,7 +85,16 @@ def rate(
     screen.print_result(facts, lambda: _show(found, session, plan.model, folder))
 
 
-def _serve(session: Any, names: list[str], place: tuple[str, int], plan: Any, browser: bool) -> None:
+def _read_names(raters: list[str] | None) -> list[str]:
+    names = list(dict.fromkeys(raters or ["me"]))
+    if wrong := [name for name in names if not name.isprintable() or not name.strip() or len(name) > 60]:
+        raise AigcError(f"Expected a name of up to 60 characters, found {wrong[0]!r}.", "Change --rater.")
+    return names
+
+
+def _serve(
+    session: "RatingSession", names: list[str], place: tuple[str, int], plan: "ScoringPlan", browser: bool
+) -> None:
     """Serves the page until Ctrl-C; meanwhile the images are scored."""
     try:
         from aigc_cli.web.app import LOOPBACK, make_tokens, open_socket, serve
@@ -126,7 +135,7 @@ def _has_screen() -> bool:
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
-def _show(found: "AnswersSummary", session: Any, model: Path | None, folder: Path) -> None:
+def _show(found: "AnswersSummary", session: "RatingSession", model: Path | None, folder: Path) -> None:
     for one in found.raters:
         parts = [format_count(one.answers, "answer")]
         if one.per_minute is not None:

@@ -15,7 +15,8 @@ from aigc_cli.storage.named_tables import find_named, match_missing, read_given_
 from aigc_cli.text import to_printable
 
 PAIR_COLUMNS = ("prompt", "image_a", "image_b", "preferred", "question", "rater")
-_PREFERRED = {"a": 1.0, "b": 0.0, "tie": 0.5, "1": 1.0, "0": 0.0, "0.5": 0.5, "1.0": 1.0, "0.0": 0.0}
+SIDES = {"a": 1.0, "tie": 0.5, "b": 0.0}  # what `preferred` says, and the share of a
+_PREFERRED = SIDES | {"1": 1.0, "0": 0.0, "0.5": 0.5, "1.0": 1.0, "0.0": 0.0}
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def fit_taste(
         where nothing did.
     """
     recipe, rows, chosen = complete_recipe(recipe), list(split.train), dict[str, Penalty]()
+    progress.start("fitting a taste", None)
     h, found = read_heads(model, data, rows)
     pairs = data.pairs.place(rows)
     names = sorted({groups[row] for row in rows})
@@ -78,7 +79,6 @@ def fit_taste(
         curves["val"] = validate(model, data, split.val, recipe)
     result = FitResult(kept_epoch=1, kept_weights=model.copy_trained())
     result.epochs = [{"epoch": 1, "split": part, **row, "lr": 0.0, "seconds": 0.0} for part, row in curves.items()]
-    progress.advance(0)
     return result, chosen
 
 

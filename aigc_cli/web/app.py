@@ -6,11 +6,11 @@ ask anything. On top of that a request must name this server as its host, and a 
 
 import hmac
 import ipaddress
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
@@ -18,11 +18,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from aigc_cli.errors import AigcError, EnvironmentProblem
-from aigc_cli.storage.atomic_files import write_text
 
 PAGES = Path(__file__).with_name("assets")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 10_000  # bytes of a request
+SECRET_BYTES = 32
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -108,16 +108,24 @@ def make_tokens(names: list[str], secret_file: Path, place: str) -> dict[str, st
     """{secret word: name}, the same at each start for the same `place`, so that an open page goes on.
 
     The secret of this machine's user is kept in `secret_file`, which nobody else can read.
+
+    Raises:
+        EnvironmentProblem: it can't be read or written, or is no secret.
     """
     try:
-        secret = secret_file.read_text(encoding="ascii")
-    except FileNotFoundError:
         secret_file.parent.mkdir(parents=True, exist_ok=True)
-        secret = secrets.token_hex(32)
-        write_text(secret_file, secret)
-        secret_file.chmod(0o600)
+        try:  # nobody else may read it, not even for a moment
+            descriptor = os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            os.write(descriptor, secrets.token_hex(SECRET_BYTES).encode())
+            os.close(descriptor)
+        secret = secret_file.read_text(encoding="ascii")
     except (OSError, ValueError) as error:
-        raise EnvironmentProblem(f"{secret_file} can't be read: {error}.", "Remove it.") from error
+        raise EnvironmentProblem(f"{secret_file} can't be read or written: {error}.", "Remove it.") from error
+    if len(secret) != 2 * SECRET_BYTES:  # cut short, or another process has not written it yet
+        raise EnvironmentProblem(f"Expected a secret in {secret_file}, found another text.", "Remove it, try again.")
     return {hmac.digest(secret.encode(), f"{place}\0{name}".encode(), "sha256").hex()[:32]: name for name in names}
 
 
@@ -158,6 +166,6 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def read_asset(name: str) -> Any:
+def read_asset(name: str) -> str:
     """The text of a page, script or style of this folder."""
     return (PAGES / name).read_text(encoding="utf-8")

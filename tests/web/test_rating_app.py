@@ -9,6 +9,7 @@ import pytest
 from sessions import Open
 from starlette.testclient import TestClient
 
+from aigc_cli.errors import EnvironmentProblem
 from aigc_cli.web.app import MAX_BODY, make_tokens
 from aigc_cli.web.rating import make_rating_app
 from aigc_cli.workflows.rate.session import RatingSession
@@ -173,4 +174,7 @@ def test_secret_words_stay_the_same_and_differ_by_rater_and_table(tmp_path: Path
     assert not set(first) & set(make_tokens(["ann", "ben"], key, "other.csv"))
     assert all(len(word) == 32 for word in first)
     assert key.stat().st_mode & 0o077 == 0
+    key.write_text("")  # an empty secret could be guessed
+    with pytest.raises(EnvironmentProblem, match="Expected a secret"):
+        make_tokens(["ann"], key, "ratings.csv")
     assert not set(first) & set(make_tokens(["ann", "ben"], tmp_path / "another.key", "ratings.csv"))

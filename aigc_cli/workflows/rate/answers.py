@@ -12,12 +12,11 @@ from aigc_cli.errors import AigcError, explain_os_errors
 from aigc_cli.images.sample import MOS_COLUMNS, STD_COLUMNS, TARGETS, Sample
 from aigc_cli.regular_file import check_regular
 from aigc_cli.storage.atomic_files import write_text
-from aigc_cli.storage.csv_tables import Table, read_table
+from aigc_cli.storage.csv_tables import read_table
 from aigc_cli.storage.pair_tables import PAIR_COLUMNS
 from aigc_cli.storage.rating_tables import RATER, RATERS, average_raters
 
 ANSWER, AGAIN, SKIP, UNDO = "answer", "again", "skip", "undo"
-SIDES = ("a", "b", "tie")
 LOWEST, HIGHEST = 1, 5  # of a rating
 
 
@@ -106,12 +105,9 @@ class AnswerLog:
 
 def read_answers(path: Path) -> list[Answer]:
     """All rows of a file of answers, in order; AigcError if it is another table."""
-    try:
-        table = read_table(path)
-    except AigcError as error:
-        if "expected rows below the header" not in error.message:
-            raise
-        table = Table(ANSWER_COLUMNS, (), ())
+    if path.read_bytes() == _format_row(ANSWER_COLUMNS).encode():
+        return []  # nothing was answered yet
+    table = read_table(path)
     if tuple(table.columns) != ANSWER_COLUMNS:
         raise AigcError(f"Expected answers of `aigc rate` in {path}, found another table.", "Choose another -o.")
     return [Answer(**row) for row in table.to_dicts()]
@@ -135,8 +131,8 @@ def list_given(rows: Iterable[Answer]) -> list[Answer]:
     return [row for row in drop_undone(rows) if row.kind != SKIP]
 
 
-def write_ratings(path: Path, rows: Iterable[Answer]) -> int:
-    """Writes the table of ratings that `aigc train` reads: the means over raters of each image; their number."""
+def write_ratings(path: Path, rows: Iterable[Answer]) -> None:
+    """Writes the table of ratings that `aigc train` reads: the means over raters of each image."""
     samples = []
     for row in list_given(rows):
         scores = [float(value) if (value := getattr(row, target)) else None for target in TARGETS]
@@ -153,11 +149,10 @@ def write_ratings(path: Path, rows: Iterable[Answer]) -> int:
         return [*cells, sample.groups[RATERS]]
 
     _write(path, columns, [make_row(sample) for sample in found])
-    return len(found)
 
 
-def write_pairs(path: Path, rows: Iterable[Answer]) -> int:
-    """Writes the table of choices that `aigc train --pairs` reads: a row for each question; their number."""
+def write_pairs(path: Path, rows: Iterable[Answer]) -> None:
+    """Writes the table of choices that `aigc train --pairs` reads: a row for each question."""
     cells = [
         [row.prompt, row.image, row.other, value, target, row.rater]
         for row in list_given(rows)
@@ -165,7 +160,6 @@ def write_pairs(path: Path, rows: Iterable[Answer]) -> int:
         if (value := getattr(row, target))
     ]
     _write(path, PAIR_COLUMNS, cells)
-    return len(cells)
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -16,7 +16,6 @@ class Prediction:
     """What the present model says of an image, as far as it is known."""
 
     quality: float | None = None
-    consistency: float | None = None
     doubt: float | None = None  # the mean width of its intervals as a share of the scale, plus its `out_of_domain`
 
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from aigc_cli.images.sample import TARGETS
 from aigc_cli.metrics.opinions import estimate_noise_ceiling
+from aigc_cli.storage.pair_tables import SIDES
 from aigc_cli.workflows.rate.answers import AGAIN, Answer, list_given
-
-VALUES = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _collect(given: Sequence[Answer], target: str) -> dict[tuple[str, ...], dict
     found: dict[tuple[str, ...], dict[str, list[float]]] = {}
     for row in given:
         if text := getattr(row, target):
-            value = VALUES[text] if row.other else float(text)
+            value = SIDES[text] if row.other else float(text)
             value = 1 - value if row.other and row.other < row.image else value
             found.setdefault(_name_question(row), {}).setdefault(row.rater, []).append(value)
     return found

@@ -15,6 +15,7 @@ from aigc_cli.images.sample import TARGETS
 from aigc_cli.mos_scale import MosScale
 from aigc_cli.progress import Progress, SilentProgress
 from aigc_cli.storage.checkpoints import SHIPPED_SCORERS
+from aigc_cli.storage.pair_tables import SIDES
 from aigc_cli.text import to_printable
 from aigc_cli.workflows.experiment.source import Source
 from aigc_cli.workflows.rate.answers import (
@@ -22,7 +23,6 @@ from aigc_cli.workflows.rate.answers import (
     ANSWER,
     HIGHEST,
     LOWEST,
-    SIDES,
     SKIP,
     UNDO,
     Answer,
@@ -133,9 +133,7 @@ class RatingSession:
             ]
             doubt = sum(widths) / len(widths) if widths else 0.0
             with self._lock:
-                self.order.predictions[row["name"]] = Prediction(
-                    row["quality"], row["consistency"], doubt + (row["out_of_domain"] or 0.0)
-                )
+                self.order.predictions[row["name"]] = Prediction(row["quality"], doubt + (row["out_of_domain"] or 0.0))
                 self.prompts[row["name"]] = row["prompt"] or ""
 
     def start_learning(self, plan: ScoringPlan) -> None:
@@ -185,7 +183,7 @@ class RatingSession:
             question = self._recall(rater, tuple(given["images"]))
             kind = SKIP if given.get("skip") else AGAIN if question.again else ANSWER
             values = {target: "" if kind == SKIP else str(given.get(target) or "") for target in TARGETS}
-            allowed = SIDES if self.pairs else RATINGS
+            allowed = tuple(SIDES) if self.pairs else RATINGS
             wrong = [t for t in TARGETS if values[t] not in (allowed if t in question.asks and kind != SKIP else ("",))]
             if wrong:
                 raise AigcError(f"Expected {wrong[0]} out of {', '.join(allowed)}.", "Answer every question.")
