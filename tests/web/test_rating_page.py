@@ -83,6 +83,21 @@ def open_page(driver: Any, url: str, width: int = 1280, height: int = 900) -> No
     wait(lambda: driver.find_elements("css selector", ".picture img"))
 
 
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_it_ends_without_a_trace_while_images_are_scored(
+    start: Start, folder: Path, ending: signal.Signals, code: int
+) -> None:
+    for number in range(400):
+        shutil.copy(folder / "00.png", folder / f"more-{number}.png")
+    program, _ = start()
+    time.sleep(4)  # the model is loaded, and most images are not scored
+    program.send_signal(ending)
+    _, err = program.communicate(timeout=30)
+    assert program.returncode == code
+    assert "Traceback" not in err
+    assert (code == 0) or "all answers are saved" in err
+
+
 def find_image(driver: Any) -> str:
     return str(driver.execute_script("return document.querySelector('.picture img').src"))
 

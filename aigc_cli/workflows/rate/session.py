@@ -81,6 +81,8 @@ class RatingSession:
     repeats: bool = True
     worth: str = ""  # when more answers stop paying, in words
     _watcher: WorthWatcher | None = None
+    _learner: threading.Thread | None = None
+    _closing: threading.Event = field(default_factory=threading.Event)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _now: dict[str, Question | None] = field(default_factory=dict)
     _bad: set[str] = field(default_factory=set)
@@ -121,6 +123,8 @@ class RatingSession:
     def learn(self, model: Scorer) -> None:
         """Scores all images, one batch after another; questions are chosen by what is known so far."""
         for row in model.iterate_rows(list(self.entries.values())):
+            if self._closing.is_set():
+                return
             if row["status"] != "ok":
                 with self._lock:
                     self._bad.add(row["name"])
@@ -139,14 +143,18 @@ class RatingSession:
     def start_learning(self, plan: ScoringPlan) -> None:
         """Scores the images in a thread; a model that can't be loaded leaves the questions random."""
         if self.order.chosen:
-            threading.Thread(target=self._score, args=(plan,), name="score", daemon=True).start()
+            self._learner = threading.Thread(target=self._score, args=(plan,), name="score", daemon=True)
+            self._learner.start()
         source = Source(None, self.folder, pairs=self.ratings) if self.pairs else Source(self.ratings, self.folder)
         model = str(plan.model or next(iter(SHIPPED_SCORERS)))
         self._watcher = WorthWatcher(source, model, MosScale(LOWEST, HIGHEST), self._tell_worth)
         self._watch()
 
     def close(self) -> None:
-        """Ends what runs in the background and closes the file of answers."""
+        """Ends what runs in the background, at most one batch later, and closes the file of answers."""
+        self._closing.set()
+        if self._learner is not None:
+            self._learner.join()
         if self._watcher is not None:
             self._watcher.close()
         self.log.close()
